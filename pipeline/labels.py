@@ -33,7 +33,7 @@ class Condition(StrEnum):
         return Side.LEFT if self.value.startswith("left") else Side.RIGHT
 
     @property
-    def title(self) -> str:
+    def title(self) -> str:  # type: ignore[override]  # the word the competition's table uses, not str.title()
         """The name as ``train_label_coordinates.csv`` writes it, e.g. ``Left Subarticular Stenosis``."""
         return self.value.replace("_", " ").title()
 

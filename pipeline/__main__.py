@@ -1,0 +1,69 @@
+"""``python -m pipeline COMMAND``: one dispatcher for every tool of the package.
+
+Each command lives in the module that does its work and exposes ``add_arguments(parser)`` and ``run(args) -> int``.
+Only the command that was asked for is imported, so ``--help`` answers at once and never loads torch. A command's
+module therefore imports its heavy parts inside ``run``.
+
+Exit status: 0 all well, 1 the work could not be done, 2 the call was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command lives and the line ``--help`` prints for it."""
+
+    module: str
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "phantom": Command("pipeline.phantom.command", "write a synthetic competition folder with exact ground truth"),
+    "check": Command("pipeline.report.check", "print what the pipeline would read from a folder of studies"),
+    "score": Command("pipeline.ensemble.score_command", "score a submission against the truth"),
+    "prior": Command("pipeline.ensemble.prior_command", "make the table of reweighted class frequencies"),
+    "train": Command("pipeline.training.command", "train the landmark and severity networks"),
+    "evaluate": Command("pipeline.landmarks.evaluate", "measure predicted landmarks against labelled points"),
+    "kaggle": Command("pipeline.report.kaggle", "build the datasets and the kernel to upload to Kaggle"),
+    "report": Command("pipeline.report.command", "pages and pictures of a run"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    command = COMMANDS.get(name)
+    if command is None:
+        print(f"python -m pipeline: unknown command {name!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(command.module)
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline {name}", description=command.summary)
+    module.add_arguments(parser)
+    try:
+        args = parser.parse_args(rest)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return int(module.run(args))
+
+
+def _overview() -> str:
+    lines = ["usage: python -m pipeline COMMAND [--help] ...", "", "commands:"]
+    lines += [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,380 @@
+"""The competition folder: studies, series, labels, coordinates and folds. Paths and tables, never pixels.
+
+``<images>/<study>/<series>/<instance>.dcm`` with ``<split>_series_descriptions.csv`` beside the images folder, and for
+a labelled split ``train.csv`` and ``train_label_coordinates.csv``. Folders and tables seldom agree in the wild:
+whatever one has and the other lacks becomes a :class:`Problem`, and every study that either names gets its rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.labels import CELL_COLUMNS, CELLS, CONDITIONS, Family, SeriesKind
+from pipeline.tables import (
+    Table,
+    TableError,
+    read_coordinates,
+    read_labels,
+    read_row_ids,
+    read_series_table,
+    read_text_table,
+)
+
+__all__ = [
+    "Competition",
+    "CompetitionError",
+    "Problem",
+    "SeriesRef",
+    "StudyRef",
+    "TableError",
+    "make_folds",
+    "open_competition",
+    "read_folds",
+    "write_folds",
+]
+
+SPLITS = ("test", "train")
+
+
+class CompetitionError(ValueError):
+    """The path that was given is not a folder of studies; the message says what was found."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that was found wrong and worked around. ``what`` is a short code to count by."""
+
+    study_id: str
+    series_id: str | None
+    file: str | None
+    what: str
+    detail: str
+
+    def __str__(self) -> str:
+        where = "/".join(part for part in (self.study_id, self.series_id, self.file) if part)
+        return f"{where}: {self.what}: {self.detail}" if where else f"{self.what}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class SeriesRef:
+    """One series folder. ``description`` is None where no table names it or the table's text is not known."""
+
+    study_id: str
+    series_id: str
+    path: Path
+    description: SeriesKind | None
+
+
+@dataclass(frozen=True)
+class StudyRef:
+    """One study folder and its series, sorted by id. A study that only a table names has no series."""
+
+    study_id: str
+    path: Path
+    series: tuple[SeriesRef, ...]
+
+
+@dataclass(frozen=True)
+class Competition:
+    """A folder of studies with what its tables say about them; made by :func:`open_competition`."""
+
+    root: Path
+    split: str | None
+    images: Path
+    studies: tuple[StudyRef, ...]
+    problems: tuple[Problem, ...]
+
+    @cached_property
+    def _by_id(self) -> dict[str, StudyRef]:
+        return {study.study_id: study for study in self.studies}
+
+    def study(self, study_id: str) -> StudyRef:
+        """The study of that id.
+
+        Raises:
+            KeyError: there is none.
+        """
+        try:
+            return self._by_id[study_id]
+        except KeyError:
+            raise KeyError(f"no study {study_id!r} in {self.images} or its tables") from None
+
+    @cached_property
+    def labels(self) -> pd.DataFrame | None:
+        """Grades 0, 1, 2 or NaN by study_id (str) and ``CELL_COLUMNS``; None where there is no such table.
+
+        Raises:
+            TableError: ``train.csv`` holds something that is not a grade.
+        """
+        return self._read(f"{self.split or 'train'}.csv", read_labels)
+
+    @cached_property
+    def coordinates(self) -> pd.DataFrame | None:
+        """Labelled points, see :func:`pipeline.tables.read_coordinates`; None where there is no such table.
+
+        Raises:
+            TableError: the table holds a row that is not a point.
+        """
+        return self._read(f"{self.split or 'train'}_label_coordinates.csv", read_coordinates)
+
+    def _read(self, name: str, reader: Callable[[Path], Table[pd.DataFrame]]) -> pd.DataFrame | None:
+        path = self.root / name
+        return reader(path).strict() if path.is_file() else None
+
+    def problem_counts(self) -> dict[str, int]:
+        """How many problems of each kind there are, most frequent first."""
+        return dict(Counter(problem.what for problem in self.problems).most_common())
+
+
+def open_competition(
+    path: Path | str, series_csv: Path | None = None, split: str | None = None, strict: bool = True
+) -> Competition:
+    """List the studies below ``path``: a competition folder, an images folder, or the folder of a single study.
+
+    Args:
+        path: holds ``train_images`` or ``test_images``, or is such a folder (of any name), or is one study.
+        series_csv: the table of series descriptions, if it is not where the competition puts it.
+        split: ``train`` or ``test`` where a competition folder has both; without it ``test`` is taken.
+        strict: raise on a bad row of a table. Otherwise the row is left out and becomes a problem.
+
+    Raises:
+        CompetitionError: ``path`` is no folder, or has no studies folder of that split.
+        TableError: a table cannot be read, or has a bad row and ``strict`` is set.
+    """
+    root, images, split, single = _locate(Path(path), split)
+    problems: list[Problem] = []
+    found = {images.name: _list_series(images.name, images, problems)} if single else _list_studies(images, problems)
+    series_table = _series_table(root, images, split, series_csv, strict, problems)
+    kinds = _kinds(series_table, problems)
+    listed_series: dict[str, set[str]] = {}
+    for study_id, series_id in kinds:
+        listed_series.setdefault(study_id, set()).add(series_id)
+    listed = set(listed_series)
+    if split == "test":
+        listed |= _sampled_studies(root / "sample_submission.csv", problems)
+    if single:
+        listed &= set(found)
+
+    studies: list[StudyRef] = []
+    for study_id in sorted(found.keys() | listed):
+        series = found.get(study_id)
+        if series is None:
+            what = "study-absent" if _is_plain_name(study_id) else "study-id-unsafe"
+            problems.append(Problem(study_id, None, None, what, f"a table lists it, {images} has no such folder"))
+            studies.append(StudyRef(study_id, images, ()))
+            continue
+        if listed and study_id not in listed:
+            problems.append(Problem(study_id, None, None, "study-unlisted", "no table lists it; graded all the same"))
+        elif series_table is not None:
+            problems += _compare_series(study_id, set(series), listed_series.get(study_id, set()))
+        refs = tuple(
+            SeriesRef(study_id, name, folder, kinds.get((study_id, name))) for name, folder in sorted(series.items())
+        )
+        studies.append(StudyRef(study_id, images if single else images / study_id, refs))
+    return Competition(root, split, images, tuple(studies), tuple(problems))
+
+
+def make_folds(labels: pd.DataFrame, n: int = 5, seed: int = 0) -> pd.Series:
+    """Assign each study to one of ``n`` folds, stratified by the worst grade of each condition family.
+
+    Studies with the same pattern (canal, foraminal, subarticular) are spread evenly, and so are all of them. The
+    result depends on the set of studies and the seed, not on the order of rows.
+
+    Args:
+        labels: index study_id, columns ``CELL_COLUMNS`` with 0, 1, 2 or NaN.
+
+    Returns:
+        Folds 0..n-1, index study_id (sorted), name ``fold``.
+
+    Raises:
+        ValueError: fewer than two folds, fewer studies than folds, or a study twice.
+    """
+    if n < 2 or len(labels) < n:
+        raise ValueError(f"cannot make {n} folds of {len(labels)} studies; expected 2 or more, and a study for each")
+    if labels.index.has_duplicates:
+        raise ValueError(f"study {labels.index[labels.index.duplicated()][0]!r} is listed more than once")
+    ordered = labels.sort_index()
+    patterns = []
+    for family in Family:
+        columns = [cell.column for cell in CELLS if cell.condition in _conditions_of(family)]
+        patterns.append(ordered[columns].max(axis=1).fillna(-1).to_numpy())
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(len(ordered))
+    order = shuffled[np.lexsort([pattern[shuffled] for pattern in patterns])]
+    folds = np.empty(len(ordered), dtype=np.int64)
+    folds[order] = np.arange(len(ordered)) % n
+    return pd.Series(folds, index=pd.Index(ordered.index.astype(str), name="study_id"), name="fold")
+
+
+def write_folds(folds: pd.Series, path: Path) -> None:
+    """Write ``study_id,fold`` lines."""
+    folds.rename("fold").rename_axis("study_id").to_csv(path)
+
+
+def read_folds(path: Path) -> pd.Series:
+    """The inverse of :func:`write_folds`.
+
+    Raises:
+        TableError: a fold that is not a whole number of 0 or more, or a study twice.
+    """
+    frame = read_text_table(path, ("study_id", "fold"))
+    for row, text in frame["fold"].items():
+        if not text.isdecimal():
+            raise TableError(path, int(str(row)), "fold", f"found {text!r}, expected 0, 1, 2, ...")
+    for row, study_id in frame.loc[frame.duplicated("study_id"), "study_id"].items():
+        raise TableError(path, int(str(row)), "study_id", f"{study_id!r} is listed a second time")
+    index = pd.Index(frame["study_id"].astype(str), name="study_id")
+    return pd.Series(frame["fold"].astype(np.int64).to_numpy(), index=index, name="fold")
+
+
+def _conditions_of(family: Family) -> set[str]:
+    return {condition for condition in CONDITIONS if condition.family is family}
+
+
+def _locate(path: Path, split: str | None) -> tuple[Path, Path, str | None, bool]:
+    """Root, images folder, split, and whether the path is a single study."""
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "does not exist"
+        raise CompetitionError(f"{path} {found}; expected a folder of studies or a competition folder")
+    path = path.resolve()
+    if split is not None and split not in SPLITS:
+        raise CompetitionError(f"unknown split {split!r}; expected train or test")
+    inside = [name for name in SPLITS if (path / f"{name}_images").is_dir()]
+    if inside:
+        chosen = split or inside[0]
+        if chosen not in inside:
+            raise CompetitionError(f"{path} has no {chosen}_images; found {', '.join(f'{n}_images' for n in inside)}")
+        return path, path / f"{chosen}_images", chosen, False
+    named = path.name.removesuffix("_images")
+    if named in SPLITS and named != path.name:
+        return path.parent, path, named, False
+    return path.parent, path, split, _is_single_study(path)
+
+
+def _is_single_study(path: Path) -> bool:
+    """True where the folders below hold files and no further folder: they are series, not studies."""
+    has_files = False
+    for folder in _entries(path)[0]:
+        folders, files = _entries(folder)
+        if folders:
+            return False
+        has_files = has_files or any(file.suffix.lower() == ".dcm" for file in files)
+    return has_files
+
+
+def _list_studies(images: Path, problems: list[Problem]) -> dict[str, dict[str, Path]]:
+    try:
+        folders, files = _entries(images, quiet=False)
+    except OSError as error:
+        raise CompetitionError(f"{images} cannot be listed: {error.strerror or error}") from error
+    for file in files:
+        problems.append(Problem("", None, file.name, "stray-file", f"a file among the studies of {images}"))
+    return {folder.name: _list_series(folder.name, folder, problems) for folder in folders}
+
+
+def _list_series(study_id: str, folder: Path, problems: list[Problem]) -> dict[str, Path]:
+    try:
+        folders, files = _entries(folder, quiet=False)
+    except OSError as error:
+        problems.append(Problem(study_id, None, None, "study-unreadable", f"{folder}: {error.strerror or error}"))
+        return {}
+    for file in files:
+        problems.append(Problem(study_id, None, file.name, "stray-file", "a file among the series folders; not read"))
+    if not folders:
+        problems.append(Problem(study_id, None, None, "study-empty", f"{folder} has no series folder"))
+    return {series.name: series for series in folders}
+
+
+def _entries(folder: Path, quiet: bool = True) -> tuple[list[Path], list[Path]]:
+    """Folders and everything else in a folder, by name; hidden ones left out. Links that lead nowhere are files."""
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
+    except OSError:
+        if quiet:
+            return [], []
+        raise
+    folders: list[Path] = []
+    files: list[Path] = []
+    for entry in entries:
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a symlink loop
+            is_folder = False
+        (folders if is_folder else files).append(Path(entry.path))
+    return folders, files
+
+
+def _series_table(
+    root: Path, images: Path, split: str | None, given: Path | None, strict: bool, problems: list[Problem]
+) -> pd.DataFrame | None:
+    if given is not None:
+        paths: list[Path] = [given]
+    else:
+        names = [f"{split}_series_descriptions.csv"] if split else [f"{n}_series_descriptions.csv" for n in SPLITS]
+        paths = [path for folder in (root, images) for name in names if (path := folder / name).is_file()]
+    tables: list[pd.DataFrame] = []
+    for path in paths:
+        try:
+            table = read_series_table(path)
+        except TableError as error:
+            if strict or given is not None:
+                raise
+            problems.append(Problem("", None, path.name, "table-unreadable", str(error)))
+            continue
+        tables.append(table.strict() if strict else table.content)
+        problems += [Problem("", None, path.name, "table-row", str(error)) for error in table.errors]
+    return pd.concat(tables, ignore_index=True) if tables else None
+
+
+def _kinds(table: pd.DataFrame | None, problems: list[Problem]) -> dict[tuple[str, str], SeriesKind | None]:
+    kinds: dict[tuple[str, str], SeriesKind | None] = {}
+    if table is None:
+        return kinds
+    rows: Iterable[tuple[str, str, str, SeriesKind]] = zip(
+        table["study_id"], table["series_id"], table["series_description"], table["kind"], strict=True
+    )
+    for study_id, series_id, text, kind in rows:
+        known = kind is not SeriesKind.UNKNOWN
+        kinds[study_id, series_id] = kind if known else None
+        if not known:
+            detail = f"the table says {text!r}; told from the images instead"
+            problems.append(Problem(study_id, series_id, None, "description-unknown", detail))
+    return kinds
+
+
+def _compare_series(study_id: str, found: set[str], listed: set[str]) -> list[Problem]:
+    absent = [Problem(study_id, name, None, "series-absent", "listed, no such folder") for name in listed - found]
+    extra = [Problem(study_id, name, None, "series-unlisted", "no table names it") for name in found - listed]
+    return sorted(absent + extra, key=lambda problem: problem.series_id or "")
+
+
+def _sampled_studies(path: Path, problems: list[Problem]) -> set[str]:
+    """The studies whose rows ``sample_submission.csv`` asks for; rows that are no row id are counted."""
+    if not path.is_file():
+        return set()
+    try:
+        row_ids = read_row_ids(path)
+    except TableError as error:
+        problems.append(Problem("", None, path.name, "table-unreadable", str(error)))
+        return set()
+    studies: set[str] = set()
+    for name in row_ids:
+        column = next((column for column in CELL_COLUMNS if name.endswith(f"_{column}")), None)
+        if column is None or len(name) == len(column) + 1:
+            problems.append(Problem("", None, path.name, "table-row", f"row id {name!r} names no condition and level"))
+        else:
+            studies.add(name[: -len(column) - 1])
+    return studies
+
+
+def _is_plain_name(study_id: str) -> bool:
+    return study_id not in ("", ".", "..") and not any(sign in study_id for sign in "/\\\0")

@@ -1,0 +1,246 @@
+"""Typed settings: frozen dataclasses filled from a YAML preset and ``key.sub=value`` overrides.
+
+A misspelt key that silently becomes a default costs a training run, so every key and every value is checked
+against the dataclass: unknown keys are refused with the nearest known one, numbers, enums, tuples and optional
+values by their declared type. The same functions write settings beside a checkpoint and read them back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+T = TypeVar("T")
+
+PRESET_FOLDER = Path(__file__).parent / "presets"
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or has the wrong type; the message names the key and what was expected."""
+
+
+def load_settings(
+    cls: type[T],
+    preset: str | Path | None = None,
+    section: str | None = None,
+    overrides: Sequence[str] = (),
+) -> T:
+    """Settings of type ``cls``: its defaults, then a preset's section, then overrides such as ``"optimiser.lr=1e-3"``.
+
+    Args:
+        cls: a (frozen) dataclass.
+        preset: name of a file in ``pipeline/presets`` or a path to a YAML file; None for the defaults alone.
+        section: the top-level key of the preset that holds these settings; a preset without it leaves the defaults.
+            None takes the whole file.
+        overrides: ``key=value`` texts, values in YAML notation.
+
+    Raises:
+        ConfigError: an unknown preset, key or a value of the wrong type.
+    """
+    mapping: dict[str, Any] = {}
+    if preset is not None:
+        content = read_preset(preset)
+        chosen = content if section is None else content.get(section)
+        if chosen is not None and not isinstance(chosen, Mapping):
+            raise ConfigError(f"preset {preset}: section {section!r} is {_kind(chosen)}, expected a mapping")
+        mapping = _copy(chosen or {})
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"override {override!r} is not key=value")
+        _set(mapping, key.strip().split("."), _parse(text, override), override)
+    return from_dict(cls, mapping)
+
+
+def read_preset(preset: str | Path) -> dict[str, Any]:
+    """The content of a preset by name (``cpu``) or path.
+
+    Raises:
+        ConfigError: it does not exist or is not a YAML mapping.
+    """
+    path = Path(preset)
+    if path.suffix not in (".yaml", ".yml"):
+        path = PRESET_FOLDER / f"{preset}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in PRESET_FOLDER.glob("*.yaml"))
+        raise ConfigError(f"no preset {str(preset)!r}; expected one of {', '.join(known)} or the path of a .yaml file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections, found {_kind(content)}")
+    return content
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Plain dicts, lists, strings and numbers that JSON and YAML can hold; the inverse of :func:`from_dict`."""
+    return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
+
+
+def from_dict(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
+    """An instance of dataclass ``cls`` from a mapping, nested dataclasses included.
+
+    Raises:
+        ConfigError: an unknown or missing key, or a value of the wrong type; ``where`` prefixes the key's name.
+    """
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls!r} is not a dataclass")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        name = f"{where}{key}"
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
+            hint = f"; did you mean {where}{near[0]}?" if near else ""
+            raise ConfigError(f"unknown setting {name!r} of {cls.__name__}{hint}")
+        values[key] = _convert(hints[key], value, name)
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ConfigError(f"setting {where}{name!s} of {cls.__name__} is missing and has no default")
+    try:
+        return cls(**values)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{where or cls.__name__}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _convert_union(hint, value, name)
+    if origin is typing.Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise _wrong(name, value, "one of " + ", ".join(map(repr, typing.get_args(hint))))
+    if origin is tuple:
+        return _convert_tuple(hint, value, name)
+    if origin in (list, Sequence):
+        (item,) = typing.get_args(hint)
+        return [_convert(item, part, f"{name}[{i}]") for i, part in enumerate(_as_list(value, name))]
+    if origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise _wrong(name, value, "a mapping")
+        key_hint, item = typing.get_args(hint)
+        return {_convert(key_hint, k, name): _convert(item, v, f"{name}.{k}") for k, v in value.items()}
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if not isinstance(value, Mapping):
+            raise _wrong(name, value, f"a mapping of {hint.__name__}")
+        return from_dict(hint, value, where=f"{name}.")
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        try:
+            return hint(value)
+        except ValueError:
+            raise _wrong(name, value, "one of " + ", ".join(repr(m.value) for m in hint)) from None
+    return _convert_scalar(hint, value, name)
+
+
+def _convert_scalar(hint: Any, value: Any, name: str) -> Any:
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is int and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if hint is float and not isinstance(value, bool):
+        if isinstance(value, int | float):
+            return float(value)
+        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+            try:
+                return float(value)
+            except ValueError:
+                pass
+    if hint is str and isinstance(value, str):
+        return value
+    if hint is Path and isinstance(value, str | Path):
+        return Path(value)
+    if hint is type(None) and value is None:
+        return None
+    raise _wrong(name, value, getattr(hint, "__name__", str(hint)))
+
+
+def _convert_union(hint: Any, value: Any, name: str) -> Any:
+    choices = typing.get_args(hint)
+    if value is None and type(None) in choices:
+        return None
+    failures: list[str] = []
+    for choice in choices:
+        if choice is type(None):
+            continue
+        try:
+            return _convert(choice, value, name)
+        except ConfigError as error:
+            failures.append(str(error))
+    raise ConfigError(failures[0] if len(failures) == 1 else f"setting {name!r}: " + "; or ".join(failures))
+
+
+def _convert_tuple(hint: Any, value: Any, name: str) -> tuple[Any, ...]:
+    parts = _as_list(value, name)
+    items = typing.get_args(hint)
+    if len(items) == 2 and items[1] is Ellipsis:
+        return tuple(_convert(items[0], part, f"{name}[{i}]") for i, part in enumerate(parts))
+    if len(items) != len(parts):
+        raise _wrong(name, value, f"{len(items)} values")
+    return tuple(_convert(item, part, f"{name}[{i}]") for i, (item, part) in enumerate(zip(items, parts, strict=True)))
+
+
+def _as_list(value: Any, name: str) -> list[Any]:
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise _wrong(name, value, "a list")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _set(mapping: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        mapping = mapping.setdefault(key, {})
+        if not isinstance(mapping, dict):
+            raise ConfigError(f"override {override!r}: {key!r} is a value, it has no settings below it")
+    mapping[keys[-1]] = value
+
+
+def _parse(text: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+
+
+def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(item) if isinstance(item, Mapping) else item for key, item in mapping.items()}
+
+
+def _wrong(name: str, value: Any, expected: str) -> ConfigError:
+    return ConfigError(f"setting {name!r}: expected {expected}, found {value!r} ({_kind(value)})")
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

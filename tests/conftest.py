@@ -1,0 +1,25 @@
+"""What every test may use: the folder of real studies, and one thread so that the suite is the same on any machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder that holds ``rsna-full``, ``rsna-t1`` and ``spider``; the test is skipped where it is not set."""
+    named = os.environ.get("LUMBAR_REAL_DATA")
+    if not named:
+        pytest.skip("LUMBAR_REAL_DATA is not set")
+    folder = Path(named)
+    if not folder.is_dir():
+        pytest.fail(f"LUMBAR_REAL_DATA names {folder}, which is not a folder")
+    return folder
