@@ -1,0 +1,225 @@
+"""A set of weights and what is known of it: ``manifest.json`` beside the safetensors files.
+
+The manifest names every member of the ensemble with its checksum, its settings, its measured score and cost, and
+the studies it has seen. A file whose checksum differs is refused: a damaged or swapped network would still give
+numbers. Studies are stored as truncated hashes, enough to tell whether a study was seen and no list of ids.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.config import ConfigError, from_dict
+from pipeline.ensemble.submission import write_atomically
+from pipeline.labels import Family
+
+MANIFEST_NAME = "manifest.json"
+LANDMARK_TASKS = ("landmarks", "axial")
+TASKS = (*LANDMARK_TASKS, *(family.value for family in Family))
+PRIOR_SCORE = 0.79
+"""Log loss of reweighted class frequencies on the competition's training set: what a member's score is compared to."""
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used: the manifest or a file it names is missing, damaged or not what was recorded."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained network. ``task`` is landmarks, axial or a condition family.
+
+    ``fold`` is the held-out fold (None: trained on all studies); ``file`` and ``seen`` are names inside the weights
+    folder; ``score`` is the measured value of its task on held-out studies (log loss for a family);
+    ``seconds_per_study`` was measured on one CPU thread.
+    """
+
+    name: str
+    task: str
+    file: str
+    sha256: str
+    family: str | None = None
+    fold: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    seen: str | None = None
+    score: float | None = None
+    seconds_per_study: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"member {self.name!r}: unknown task {self.task!r}, expected one of {', '.join(TASKS)}")
+        for name in (self.file, self.seen):
+            if name is not None:
+                _check_name(name)
+        if self.seconds_per_study <= 0:
+            raise ValueError(f"member {self.name!r}: seconds_per_study is {self.seconds_per_study}, expected above 0")
+
+    @property
+    def value_per_second(self) -> float:
+        """How far its log loss lies below the prior's, per second of one study; 0 where it was never measured."""
+        return 0.0 if self.score is None else max(PRIOR_SCORE - self.score, 0.0) / self.seconds_per_study
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The members of one set of weights. ``files`` are further files of the folder (name to sha256)."""
+
+    folder: Path
+    set: str
+    description: str
+    members: tuple[Member, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read ``folder/manifest.json``. Checksums are compared by :meth:`verify` and :meth:`file`, when used.
+
+        Raises:
+            WeightsError: there is none, or it is not a manifest.
+        """
+        path = folder / MANIFEST_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise WeightsError(
+                f"{path}: {error.strerror or error}; expected the manifest of a set of weights"
+            ) from error
+        except ValueError as error:
+            raise WeightsError(f"{path}: is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise WeightsError(f"{path}: expected an object with set, description, members and files")
+        try:
+            manifest = from_dict(cls, {**content, "folder": folder})
+        except ConfigError as error:
+            raise WeightsError(f"{path}: {error}") from error
+        names = [member.name for member in manifest.members]
+        if len(set(names)) != len(names):
+            raise WeightsError(f"{path}: a member's name is there twice: {', '.join(sorted(names))}")
+        return manifest
+
+    def save(self) -> None:
+        """Write the manifest into its folder."""
+        content = {
+            "set": self.set,
+            "description": self.description,
+            "members": [asdict(member) for member in self.members],
+            "files": self.files,
+        }
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(self.folder / MANIFEST_NAME, lambda file: file.write(text))
+
+    def add_member(self, member: Member) -> Manifest:
+        """Record a member (one of the same name is replaced) and its files' checksums; the manifest is saved.
+
+        Read, changed and written under a lock, so trainings that end together do not lose each other's member.
+        """
+        with _lock(self.folder):
+            current = Manifest.load(self.folder) if (self.folder / MANIFEST_NAME).is_file() else self
+            files = dict(current.files)
+            if member.seen is not None:
+                files[member.seen] = sha256_of(self.folder / member.seen)
+            member = replace(member, sha256=sha256_of(self.folder / member.file))
+            kept = tuple(other for other in current.members if other.name != member.name)
+            changed = replace(current, members=(*kept, member), files=files)
+            changed.save()
+        return changed
+
+    def add_file(self, name: str) -> Manifest:
+        """Record a further file of the folder (prior, calibration, folds) with its checksum; the manifest is saved."""
+        _check_name(name)
+        with _lock(self.folder):
+            current = Manifest.load(self.folder) if (self.folder / MANIFEST_NAME).is_file() else self
+            changed = replace(current, files={**current.files, name: sha256_of(self.folder / name)})
+            changed.save()
+        return changed
+
+    def verify(self, member: Member) -> Path:
+        """The path of a member's network, its checksum compared.
+
+        Raises:
+            WeightsError: the file is missing or another one than the manifest records.
+        """
+        return self._verified(member.file, member.sha256)
+
+    def file(self, name: str) -> Path | None:
+        """The path of a further file, its checksum compared; None where the set has no such file.
+
+        Raises:
+            WeightsError: the manifest records the file, but it is missing or another one.
+        """
+        expected = self.files.get(name)
+        return None if expected is None else self._verified(name, expected)
+
+    def seen(self, member: Member) -> frozenset[str]:
+        """Hashes (see :func:`study_hash`) of the studies the member was trained on; empty where none are recorded."""
+        if member.seen is None:
+            return frozenset()
+        path = self.file(member.seen)
+        if path is None:
+            raise WeightsError(f"{self.folder / member.seen}: not among the files of the manifest")
+        return frozenset(path.read_text(encoding="utf-8").split())
+
+    def of_task(self, *tasks: str) -> tuple[Member, ...]:
+        """The members of these tasks, in manifest order."""
+        return tuple(member for member in self.members if member.task in tasks)
+
+    def severity_rounds(self) -> tuple[tuple[Member, ...], ...]:
+        """Graders in the order they should run: each round holds the next best value per second of every family."""
+        ranked = [
+            sorted(self.of_task(family.value), key=lambda member: (-member.value_per_second, member.name))
+            for family in Family
+        ]
+        longest = max(map(len, ranked), default=0)
+        return tuple(tuple(order[i] for order in ranked if i < len(order)) for i in range(longest))
+
+    def _verified(self, name: str, expected: str) -> Path:
+        path = self.folder / name
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise WeightsError(
+                f"{path}: {error.strerror or error}; the manifest of set {self.set!r} names it"
+            ) from error
+        if found != expected:
+            raise WeightsError(
+                f"{path}: sha256 is {found[:16]}…, the manifest records {expected[:16]}…; "
+                "the file is damaged or belongs to another set: fetch the weights again"
+            )
+        return path
+
+
+def study_hash(study_id: str) -> str:
+    """16 hexadecimal digits that stand for a study in a list of seen studies."""
+    return hashlib.sha256(study_id.encode()).hexdigest()[:16]
+
+
+def write_seen(path: Path, study_ids: Iterable[str]) -> None:
+    """Write the list of seen studies, a hash a line, sorted."""
+    lines = sorted({study_hash(study_id) for study_id in study_ids})
+    write_atomically(path, lambda file: file.write("".join(f"{line}\n" for line in lines)))
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_name(name: str) -> None:
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\\" in name:
+        raise ValueError(f"{name!r} is not the name of a file inside the weights folder")
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

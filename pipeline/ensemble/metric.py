@@ -1,0 +1,129 @@
+"""The competition's metric: the mean of four weighted log losses, see DESIGN.md section 6.
+
+Three of them pool the cells of a condition family over sides, levels and studies, each cell weighted 1, 2 or 4 by
+its true grade. The fourth asks of each study whether any canal level is severe, with the hard maximum of the
+predicted severe probabilities as the answer. Cells without a grade do not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.ensemble.submission import probabilities_of, read_submission
+from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_WEIGHTS, GRADES, Family
+from pipeline.tables import read_labels
+
+CLIP = float(np.finfo(np.float64).eps)
+"""Probabilities are clipped to [CLIP, 1 - CLIP] before the logarithm, as scikit-learn's ``log_loss`` does."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The four terms and their mean; a term is NaN where no cell of it has a grade, and then so is the score."""
+
+    spinal: float
+    foraminal: float
+    subarticular: float
+    any_severe: float
+    studies: int
+    cells: int
+
+    @property
+    def score(self) -> float:
+        """The competition's score: lower is better."""
+        return (self.spinal + self.foraminal + self.subarticular + self.any_severe) / 4
+
+    def to_dict(self) -> dict[str, float | None]:
+        """The four terms and ``score``; None for NaN, which JSON does not have."""
+        values = {name: getattr(self, name) for name in ("spinal", "foraminal", "subarticular", "any_severe", "score")}
+        return {name: None if math.isnan(value) else value for name, value in values.items()}
+
+    def __str__(self) -> str:
+        terms = (f"{name} {'n/a' if value is None else f'{value:.4f}'}" for name, value in self.to_dict().items())
+        return f"{', '.join(terms)} ({self.cells} graded cells of {self.studies} studies)"
+
+
+def weighted_log_loss(grades: np.ndarray, probabilities: np.ndarray) -> float:
+    """Σ w (−ln p[grade]) / Σ w over the graded cells, w = 1, 2, 4 by grade; NaN where there is none.
+
+    Args:
+        grades: (...) float, 0, 1, 2 or NaN for no grade.
+        probabilities: (..., 3), need not be normalised.
+    """
+    known = np.isfinite(grades)
+    if not known.any():
+        return math.nan
+    true = grades[known].astype(np.int64)
+    given = probabilities[known]
+    given = np.clip(given / given.sum(axis=-1, keepdims=True), CLIP, 1 - CLIP)
+    weights = np.asarray(GRADE_WEIGHTS, dtype=np.float64)[true]
+    losses = -np.log(given[np.arange(len(true)), true])
+    return float((weights * losses).sum() / weights.sum())
+
+
+def any_severe_log_loss(grades: np.ndarray, probabilities: np.ndarray) -> float:
+    """The binary log loss of "some canal level is severe", weighted by each study's heaviest canal grade.
+
+    Args:
+        grades: (studies, 5) canal grades, NaN for none. Ungraded levels count neither as truth nor as prediction.
+        probabilities: (studies, 5, 3).
+    """
+    known = np.isfinite(grades)
+    rated = known.any(axis=1)
+    if not rated.any():
+        return math.nan
+    worst = np.where(known, grades, -1).max(axis=1)[rated].astype(np.int64)
+    severe = probabilities[..., 2] / probabilities.sum(axis=-1)
+    given = np.clip(np.where(known, severe, 0).max(axis=1)[rated], CLIP, 1 - CLIP)
+    weights = np.asarray(GRADE_WEIGHTS, dtype=np.float64)[worst]
+    losses = -np.where(worst == 2, np.log(given), np.log1p(-given))
+    return float((weights * losses).sum() / weights.sum())
+
+
+def score_arrays(grades: np.ndarray, probabilities: np.ndarray) -> Score:
+    """The score of predictions.
+
+    Args:
+        grades: (studies, 25) in the order of ``CELLS``, NaN where there is no grade.
+        probabilities: (studies, 25, 3).
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+    if grades.ndim != 2 or probabilities.shape != (len(grades), len(CELLS), len(GRADES)):
+        raise ValueError(f"grades {grades.shape} and probabilities {probabilities.shape}: expected (n, 25), (n, 25, 3)")
+    terms: dict[Family, float] = {}
+    for family, columns in FAMILY_COLUMNS.items():
+        terms[family] = weighted_log_loss(grades[:, columns], probabilities[:, columns])
+    canal = FAMILY_COLUMNS[Family.CANAL]
+    return Score(
+        spinal=terms[Family.CANAL],
+        foraminal=terms[Family.FORAMINAL],
+        subarticular=terms[Family.SUBARTICULAR],
+        any_severe=any_severe_log_loss(grades[:, canal], probabilities[:, canal]),
+        studies=len(grades),
+        cells=int(np.isfinite(grades).sum()),
+    )
+
+
+def score_files(truth: Path, submission: Path) -> Score:
+    """Score a submission file against a table like ``train.csv``.
+
+    Raises:
+        TableError: either file is not valid, or the submission lacks a row of a study of the truth.
+    """
+    labels = read_labels(truth).strict()
+    study_ids = [str(study_id) for study_id in labels.index]
+    probabilities = probabilities_of(read_submission(submission), study_ids, submission)
+    return score_arrays(labels[list(CELL_COLUMNS)].to_numpy(), probabilities)
+
+
+FAMILY_COLUMNS: Mapping[Family, list[int]] = {
+    family: [index for index, cell in enumerate(CELLS) if cell.condition.family is family] for family in Family
+}
+"""Positions in ``CELLS`` of each family's cells: canal 5, foraminal 10, subarticular 10."""

@@ -1,0 +1,40 @@
+"""``python -m pipeline score TRUTH.csv SUBMISSION.csv``: the competition's metric and its four terms."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("truth", type=Path, help="grades in the format of train.csv")
+    parser.add_argument("submission", type=Path, help="row_id and three probabilities a row; more studies are allowed")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the score; 2 where a table is not valid, 1 where the truth has no grade to score against."""
+    from pipeline.ensemble.metric import score_files
+    from pipeline.tables import TableError
+
+    try:
+        score = score_files(args.truth, args.submission)
+    except TableError as error:
+        print(f"score: {error}", file=sys.stderr)
+        return 2
+    if score.cells == 0:
+        print(f"score: {args.truth} holds no grade, so there is nothing to score", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(score.to_dict()))
+    else:
+        for name, value in score.to_dict().items():
+            print(f"{name:<13} {'no graded cell' if value is None else f'{value:.6f}'}")
+        print(f"{score.cells} graded cells of {score.studies} studies")
+    if math.isnan(score.score):
+        print("score: a family has no graded cell, so the mean of four is undefined", file=sys.stderr)
+    return 0
