@@ -1,0 +1,1 @@
+"""What the two trained stages share: the loop, sampling, augmentation, backbones and tracking."""

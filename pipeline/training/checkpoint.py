@@ -1,0 +1,54 @@
+"""Files of a run that must never be half written: the resume state and the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+
+class ResumeError(RuntimeError):
+    """The checkpoint in the output folder belongs to another run than the one asked for."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write`` on a file beside ``path`` and rename it: readers see the old file or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a resume state (tensors and plain values only) atomically."""
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a resume state onto the CPU; nothing but tensors and plain values is unpickled.
+
+    Raises:
+        ResumeError: if the file is not a checkpoint of this program.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ResumeError(f"{path}: not a readable checkpoint ({error}); start over with --restart") from error
+    return dict(state)
+
+
+def save_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
+    """Write a model's tensors as safetensors, atomically, with string metadata in its header."""
+    # Cloned: safetensors refuses tensors that share memory, and channels_last ones are not contiguous.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))

@@ -1,0 +1,81 @@
+"""Choosing a device and precision that really work, and running out of memory gracefully.
+
+A GPU can be "available" and fail at its first operation (a driver too old, a card too old for the build), so one is
+tried before it is believed. Half precision is bf16 from compute capability 8.0 on and fp16 before (T4): PyTorch's own
+``is_bf16_supported`` is also true where bf16 is emulated, several times slower.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gc
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils.memory import should_reduce_batch_size
+
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+_EVALUATION_TIMEOUT = datetime.timedelta(hours=3)
+"""How long the other processes wait while the first one evaluates and draws."""
+
+
+def working_gpu() -> bool:
+    """Whether a CUDA device is there and survives one forward and backward convolution."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        layer = torch.nn.Conv2d(1, 2, 3).cuda()
+        layer(torch.ones(1, 1, 8, 8, device="cuda")).sum().backward()
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+def open_accelerator(device: Literal["auto", "cpu", "cuda"], precision: Precision) -> Accelerator:
+    """The accelerator of this process, one of several under ``torchrun`` or ``accelerate launch``.
+
+    Raises:
+        RuntimeError: if ``cuda`` is asked for and no GPU works.
+        ValueError: if fp16 is asked for on a CPU, whose gradients nothing would scale.
+    """
+    gpu = device != "cpu" and working_gpu()
+    if device == "cuda" and not gpu:
+        raise RuntimeError("device=cuda was asked for, but no CUDA GPU completes one convolution; use device=auto")
+    if precision == "fp16" and not gpu:
+        raise ValueError("precision=fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
+    if precision == "auto":
+        precision = "fp32" if not gpu else "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+    # The state is a singleton; without a reset, the second fit of a process could not choose another precision.
+    AcceleratorState._reset_state()
+    return Accelerator(
+        cpu=not gpu,
+        mixed_precision="no" if precision == "fp32" else precision,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_EVALUATION_TIMEOUT)],
+    )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that the batch did not fit, on a GPU or in main memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, Exception) and bool(should_reduce_batch_size(error))
+
+
+def release_memory() -> None:
+    """Give cached accelerator memory back to the driver, so that other processes can have it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def move_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Move an optimiser's state (moments) to ``device``; its parameters are the model's and move with it."""
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            # AdamW keeps its step counter on the CPU on purpose: it is read there at every step.
+            if isinstance(value, torch.Tensor) and key != "step":
+                state[key] = value.to(device)

@@ -1,0 +1,453 @@
+"""The training loop of both trained stages, on one CPU, one GPU or several (``torchrun``, ``accelerate launch``).
+
+Read :class:`_Run` from top to bottom: an epoch is a row of optimiser steps, then an evaluation. What is worth knowing:
+
+* **Everything random is a function of (seed, epoch, step).** Order, items, augmentation and dropout are seeded from the
+  position, so there is no generator or scheduler state to save, and a run that was interrupted anywhere continues bit
+  for bit as if it had not been (on a CPU; GPU kernels add in no fixed order).
+* **Accelerate** finds the processes, the device, the precision and the gradient scaler. Gradients are averaged between
+  processes here, in one message after the backward passes, instead of by DistributedDataParallel: the networks are
+  small, parameters of a view that was dropped may have no gradient, and a process that ran out of memory can tell the
+  others before any of them waits for it.
+* **Out of memory** halves the micro-batch and doubles the accumulation, and repeats the step. Batch norm then sees
+  smaller batches, nothing else changes.
+* **The averaged weights** (EMA) are the ones evaluated, drawn and saved (``best.safetensors``, ``last.safetensors``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from accelerate.utils import broadcast, broadcast_object_list
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pipeline.training.averaging import AveragedModel
+from pipeline.training.checkpoint import ResumeError, load_state, save_state, save_weights, write_atomically
+from pipeline.training.device import is_out_of_memory, move_optimizer, open_accelerator, release_memory
+from pipeline.training.interruption import StopRequest, TrainingStopped
+from pipeline.training.sampling import BatchOrder, SeededItems, position_seed, seed_everything
+from pipeline.training.schedule import apply_schedule
+from pipeline.training.settings import FitResult, LoopSettings
+from pipeline.training.task import Batch, Task, decayed_groups
+from pipeline.training.tracking import Tracker
+
+__all__ = ["Batch", "FitResult", "LoopSettings", "Task", "TrainingStopped", "decayed_groups", "fit"]
+
+_STARVED = 0.3
+"""Share of an epoch spent waiting for batches above which the run says so."""
+_OWN_FILES = ("last.ckpt", "best.safetensors", "last.safetensors", "history.csv", "tensorboard", "pictures")
+
+
+def fit(
+    task: Task, settings: LoopSettings, out: Path, *, config: dict[str, Any] | None = None, resume: bool = True
+) -> FitResult:
+    """Train a task and leave its weights, history and pictures in a folder.
+
+    Args:
+        task: what to train.
+        settings: how.
+        out: folder of the run; made if needed. A file ``.pause`` in it parks the run until it is removed.
+        config: whatever else is needed to build the network again; saved in config.yaml.
+        resume: continue from ``out/last.ckpt`` if there is one; otherwise start over and remove the old run's files.
+
+    Raises:
+        TrainingStopped: (a SystemExit) after SIGTERM or Ctrl-C, with the checkpoint written.
+        ResumeError: if the checkpoint is of another run.
+        FloatingPointError: if the loss or the gradient is not finite.
+        ValueError: if ``evaluate`` gives no finite ``score``.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return _Run(task, settings, out, config or {}, resume).train()
+
+
+class _Run:
+    """The state of one run; ``epoch`` and ``step`` are the next to do, from 0."""
+
+    def __init__(self, task: Task, settings: LoopSettings, out: Path, config: dict[str, Any], resume: bool) -> None:
+        self.task, self.settings, self.out = task, settings, out
+        self.accelerator = open_accelerator(settings.device, settings.precision)
+        self.device = self.accelerator.device
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
+        self.main = self.accelerator.is_main_process
+        self.tracker = Tracker(out, quiet=not self.main)
+        plain = json.loads(json.dumps(config, default=str))
+        self.config = {"task": task.name, "loop": asdict(settings), "config": plain}
+
+        self.order = BatchOrder(
+            len(task.train_set),  # type: ignore[arg-type]
+            settings.batch_size * settings.accumulate,
+            weights=task.sample_weights,
+            batches=settings.batches_per_epoch,
+            seed=settings.seed,
+            rank=self.accelerator.process_index,
+            ranks=self.accelerator.num_processes,
+        )
+        self.loader: DataLoader[Any] = DataLoader(
+            SeededItems(task.train_set),
+            batch_sampler=self.order,
+            collate_fn=task.collate,
+            num_workers=settings.loader_workers,
+            persistent_workers=settings.loader_workers > 0,
+            pin_memory=self.device.type == "cuda",
+        )
+        self.model = task.model.to(self.device)
+        if settings.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for tensor in [*self.model.parameters(), *self.model.buffers()]:
+            tensor.data = broadcast(tensor.data)
+        self.optimizer = self.accelerator.prepare(
+            torch.optim.AdamW(task.parameter_groups(settings.weight_decay), lr=settings.learning_rate)
+        )
+        self.averaged = AveragedModel(self.model, settings.ema_decay)
+
+        self.epoch = self.step = self.stale = 0
+        self.split = 1
+        self.best, self.best_epoch = math.inf, 0
+        self.history: list[dict[str, float]] = []
+        self.totals: dict[str, float] = {}
+        self.saved_at = time.monotonic()
+        self._open_folder(resume)
+
+    # -- the run --------------------------------------------------------------------------------------------------
+
+    def train(self) -> FitResult:
+        """Run to the end, or to the signal that stops it."""
+        with StopRequest() as self.request:
+            while self.epoch < self.settings.epochs and not self._out_of_patience():
+                self._train_epoch()
+                self._finish_epoch()
+        self.tracker.close()
+        return FitResult(self.best, self.best_epoch, tuple(self.history), self.out / "best.safetensors")
+
+    def _train_epoch(self) -> None:
+        """The remaining steps of this epoch."""
+        self.model.train()
+        self.order.place(self.epoch, self.step)
+        title = f"{self.task.name} {self.epoch + 1}/{self.settings.epochs}"
+        bar = tqdm(total=self.order.batches, initial=self.step, desc=title, unit="step", disable=not self.main)
+        began = time.monotonic()
+        with bar:
+            for batch in self.loader:
+                waited = time.monotonic() - began
+                loss, parts = self._step(batch)
+                self.step += 1
+                seconds = time.monotonic() - began
+                images = self.settings.batch_size * self.settings.accumulate
+                self._add(loss=loss, **parts)
+                self._add_time(steps=1, images=images, seconds=seconds, waited=waited)
+                speed = self.totals["images"] / self.totals["seconds"]
+                bar.set_postfix_str(f"loss {self._means()['loss']:.4f}, {speed:.0f} images/s", refresh=False)
+                bar.update()
+                self._obey(bar)
+                began = time.monotonic()
+
+    def _step(self, batch: Batch) -> tuple[float, dict[str, float]]:
+        """One optimiser step; returns the loss and its parts."""
+        settings, position = self.settings, self.epoch * self.order.batches + self.step
+        rate = apply_schedule(
+            self.optimizer,
+            settings.schedule,
+            settings.learning_rate,
+            position / (settings.epochs * self.order.batches),
+            settings.warmup,
+        )
+        while True:
+            failed = False
+            try:
+                loss, parts = self._backward(batch)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                failed = True
+            if not self._anywhere(failed):
+                break
+            self._halve(len(batch["dataset_index"]))
+        self._average_gradients()
+        self._check_finite(loss, batch, "loss")
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), settings.gradient_clip or math.inf))
+        if self.accelerator.scaler is None:  # fp16 overflows now and then by design; its scaler skips the step
+            self._check_finite(norm, batch, "gradient")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.averaged.update(self.model, position)
+        if self.main and self.step % 20 == 0:
+            self.tracker.scalars({"train/loss": loss, "train/learning_rate": rate, "train/gradient": norm}, position)
+        return loss, parts
+
+    def _backward(self, batch: Batch) -> tuple[float, dict[str, float]]:
+        """Gradients of a batch, added up over micro-batches."""
+        seed = position_seed(self.settings.seed, self.epoch, self.step, self.accelerator.process_index)
+        seed_everything(seed)
+        generator = torch.Generator(device=self.device).manual_seed(seed)
+        items = len(batch["dataset_index"])
+        size = math.ceil(items / min(items, self.settings.accumulate * self.split))
+        losses: list[Tensor] = []
+        totals: dict[str, float] = {}
+        for first in range(0, items, size):
+            micro = {name: self._to_device(value[first : first + size]) for name, value in batch.items()}
+            share = len(micro["dataset_index"]) / items
+            with self.accelerator.autocast():
+                loss, parts = self.task.loss(self.model, self.task.augment(micro, generator))
+            self.accelerator.backward(loss * share)
+            losses.append(loss.detach() * share)
+            for name, value in parts.items():
+                totals[name] = totals.get(name, 0.0) + float(value) * share
+        return float(torch.stack(losses).sum()), totals
+
+    def _finish_epoch(self) -> None:
+        """Evaluate, draw and save; a checkpoint before it makes a stop during evaluation cost nothing."""
+        self._save()
+        row: dict[str, float] = {"epoch": self.epoch + 1, **self._means()}
+        self._report_waiting(row)
+        last = self.epoch + 1 == self.settings.epochs
+        if last or (self.epoch + 1) % self.settings.evaluate_every == 0:
+            figures = self._evaluate() if self.main else {}
+            score = float(broadcast_object_list([figures.get("score", math.nan)])[0])
+            row.update(figures)
+            better = score < self.best
+            self.stale = 0 if better else self.stale + 1
+            if better:
+                self.best, self.best_epoch = score, self.epoch + 1
+                self._save_weights("best.safetensors", score)
+            self._save_weights("last.safetensors", score)
+        self.history.append(row)
+        self.epoch, self.step, self.totals = self.epoch + 1, 0, {}
+        self.tracker.history(self.history)
+        self.tracker.scalars({f"epoch/{name}": value for name, value in row.items()}, self.epoch)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "wait_share"))
+        self.tracker.say(f"{self.task.name} epoch {self.epoch}/{self.settings.epochs}: {shown}; best {self.best:.4g}")
+        self._save()
+
+    def _evaluate(self) -> dict[str, float]:
+        model = self.averaged.model.eval()
+        with self.request.at_once(), torch.no_grad(), self.accelerator.autocast():
+            figures = {name: float(value) for name, value in self.task.evaluate(model, self.device).items()}
+            image = self.task.picture(model, self.device)
+        if not math.isfinite(figures.get("score", math.nan)):
+            raise ValueError(
+                f"{self.task.name}: evaluate() must give a finite 'score' (lower is better), gave {figures}"
+            )
+        if image is not None:
+            self.tracker.picture(image, f"epoch{self.epoch + 1:02d}", self.epoch + 1)
+        return figures
+
+    # -- between steps --------------------------------------------------------------------------------------------
+
+    def _obey(self, bar: tqdm[Any]) -> None:
+        """Checkpoints that are due, a pause file, a request to stop: agreed between the processes."""
+        due = time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes
+        stopped = self._anywhere(bool(self.request.number))
+        paused = self._anywhere(self.main and (self.out / ".pause").exists())
+        if due or stopped or paused:
+            self._save()
+        if paused and not stopped:
+            bar.clear()
+            stopped = self._pause()
+        if stopped:
+            self.tracker.say(f"stopped at epoch {self.epoch + 1}, step {self.step}; the same command continues there")
+            self.tracker.close()
+            raise TrainingStopped(self.request.number or 15, f"stopped; {self.out / 'last.ckpt'} continues")
+
+    def _pause(self) -> bool:
+        """Leave the accelerator to others until the pause file is gone; True if asked to stop meanwhile."""
+        self.tracker.say(f"paused at step {self.step}, accelerator freed; remove {self.out / '.pause'} to continue")
+        self._move(torch.device("cpu"))
+        release_memory()
+        stopped = False
+        while not stopped and self._anywhere(self.main and (self.out / ".pause").exists()):
+            time.sleep(0.2)
+            stopped = self._anywhere(bool(self.request.number))
+        if not stopped:
+            self._move(self.device)
+            self.tracker.say("continuing")
+        return stopped
+
+    def _halve(self, items: int) -> None:
+        """Answer to running out of memory.
+
+        Raises:
+            MemoryError: if a micro-batch is a single item already.
+        """
+        self.optimizer.zero_grad()
+        release_memory()
+        parts = self.settings.accumulate * self.split
+        if parts >= items:
+            raise MemoryError(f"{self.task.name}: not one item fits into memory; choose a smaller input or network")
+        self.split *= 2
+        self.tracker.say(
+            f"out of memory: micro-batch halved to {math.ceil(items / (2 * parts))} items, accumulation doubled to "
+            f"{2 * parts}; set batch_size and accumulate so to start with it"
+        )
+
+    def _anywhere(self, here: bool) -> bool:
+        """Whether something is so on any process."""
+        if self.accelerator.num_processes == 1:
+            return here
+        flag = torch.tensor([float(here)], device=self.device)
+        return bool(self.accelerator.reduce(flag, "sum").item() > 0)
+
+    def _average_gradients(self) -> None:
+        """The mean of the gradients over processes, in one message; a missing gradient counts as zero."""
+        if self.accelerator.num_processes == 1:
+            return
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters if parameter.grad is not None])
+        flat = self.accelerator.reduce(flat, "mean")
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.reshape(parameter.shape).to(parameter.dtype)
+
+    def _check_finite(self, value: float, batch: Batch, what: str) -> None:
+        """Raise FloatingPointError, naming the items, if ``value`` is not finite on any process."""
+        if not self._anywhere(not math.isfinite(value)):
+            return
+        indices = [int(index) for index in batch["dataset_index"]]
+        tensors = [v for v in batch.values() if isinstance(v, Tensor) and v.is_floating_point()]
+        bad = [n for n in range(len(indices)) if any(not bool(torch.isfinite(v[n]).all()) for v in tensors)]
+        names = ", ".join(self.task.item_name(indices[n]) for n in (bad or range(len(indices))))
+        found = "these items hold values that are not finite" if bad else "the items are finite; the batch held"
+        raise FloatingPointError(
+            f"{self.task.name}: {what} is {value} at epoch {self.epoch + 1}, step {self.step + 1}; {found}: {names}. "
+            f"Lower learning_rate (now {self.settings.learning_rate:g}) or set precision=fp32; last.ckpt is older."
+        )
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must agree for a run to continue; other settings may be changed on the way (a line says so)."""
+        kept = {name: getattr(self.settings, name) for name in ("batch_size", "accumulate", "seed", "ema_decay")}
+        return {"task": self.task.name, "steps": self.order.batches, "items": len(self.order.weights), **kept}
+
+    def _save(self) -> None:
+        self.saved_at = time.monotonic()
+        if not self.main:
+            return
+        scaler = self.accelerator.scaler
+        state = {
+            "fingerprint": self._fingerprint(),
+            "settings": asdict(self.settings),
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.model.state_dict() if self.settings.ema_decay else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler is not None else None,
+            "epoch": self.epoch,
+            "step": self.step,
+            "split": self.split,
+            "stale": self.stale,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "history": self.history,
+            "totals": self.totals,
+        }
+        save_state(self.out / "last.ckpt", state)
+
+    def _open_folder(self, resume: bool) -> None:
+        """Make or clear the folder and, if it holds a checkpoint to continue, load it."""
+        path = self.out / "last.ckpt"
+        if self.main:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if not resume or not path.exists():
+                _clear(self.out)
+            write_atomically(
+                self.out / "config.yaml", lambda file: _write_text(file, yaml.safe_dump(self.config, sort_keys=False))
+            )
+        self.accelerator.wait_for_everyone()
+        if not path.exists():
+            return
+        state = load_state(path)
+        ours, theirs = self._fingerprint(), state.get("fingerprint", {})
+        if differing := _differences(theirs, ours):
+            raise ResumeError(f"{path}: another run ({differing}); use --restart or another --out")
+        if changed := _differences(state["settings"], asdict(self.settings)):
+            self.tracker.say(f"settings changed since {path.name} was written: {changed}")
+        try:
+            self.model.load_state_dict(state["model"])
+            if state["averaged"] is not None:
+                self.averaged.model.load_state_dict(state["averaged"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ResumeError(f"{path}: the network is another one; use --restart or another --out. {error}") from error
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        for name in ("epoch", "step", "split", "stale", "best", "best_epoch", "history", "totals"):
+            setattr(self, name, state[name])
+        self.tracker.say(f"continuing {path} at epoch {self.epoch + 1}, step {self.step}")
+
+    def _save_weights(self, name: str, score: float) -> None:
+        if self.main:
+            metadata = {"task": self.task.name, "epoch": str(self.epoch + 1), "score": f"{score:.6g}"}
+            save_weights(self.out / name, self.averaged.model, metadata)
+
+    def _move(self, device: torch.device) -> None:
+        self.model.to(device)
+        self.averaged.model.to(device)
+        move_optimizer(self.optimizer, device)
+
+    def _to_device(self, value: Any) -> Any:
+        return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+
+    # -- figures --------------------------------------------------------------------------------------------------
+
+    def _out_of_patience(self) -> bool:
+        return bool(self.settings.patience) and self.stale >= self.settings.patience
+
+    def _add(self, **values: float) -> None:
+        for name, value in values.items():
+            self.totals[f"sum/{name}"] = self.totals.get(f"sum/{name}", 0.0) + value
+
+    def _add_time(self, **values: float) -> None:
+        for name, value in values.items():
+            self.totals[name] = self.totals.get(name, 0.0) + value
+
+    def _means(self) -> dict[str, float]:
+        """Mean of the loss and its parts over the steps of the epoch so far."""
+        steps = self.totals.get("steps", 0.0) or np.nan
+        return {name[4:]: total / steps for name, total in self.totals.items() if name.startswith("sum/")}
+
+    def _report_waiting(self, row: dict[str, float]) -> None:
+        """Add speed to the row and say when the processor starved for data."""
+        seconds = max(self.totals.get("seconds", 0.0), 1e-9)
+        share = self.totals.get("waited", 0.0) / seconds
+        row.update(images_per_s=self.totals.get("images", 0.0) / seconds, wait_share=share)
+        if share > _STARVED:
+            who = "GPU" if self.device.type == "cuda" else "network"
+            self.tracker.say(
+                f"the {who} starved: {share:.0%} of the epoch went into waiting for the loader; raise "
+                f"loader_workers (now {self.settings.loader_workers}) or make items cheaper to load"
+            )
+
+
+def _clear(out: Path) -> None:
+    """Remove an old run's files, and nothing else, from a folder."""
+    for name in _OWN_FILES:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What changed between two sets of settings, in words; empty if nothing did."""
+    changed = [name for name in now if now[name] != before.get(name)]
+    return "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,210 @@
+"""The shared loop: resuming is exact, stopping is polite, failures say what to do."""
+
+import csv
+import dataclasses
+import threading
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from pipeline.training.checkpoint import ResumeError, load_state
+from pipeline.training.loop import TrainingStopped, fit
+from tests.training.toy import SETTINGS, Ramp, ToyTask
+
+TIMES = {"images_per_s", "wait_share"}
+
+
+def untimed(history):
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in history]
+
+
+def assert_same_weights(first, second):
+    one, two = load_file(first), load_file(second)
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 8, 15])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop_at):
+    whole = fit(ToyTask(), SETTINGS, tmp_path / "whole")
+    with pytest.raises(TrainingStopped) as stopped:
+        fit(ToyTask(stop_at=stop_at), SETTINGS, tmp_path / "parts")
+    assert stopped.value.code == 128 + 15
+    state = load_state(tmp_path / "parts" / "last.ckpt")
+    assert state["epoch"] * 5 + state["step"] == stop_at, "the step under way is finished, no more"
+    parts = fit(ToyTask(), SETTINGS, tmp_path / "parts")
+    assert untimed(parts.history) == untimed(whole.history)
+    assert (parts.best_score, parts.epoch) == (whole.best_score, whole.epoch)
+    for name in ("last.safetensors", "best.safetensors"):
+        assert_same_weights(tmp_path / "whole" / name, tmp_path / "parts" / name)
+    optimizers = [load_state(tmp_path / run / "last.ckpt")["optimizer"]["state"] for run in ("whole", "parts")]
+    for key, moments in optimizers[0].items():
+        assert all(torch.equal(value, optimizers[1][key][name]) for name, value in moments.items())
+
+
+def test_loading_processes_draw_the_same_items_as_the_training_process(tmp_path):
+    fit(ToyTask(), SETTINGS, tmp_path / "alone")
+    fit(ToyTask(), dataclasses.replace(SETTINGS, loader_workers=2), tmp_path / "workers")
+    assert_same_weights(tmp_path / "alone" / "last.safetensors", tmp_path / "workers" / "last.safetensors")
+
+
+def test_training_learns_and_leaves_everything_that_the_folder_promises(tmp_path):
+    settings = dataclasses.replace(SETTINGS, epochs=12)
+    result = fit(ToyTask(), settings, tmp_path, config={"backbone": "toy"})
+    assert result.best_score < 0.5 * result.history[0]["score"]
+    assert result.best_score == min(row["score"] for row in result.history)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"last.ckpt", "best.safetensors", "last.safetensors", "config.yaml", "history.csv", "log.txt"} <= names
+    assert len(list((tmp_path / "pictures").glob("epoch*.png"))) == 12
+    assert list((tmp_path / "tensorboard").iterdir())
+    with (tmp_path / "history.csv").open() as handle:
+        assert len(list(csv.DictReader(handle))) == 12
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["config"] == {"backbone": "toy"}
+    assert config["loop"]["epochs"] == 12
+
+
+def test_a_finished_run_is_not_trained_again_but_restart_is(tmp_path):
+    first = fit(ToyTask(), SETTINGS, tmp_path)
+    task = ToyTask()
+    assert fit(task, SETTINGS, tmp_path).best_score == first.best_score
+    assert task.calls == 0
+    fit(task, SETTINGS, tmp_path, resume=False)
+    assert task.calls == 15
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(tmp_path, capsys):
+    task = ToyTask(fail_above=3, batch_norm=False)
+    task.model[5] = torch.nn.Identity()
+    fit(task, SETTINGS, tmp_path / "small")
+    assert max(task.sizes) == 2
+    assert len(task.sizes) == 15 * 4
+    assert "micro-batch halved to 2 items, accumulation doubled to 4" in (tmp_path / "small" / "log.txt").read_text()
+    with pytest.raises(MemoryError, match="not one item fits"):
+        task = ToyTask()
+        task.fail_above = -1
+        task.loss = lambda model, batch: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
+        fit(task, SETTINGS, tmp_path / "none")
+
+
+class Plain(ToyTask):
+    """No dropout, batch norm or augmentation: gradients must not depend on how a batch is cut."""
+
+    def __init__(self):
+        super().__init__(batch_norm=False)
+        self.model[5] = torch.nn.Identity()
+
+    def augment(self, batch, generator):
+        return batch
+
+
+def test_accumulation_gives_the_gradient_of_the_large_batch(tmp_path):
+    fit(Plain(), SETTINGS, tmp_path / "large")
+    fit(Plain(), dataclasses.replace(SETTINGS, batch_size=2, accumulate=4), tmp_path / "cut")
+    large, cut = (load_file(tmp_path / run / "last.safetensors") for run in ("large", "cut"))
+    for name in large:
+        torch.testing.assert_close(large[name], cut[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_the_items(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"study 17.*learning_rate") as error:
+        fit(ToyTask(poison=17), SETTINGS, tmp_path)
+    assert "loss is nan" in str(error.value)
+
+
+def test_an_item_with_values_that_are_not_finite_is_named_alone(tmp_path):
+    class Holed(Ramp):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return {**item, "image": item["image"] * torch.inf} if index == 23 else item
+
+    task = ToyTask()
+    task.train_set = Holed()
+    with pytest.raises(FloatingPointError, match="not finite: study 23. Lower"):
+        fit(task, SETTINGS, tmp_path)
+
+
+def test_a_pause_file_parks_the_run_until_it_is_removed(tmp_path):
+    fit(ToyTask(), SETTINGS, tmp_path / "whole")
+    out = tmp_path / "paused"
+    out.mkdir()
+    (out / ".pause").touch()
+    calls_while_paused = []
+    task = ToyTask()
+
+    def resume():
+        deadline = time.monotonic() + 20
+        while not (out / "last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        before = task.calls
+        time.sleep(0.5)
+        calls_while_paused.append(task.calls - before)
+        (out / ".pause").unlink()
+
+    thread = threading.Thread(target=resume)
+    thread.start()
+    fit(task, SETTINGS, out)
+    thread.join()
+    assert calls_while_paused == [0]
+    assert "paused at step 1" in (out / "log.txt").read_text()
+    assert_same_weights(tmp_path / "whole" / "last.safetensors", out / "last.safetensors")
+
+
+def test_slow_loading_is_reported_and_fast_loading_is_not(tmp_path):
+    class Slow(Ramp):
+        def __getitem__(self, index):
+            time.sleep(0.003)
+            return super().__getitem__(index)
+
+    task = ToyTask()
+    task.train_set = Slow()
+    result = fit(task, dataclasses.replace(SETTINGS, epochs=1), tmp_path / "slow")
+    assert result.history[0]["wait_share"] > 0.3
+    assert "waiting for the loader; raise loader_workers (now 0)" in (tmp_path / "slow" / "log.txt").read_text()
+
+    class Busy(ToyTask):
+        def augment(self, batch, generator):
+            time.sleep(0.2)
+            return batch
+
+    fit(Busy(), dataclasses.replace(SETTINGS, epochs=1), tmp_path / "busy")
+    assert "loader" not in (tmp_path / "busy" / "log.txt").read_text()
+
+
+def test_patience_ends_a_run_that_no_longer_improves(tmp_path):
+    task = ToyTask()
+    task.evaluate = lambda model, device: {"score": 1.0}
+    result = fit(task, dataclasses.replace(SETTINGS, epochs=9, patience=2), tmp_path)
+    assert (len(result.history), result.epoch) == (3, 1)
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    fit(ToyTask(), SETTINGS, tmp_path)
+    with pytest.raises(ResumeError, match="seed was 0, is 5.*--restart"):
+        fit(ToyTask(), dataclasses.replace(SETTINGS, seed=5), tmp_path)
+    other = ToyTask()
+    other.model[0] = torch.nn.Conv2d(1, 8, 5)
+    with pytest.raises(ResumeError, match="the network is another one"):
+        fit(other, SETTINGS, tmp_path)
+    (tmp_path / "last.ckpt").write_bytes(b"half a file")
+    with pytest.raises(ResumeError, match="not a readable checkpoint"):
+        fit(ToyTask(), SETTINGS, tmp_path)
+
+
+def test_a_score_is_demanded(tmp_path):
+    task = ToyTask()
+    task.evaluate = lambda model, device: {"accuracy": 1.0}
+    with pytest.raises(ValueError, match="finite 'score'.*accuracy"):
+        fit(task, SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("epochs", 0), ("warmup", 1.5), ("schedule", "linear"), ("precision", "half"), ("ema_decay", 1)]
+)
+def test_settings_that_make_no_sense_are_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        dataclasses.replace(SETTINGS, **{name: value})
