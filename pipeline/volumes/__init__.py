@@ -1,0 +1,25 @@
+"""Stage one: a DICOM series becomes oriented stacks of slices with float pixels and one affine per slice.
+
+Nothing after this package opens a DICOM file. Lengths are millimetres, points are patient LPS (+x left, +y posterior,
++z superior).
+"""
+
+from pipeline.volumes.limits import ReadLimits
+from pipeline.volumes.reader import read_series, read_study
+from pipeline.volumes.resample import normalise, resample_in_plane, sample_cube, sample_grid, sample_patch
+from pipeline.volumes.volume import Plane, SeriesReading, StudyVolumes, Volume
+
+__all__ = [
+    "Plane",
+    "ReadLimits",
+    "SeriesReading",
+    "StudyVolumes",
+    "Volume",
+    "normalise",
+    "read_series",
+    "read_study",
+    "resample_in_plane",
+    "sample_cube",
+    "sample_grid",
+    "sample_patch",
+]

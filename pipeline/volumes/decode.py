@@ -1,0 +1,149 @@
+"""Encoded pixel data to integer arrays, for every transfer syntax an MR file may come in.
+
+Uncompressed data is a view of the file's bytes. RLE, the competition's own syntax, is decoded by pylibjpeg-rle where it
+is installed (8 times faster) and by pydicom otherwise. The other syntaxes go through pydicom's plugins for gdcm,
+pyjpegls and Pillow; pylibjpeg-libjpeg is GPL and is never asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import uid
+from pydicom.encaps import generate_frames
+from pydicom.pixels import get_decoder
+
+from pipeline.volumes.headers import BadFileError, PixelFormat, PixelSource
+
+try:
+    from rle.rle import decode_frame as _decode_rle  # type: ignore[import-not-found]  # pylibjpeg-rle
+except ImportError:
+    _decode_rle = None
+
+_PLUGINS: dict[str, tuple[str, ...]] = {
+    uid.JPEGBaseline8Bit: ("pillow", "gdcm"),
+    uid.JPEGExtended12Bit: ("gdcm", "pillow"),
+    uid.JPEGLossless: ("gdcm",),
+    uid.JPEGLosslessSV1: ("gdcm",),
+    uid.JPEGLSLossless: ("pyjpegls", "gdcm"),
+    uid.JPEGLSNearLossless: ("pyjpegls", "gdcm"),
+    uid.JPEG2000Lossless: ("pillow", "gdcm"),
+    uid.JPEG2000: ("pillow", "gdcm"),
+    uid.RLELossless: ("pydicom",),
+}
+_PACKAGES = {"pillow": "pillow", "gdcm": "python-gdcm", "pyjpegls": "pyjpegls", "pydicom": "pydicom"}
+_NATIVE = (
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+)
+
+Integers = NDArray[np.integer]
+
+
+def decode(source: PixelSource, index: int) -> Integers:
+    """(rows, cols) stored values of one frame, sign-extended or masked to BitsStored, and not yet scaled.
+
+    Raises:
+        BadFileError: if the data is truncated or damaged, or no installed decoder reads its transfer syntax.
+    """
+    pixel_format = source.format
+    if pixel_format.transfer_syntax in _NATIVE:
+        raw = _native(source, index)
+    else:
+        raw = _compressed(source, index)
+    return _significant_bits(raw, pixel_format)
+
+
+def stored_range(pixel_format: PixelFormat) -> tuple[int, int]:
+    """The least and the greatest value that BitsStored can hold."""
+    if pixel_format.signed:
+        return -(1 << (pixel_format.stored - 1)), (1 << (pixel_format.stored - 1)) - 1
+    return 0, (1 << pixel_format.stored) - 1
+
+
+def _dtype(pixel_format: PixelFormat, order: str = "<") -> np.dtype[np.integer]:
+    return np.dtype(f"{order}{'i' if pixel_format.signed else 'u'}{pixel_format.allocated // 8}")
+
+
+def _native(source: PixelSource, index: int) -> Integers:
+    pixel_format = source.format
+    big = pixel_format.transfer_syntax == uid.ExplicitVRBigEndian
+    dtype = _dtype(pixel_format, ">" if big else "<")
+    count = pixel_format.rows * pixel_format.cols
+    need, have = (index + 1) * count * dtype.itemsize, len(source.data)
+    if have < need:
+        raise BadFileError("truncated", f"PixelData holds {have} bytes; frame {index + 1} ends at byte {need}")
+    flat = np.frombuffer(source.data, dtype, count, offset=index * count * dtype.itemsize)
+    if big and dtype.itemsize == 1 and source.dataset.get_item(0x7FE00010).VR == "OW":
+        # 8-bit values travel as big-endian words, so neighbours are swapped (DICOM PS3.5 section 8.1.1)
+        whole = np.frombuffer(source.data[: have // 2 * 2], ">u2").astype("<u2").view(dtype)
+        flat = whole[index * count : (index + 1) * count]
+        if len(flat) < count:
+            raise BadFileError("truncated", f"PixelData holds {have} bytes; frame {index + 1} ends at byte {need}")
+    return flat.reshape(pixel_format.rows, pixel_format.cols)
+
+
+def _compressed(source: PixelSource, index: int) -> Integers:
+    pixel_format = source.format
+    syntax = pixel_format.transfer_syntax
+    if syntax == uid.RLELossless and _decode_rle is not None:
+        return _rle(source, index)
+    wanted = _PLUGINS.get(syntax)
+    if wanted is None:
+        raise BadFileError("unknown-transfer-syntax", f"no decoder for transfer syntax {syntax.name} ({syntax})")
+    decoder = get_decoder(syntax)
+    plugins = [name for name in wanted if name in decoder.available_plugins]
+    if not plugins:
+        packages = " or ".join(_PACKAGES[name] for name in wanted)
+        raise BadFileError(
+            "missing-decoder", f"{syntax.name} needs a decoder that is not installed: pip install {packages}"
+        )
+    errors = []
+    for plugin in plugins:
+        try:
+            array, _ = decoder.as_array(source.dataset, raw=True, index=index, decoding_plugin=plugin)
+            if array.shape != (pixel_format.rows, pixel_format.cols):
+                raise ValueError(f"decoded to {array.shape}")
+            return array
+        except Exception as error:  # each decoder has its own; the slice is skipped and named
+            errors.append(f"{plugin}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    raise BadFileError(
+        "undecodable-pixels", f"{syntax.name} did not decode to {_size(pixel_format)}: {'; '.join(errors)}"
+    )
+
+
+def _rle(source: PixelSource, index: int) -> Integers:
+    pixel_format = source.format
+    try:
+        for number, encoded in enumerate(_encoded_frames(source)):
+            if number == index:
+                data = _decode_rle(encoded, pixel_format.rows * pixel_format.cols, pixel_format.allocated, "<")
+                return np.frombuffer(data, _dtype(pixel_format)).reshape(pixel_format.rows, pixel_format.cols)
+    except Exception as error:  # the decoder's own, and pydicom's on damaged fragments
+        raise BadFileError(
+            "undecodable-pixels", f"RLE Lossless did not decode to {_size(pixel_format)}: {error}"
+        ) from error
+    raise BadFileError("truncated", f"PixelData does not reach frame {index + 1} of {pixel_format.frames}")
+
+
+def _encoded_frames(source: PixelSource) -> Iterator[bytes]:
+    return generate_frames(source.data, number_of_frames=source.format.frames)
+
+
+def _significant_bits(raw: Integers, pixel_format: PixelFormat) -> Integers:
+    """Bits above BitsStored may hold anything (old files keep overlays there); they are not part of the value."""
+    spare = pixel_format.allocated - pixel_format.stored
+    if spare == 0:
+        return raw
+    native = raw.astype(raw.dtype.newbyteorder("="), copy=False)
+    if pixel_format.signed:
+        return np.asarray((native << spare) >> spare)
+    return np.asarray(native & native.dtype.type((1 << pixel_format.stored) - 1))
+
+
+def _size(pixel_format: PixelFormat) -> str:
+    return f"{pixel_format.rows} x {pixel_format.cols} pixels of {pixel_format.allocated} bits"

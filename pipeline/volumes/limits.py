@@ -1,0 +1,59 @@
+"""How much one study may cost: the bounds under which files of unknown origin are read.
+
+A header can declare any size, and a kilobyte of deflate can hold a gigabyte, so every bound is checked before the
+memory or the time is spent. What is past a bound becomes a :class:`~pipeline.competition.Problem`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """Bounds for reading one study. The defaults hold ten times the largest competition study."""
+
+    file_bytes: int = 512 * 2**20
+    """Largest file that is opened, and the largest data set a deflated file may inflate to."""
+    series_bytes: int = 1024 * 2**20
+    """Sum of the file sizes of one series."""
+    series_files: int = 4096
+    """Files that are looked at in one series folder."""
+    frame_pixels: int = 4096 * 4096
+    """Pixels (rows x columns) of one slice."""
+    series_pixels: int = 256 * 2**20
+    """Pixels of all slices of one series; a float32 takes four bytes of memory."""
+    study_pixels: int = 512 * 2**20
+    """Pixels of all slices of one study."""
+    study_seconds: float = 60.0
+    """Wall-clock seconds for one study; looked at before each file and each slice."""
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"limit {name} is {getattr(self, name)}; expected a number above 0")
+
+
+@dataclass
+class Budget:
+    """What is left of a study's :class:`ReadLimits` while it is being read."""
+
+    limits: ReadLimits
+    pixels: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the study has used up its seconds."""
+        return time.monotonic() - self.started > self.limits.study_seconds
+
+    def take_pixels(self, count: int) -> bool:
+        """Account for ``count`` more pixels; False, and nothing taken, if the study may not have them."""
+        if self.pixels + count > self.limits.study_pixels:
+            return False
+        self.pixels += count
+        return True
+
+
+DEFAULT_LIMITS = ReadLimits()

@@ -1,0 +1,210 @@
+"""Where each slice of a series is: header geometry where it is sound, documented assumptions where it is not.
+
+An assumption is never silent: it comes back as a flag on the slice and ends as a flag of the volume and a problem of
+the study.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.volumes.geometry import (
+    SAME_ORIENTATION_DEGREES,
+    angle_degrees,
+    canonical_axes,
+    clean_orientation,
+    plane_of,
+    source_affine,
+    to_canonical,
+)
+from pipeline.volumes.headers import Frame
+from pipeline.volumes.volume import Floats, Plane
+
+MISSING_ORIENTATION = "missing-orientation"
+MISSING_POSITION = "missing-position"
+MISSING_SPACING = "missing-spacing"
+ASSUMED = {
+    MISSING_ORIENTATION: "no usable ImageOrientationPatient; the plane's own axes were assumed, sides are not certain",
+    MISSING_POSITION: "no usable ImagePositionPatient; slices were placed in instance order, sides are not certain",
+    MISSING_SPACING: "no usable PixelSpacing; it was assumed from the usual field of view, lengths are not certain",
+}
+"""What each flag of an assumption means, for the problem that reports it."""
+
+NOMINAL_STEP_MM = 4.0
+"""Between slices without a position or any stated spacing: the usual lumbar protocol (3 to 5 mm)."""
+NOMINAL_VIEW_MM = {Plane.SAGITTAL: 300.0, Plane.CORONAL: 300.0, Plane.AXIAL: 200.0}
+"""Field of view assumed for images without any spacing: the usual lumbar protocol."""
+_LARGEST_MM = 1e5
+_FIT_MM = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedFrame:
+    """A slice with its place in the patient.
+
+    Attributes:
+        frame: the undecoded slice.
+        plane: the nearest anatomical plane.
+        change: (4, 4) from canonical to file pixels.
+        source_affine: (4, 4) from file pixels to LPS mm.
+        affine: (4, 4) from canonical pixels to LPS mm.
+        flags: what was assumed.
+    """
+
+    frame: Frame
+    plane: Plane
+    change: Floats
+    source_affine: Floats
+    affine: Floats
+    flags: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols) in canonical orientation."""
+        rows, cols = self.frame.source.format.rows, self.frame.source.format.cols
+        return (cols, rows) if abs(self.change[0, 1]) == 1.0 else (rows, cols)
+
+    @property
+    def centre_mm(self) -> Floats:
+        """(3,) LPS mm of the middle of the slice."""
+        rows, cols = self.shape
+        return np.asarray(self.affine[:3] @ np.array([(cols - 1) / 2, (rows - 1) / 2, 0.0, 1.0]))
+
+
+def number_frames(frames: Sequence[Frame]) -> list[Frame]:
+    """Frames in instance order, each with a number: its own, else the digits of its file's name, else its rank."""
+    ranked = sorted(frames, key=lambda frame: (_natural(frame.file), frame.index))
+    numbered = [
+        frame if frame.numbered else replace(frame, instance_number=_digits(frame.file, rank))
+        for rank, frame in enumerate(ranked, start=1)
+    ]
+    return sorted(numbered, key=lambda frame: frame.instance_number)
+
+
+def place_frames(frames: Sequence[Frame], told: Plane | None) -> tuple[list[PlacedFrame], list[Frame]]:
+    """Give every slice of a series its affine.
+
+    A slice without orientation takes that of the series if the others agree on one, else the axes of ``told`` or of the
+    plane across which the positions spread. A slice without position is put on the line through the others by its
+    instance number, if they lie on one; if no slice, or only one, has a position, all are stacked in instance order.
+
+    Args:
+        frames: in instance order.
+        told: the plane that the series table claims.
+
+    Returns:
+        The placed slices, and those that could not be placed because the others follow no line.
+    """
+    axes = [clean_orientation(frame.orientation) for frame in frames]
+    positions = [_position(frame) for frame in frames]
+    fallback = _common_axes(axes, positions, told)
+    spacings = _spacings(frames)
+    known = [index for index, position in enumerate(positions) if position is not None]
+    placed, lost = [], []
+    for index, frame in enumerate(frames):
+        own_axes = axes[index]
+        directions = fallback if own_axes is None else own_axes
+        plane = plane_of(np.cross(directions[0], directions[1]))
+        spacing = spacings[index] or _nominal_spacing(frame, plane)
+        position = positions[index]
+        if position is None:
+            position = _assumed_position(index, frames, positions, known, directions, spacing, plane)
+            if position is None:
+                lost.append(frame)
+                continue
+        flags = (
+            *((MISSING_ORIENTATION,) if own_axes is None else ()),
+            *((MISSING_POSITION,) if positions[index] is None else ()),
+            *((MISSING_SPACING,) if spacings[index] is None else ()),
+        )
+        source = source_affine(directions, position, spacing)
+        pixel_format = frame.source.format
+        change = to_canonical(directions, pixel_format.rows, pixel_format.cols, plane)
+        placed.append(PlacedFrame(frame, plane, change, source, source @ change, flags))
+    return placed, lost
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", name)]
+
+
+def _digits(name: str, rank: int) -> int:
+    found = re.fullmatch(r"\D*(\d{1,9})\D*", name)
+    return int(found.group(1)) if found else rank
+
+
+def _position(frame: Frame) -> Floats | None:
+    position = np.array(frame.position, dtype=float)
+    return position if position.shape == (3,) and np.all(np.abs(position) < _LARGEST_MM) else None
+
+
+def _common_axes(axes: Sequence[Floats | None], positions: Sequence[Floats | None], told: Plane | None) -> Floats:
+    found = [own for own in axes if own is not None]
+    if found:
+        affines = [source_affine(own, np.zeros(3), (1.0, 1.0)) for own in found]
+        if all(angle_degrees(affines[0], affine) <= SAME_ORIENTATION_DEGREES for affine in affines):
+            return found[0]
+    plane = told or _spread_plane([position for position in positions if position is not None])
+    right, down, _ = canonical_axes(plane)
+    return np.stack([right, down])
+
+
+def _spread_plane(positions: Sequence[Floats]) -> Plane:
+    """The plane across which positions spread most; sagittal, two of the three wanted series, if they do not."""
+    if len(positions) < 2:
+        return Plane.SAGITTAL
+    spread = np.ptp(np.stack(positions), axis=0)
+    return (Plane.SAGITTAL, Plane.CORONAL, Plane.AXIAL)[int(np.argmax(spread))]
+
+
+def _spacings(frames: Sequence[Frame]) -> list[tuple[float, float] | None]:
+    """(row, col) mm of each slice; those without take the commonest of the series, None if there is none."""
+    own = [
+        (frame.spacing[0], frame.spacing[1])
+        if len(frame.spacing) == 2 and all(0.01 <= value <= 20 for value in frame.spacing)
+        else None
+        for frame in frames
+    ]
+    common = Counter(spacing for spacing in own if spacing is not None).most_common(1)
+    return [spacing or (common[0][0] if common else None) for spacing in own]
+
+
+def _nominal_spacing(frame: Frame, plane: Plane) -> tuple[float, float]:
+    diameter = frame.diameter_mm
+    view = diameter if diameter is not None and 20 <= diameter <= 1000 else NOMINAL_VIEW_MM[plane]
+    pixel = view / max(frame.source.format.rows, frame.source.format.cols)
+    return pixel, pixel
+
+
+def _assumed_position(
+    index: int,
+    frames: Sequence[Frame],
+    positions: Sequence[Floats | None],
+    known: Sequence[int],
+    axes: Floats,
+    spacing: tuple[float, float],
+    plane: Plane,
+) -> Floats | None:
+    """(3,) mm for a slice without a position, or None if the slices that have one are on no line."""
+    frame = frames[index]
+    step = next((mm for mm in (frame.between_mm, frame.thickness_mm) if mm and 0.1 <= mm <= 50), NOMINAL_STEP_MM)
+    along = np.cross(axes[0], axes[1])
+    along = along if along @ canonical_axes(plane)[2] >= 0 else -along
+    if not known:
+        rows, cols = frame.source.format.rows, frame.source.format.cols
+        corner = axes[0] * spacing[1] * (cols - 1) / 2 + axes[1] * spacing[0] * (rows - 1) / 2
+        return np.asarray(along * step * (index - (len(frames) - 1) / 2) - corner)
+    places = np.stack([place for place in positions if place is not None])
+    if len(known) == 1:
+        return np.asarray(places[0] + along * step * (index - known[0]))
+    numbers = np.array([frames[other].instance_number for other in known], dtype=float)
+    design = np.stack([numbers, np.ones_like(numbers)], axis=1)
+    line, *_ = np.linalg.lstsq(design, places, rcond=None)
+    if np.abs(design @ line - places).max() > _FIT_MM:
+        return None
+    return np.asarray(np.array([frame.instance_number, 1.0]) @ line)

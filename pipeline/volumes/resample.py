@@ -1,0 +1,264 @@
+"""Sampling volumes on other grids, with SimpleITK: in-plane spacing, oblique windows of a slice, oblique cubes.
+
+Coordinates stay floating point throughout and interpolation is linear, so a series whose values are a linear function
+of patient position is returned exactly. Outside the centres of the outermost pixels there is no data: those samples are
+``fill``, they are never extrapolated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from pipeline.volumes.volume import Floats, Volume
+
+_EDGE_PIXELS = 1e-6
+
+
+def resample_in_plane(volume: Volume, spacing_mm: float) -> Volume:
+    """The volume with square pixels of ``spacing_mm``; slices stay where they are.
+
+    The new grid is centred on the old one and lies within the centres of its outermost pixels. ``source_affines`` stay
+    those of the file's own pixels. Where pixels grow, the image is smoothed first against aliasing.
+
+    Raises:
+        ValueError: if ``spacing_mm`` is not positive.
+    """
+    if not spacing_mm > 0:
+        raise ValueError(f"in-plane spacing is {spacing_mm}; expected millimetres above 0")
+    slices, rows, cols = volume.shape
+    old = np.array(volume.spacing_mm)
+    size = np.floor((np.array([rows, cols]) - 1) * old / spacing_mm + 1e-6).astype(int) + 1
+    scale = spacing_mm / old
+    first = ((np.array([rows, cols]) - 1) - (size - 1) * scale) / 2
+    change = np.eye(4)
+    change[0, 0], change[1, 1] = scale[1], scale[0]
+    change[0, 3], change[1, 3] = first[1], first[0]
+    image = sitk.GetImageFromArray(_smoothed(volume.pixels, scale))
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix([scale[1], 0, 0, 0, scale[0], 0, 0, 0, 1])
+    transform.SetTranslation([first[1], first[0], 0])
+    result = sitk.Resample(
+        image,
+        [int(size[1]), int(size[0]), slices],
+        transform,
+        sitk.sitkLinear,
+        [0.0] * 3,
+        [1.0] * 3,
+        np.eye(3).ravel().tolist(),
+        0.0,
+        sitk.sitkFloat32,
+    )
+    return replace(volume, pixels=sitk.GetArrayFromImage(result), affines=volume.affines @ change)
+
+
+def _smoothed(pixels: NDArray[np.float32], scale: Floats) -> NDArray[np.float32]:
+    """In-plane Gaussian against aliasing: as wide as the growth of the pixels asks for (0.5 px of the new grid).
+
+    The border is continued by point reflection, which keeps a linear function linear.
+    """
+    sigma = 0.5 * np.sqrt(np.maximum(scale**2 - 1, 0.0))
+    if np.all(scale <= 1.1):
+        return pixels
+    margin = np.minimum(np.ceil(4 * sigma).astype(int) + 1, np.array(pixels.shape[1:]) - 1)
+    padding = ((0, 0), (margin[0], margin[0]), (margin[1], margin[1]))
+    padded = np.pad(pixels, padding, mode="reflect", reflect_type="odd")
+    smooth = sitk.GetArrayFromImage(
+        sitk.DiscreteGaussian(
+            sitk.GetImageFromArray(padded), variance=[sigma[1] ** 2, sigma[0] ** 2, 0.0], maximumError=0.001
+        )
+    )
+    rows, cols = pixels.shape[1:]
+    return np.asarray(smooth[:, margin[0] : margin[0] + rows, margin[1] : margin[1] + cols])
+
+
+def sample_patch(
+    volume: Volume,
+    slice_index: int,
+    centre_mm: Floats,
+    right_mm: Floats,
+    down_mm: Floats,
+    size_px: tuple[int, int],
+    spacing_mm: float,
+    fill: float = float("nan"),
+) -> NDArray[np.float32]:
+    """An oblique window of one slice.
+
+    Pixel (r, c) is at ``centre + right * (c - (cols - 1) / 2) * spacing + down * (r - (rows - 1) / 2) * spacing``,
+    projected along the normal onto the slice's plane.
+
+    Args:
+        volume: the stack.
+        slice_index: which of its slices.
+        centre_mm: (3,) LPS mm of the middle of the window.
+        right_mm: (3,) unit direction in which its columns run.
+        down_mm: (3,) unit direction in which its rows run.
+        size_px: (rows, cols) of the window.
+        spacing_mm: millimetres between its pixels, both ways.
+        fill: the value outside the slice.
+
+    Returns:
+        (rows, cols) float32.
+    """
+    rows, cols = size_px
+    right, down = np.asarray(right_mm, dtype=float) * spacing_mm, np.asarray(down_mm, dtype=float) * spacing_mm
+    corner = np.asarray(centre_mm, dtype=float) - right * (cols - 1) / 2 - down * (rows - 1) / 2
+    col, row, _ = volume.to_pixel(np.stack([corner, corner + right, corner + down]), np.array([slice_index] * 3))
+    origin = np.array([col[0], row[0]])
+    matrix = np.array([[col[1] - col[0], col[2] - col[0]], [row[1] - row[0], row[2] - row[0]]])
+    return _affine_sample(volume.pixels[slice_index], matrix, origin, (cols, rows), fill)
+
+
+def sample_cube(
+    volume: Volume,
+    centre_mm: Floats,
+    axes_mm: Floats,
+    spacing_mm: tuple[float, float, float],
+    shape: tuple[int, int, int],
+    fill: float = float("nan"),
+) -> NDArray[np.float32]:
+    """An oblique box, interpolated through the slices.
+
+    Args:
+        volume: the stack.
+        centre_mm: (3,) LPS mm of the middle of the box.
+        axes_mm: (3, 3) unit directions in which its slices, rows and columns run.
+        spacing_mm: millimetres between its slices, rows and columns.
+        shape: (slices, rows, cols) of the box.
+        fill: the value where the stack has no data: outside it, and in its gaps.
+
+    Returns:
+        ``shape`` float32.
+    """
+    steps = np.asarray(axes_mm, dtype=float) * np.asarray(spacing_mm, dtype=float)[:, None]
+    corner = np.asarray(centre_mm, dtype=float) - steps.T @ ((np.array(shape) - 1) / 2)
+    regular = _regular_step(volume)
+    if regular is None:
+        index = np.indices(shape).reshape(3, -1).T
+        return sample_grid(volume, corner + index @ steps, fill).reshape(shape)
+    to_index = np.linalg.inv(regular)
+    matrix = to_index[:3, :3] @ steps[::-1].T
+    origin = to_index[:3] @ np.append(corner, 1.0)
+    return _affine_sample(volume.pixels, matrix, origin, (shape[2], shape[1], shape[0]), fill)
+
+
+def sample_grid(volume: Volume, points_mm: Floats, fill: float = float("nan")) -> NDArray[np.float32]:
+    """Values at any (..., 3) LPS mm: linear in each slice, and between the two slices around the point.
+
+    Each slice is used with its own affine. A point outside the stack, or in a gap wider than 1.6 of the usual distance
+    between slices, is ``fill``; of a single slice only its own plane has values.
+
+    Returns:
+        (...) float32.
+    """
+    points = np.asarray(points_mm, dtype=float)
+    flat = points.reshape(-1, 3)
+    place, positions = flat @ volume.normal, volume.positions_mm
+    count = len(positions)
+    upper = np.clip(np.searchsorted(positions, place), min(1, count - 1), count - 1)
+    lower = np.maximum(upper - 1, 0)
+    gap = positions[upper] - positions[lower]
+    weight = np.divide(place - positions[lower], gap, out=np.zeros_like(place), where=gap > 0)
+    off_plane = np.where(gap > 0, 0.0, np.abs(place - positions[lower]))
+    inside = (weight > -1e-6) & (weight < 1 + 1e-6) & (off_plane < 1e-3)
+    if count > 1:
+        inside &= (gap <= _widest_step(volume)) | (weight < 1e-6) | (weight > 1 - 1e-6)
+    values = np.full(len(flat), fill, dtype=np.float32)
+    values[inside] = _in_slice(volume, flat[inside], lower[inside], fill) * (1 - weight[inside]) + _in_slice(
+        volume, flat[inside], upper[inside], fill
+    ) * np.where(gap[inside] > 0, weight[inside], 0)
+    return values.reshape(points.shape[:-1])
+
+
+def _widest_step(volume: Volume) -> float:
+    return 1.6 * volume.slice_spacing_mm
+
+
+def _in_slice(volume: Volume, points: Floats, index: NDArray[np.int64], fill: float) -> Floats:
+    col, row, _ = volume.to_pixel(points, index)
+    _, rows, cols = volume.shape
+    inside = (col > -_EDGE_PIXELS) & (row > -_EDGE_PIXELS)
+    inside &= (col < cols - 1 + _EDGE_PIXELS) & (row < rows - 1 + _EDGE_PIXELS)
+    col, row = np.clip(col, 0, cols - 1), np.clip(row, 0, rows - 1)
+    left, top = np.minimum(col.astype(int), max(cols - 2, 0)), np.minimum(row.astype(int), max(rows - 2, 0))
+    right, bottom = np.minimum(left + 1, cols - 1), np.minimum(top + 1, rows - 1)
+    dx, dy = col - left, row - top
+    pixels = volume.pixels
+    value = (pixels[index, top, left] * (1 - dx) + pixels[index, top, right] * dx) * (1 - dy)
+    value += (pixels[index, bottom, left] * (1 - dx) + pixels[index, bottom, right] * dx) * dy
+    return np.where(inside, value, fill)
+
+
+def _regular_step(volume: Volume) -> Floats | None:
+    """(4, 4) from (col, row, slice, 1) to LPS mm, if one affine describes the whole stack to 0.01 mm; else None."""
+    affines = volume.affines
+    if len(affines) < 2:
+        return None
+    step = (affines[-1, :3, 3] - affines[0, :3, 3]) / (len(affines) - 1)
+    regular = affines[0].copy()
+    regular[:3, 2] = step
+    expected = affines[0, :3, 3] + np.arange(len(affines))[:, None] * step
+    if np.abs(affines[:, :3, 3] - expected).max() > 0.01 or abs(np.linalg.det(regular[:3, :3])) < 1e-9:
+        return None
+    _, rows, cols = volume.shape
+    turn = np.abs(affines[:, :3, :2] - affines[0, :3, :2]).max() * max(rows, cols)
+    return regular if turn <= 0.01 else None
+
+
+def _affine_sample(
+    pixels: NDArray[np.float32], matrix: Floats, origin: Floats, size: tuple[int, ...], fill: float
+) -> NDArray[np.float32]:
+    """Sample at ``origin + matrix @ index`` for every output index (x fastest); both in pixel indices."""
+    dimension = pixels.ndim
+    image = sitk.GetImageFromArray(pixels)
+    transform = sitk.AffineTransform(dimension)
+    transform.SetMatrix(matrix.ravel().tolist())
+    transform.SetTranslation(origin.tolist())
+    result = sitk.GetArrayFromImage(
+        sitk.Resample(
+            image,
+            [int(length) for length in size],
+            transform,
+            sitk.sitkLinear,
+            [0.0] * dimension,
+            [1.0] * dimension,
+            np.eye(dimension).ravel().tolist(),
+            fill,
+            sitk.sitkFloat32,
+        )
+    )
+    # SimpleITK repeats the outermost pixels for half a pixel; a repeated value is not the value there
+    for axis in range(dimension):
+        grids = np.ix_(*(np.arange(length) for length in reversed(size)))
+        coordinate = origin[axis] + sum(
+            matrix[axis, other] * grids[dimension - 1 - other] for other in range(dimension)
+        )
+        last = pixels.shape[dimension - 1 - axis] - 1
+        result[(coordinate < -_EDGE_PIXELS) | (coordinate > last + _EDGE_PIXELS)] = fill
+    return np.asarray(result)
+
+
+def normalise(pixels: NDArray[np.float32], low: float = 1.0, high: float = 99.0) -> NDArray[np.float32]:
+    """Scale so that the ``low`` and ``high`` percentiles become 0 and 1; float32 of the same shape, NaN stays NaN.
+
+    Beyond the percentiles values are compressed smoothly, to at most 0.5 further, so that the brightest fat and flow do
+    not dominate and no two grey levels become one. A constant image becomes 0.
+    """
+    values = np.asarray(pixels, dtype=np.float32)
+    sample = values.ravel()[:: max(1, values.size // 2**18)]
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        return np.where(np.isnan(values), values, np.float32(0))
+    floor, ceiling = np.percentile(sample, [low, high])
+    if not ceiling > floor:
+        floor, ceiling = float(sample.min()), float(sample.max())
+    if not ceiling > floor:
+        return np.where(np.isnan(values), values, np.float32(0))
+    scaled = (values - np.float32(floor)) / np.float32(ceiling - floor)
+    above, below = scaled > 1, scaled < 0
+    scaled[above] = 1 + 0.5 * np.tanh((scaled[above] - 1) / 0.5)
+    scaled[below] = 0.5 * np.tanh(scaled[below] / 0.5)
+    return np.asarray(scaled, dtype=np.float32)
