@@ -1,0 +1,267 @@
+"""The training cache: cubes of all studies as memory-mapped float16 arrays, so that an epoch reads no DICOM file.
+
+Cubes are stored wider than the network wants them (a margin in plane, slices on both ends), so that jitter is a crop.
+One array holds one kind of series and one source of points: the labelled ones (``true``) or predicted ones
+(``predicted``). Plain ``.npy`` because zarr, npz and nii.gz are slower than reading the DICOM again (DESIGN.md 4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipeline.competition import Competition, StudyRef
+from pipeline.config import to_dict
+from pipeline.cubes.cut import cut_cubes
+from pipeline.cubes.settings import CubeSettings, ViewSettings
+from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
+from pipeline.landmarks.examples import labelled_points
+from pipeline.landmarks.landmarks import Landmarks
+from pipeline.volumes import StudyVolumes, read_study
+
+Source = Literal["true", "predicted"]
+SOURCES: tuple[Source, ...] = get_args(Source)
+_FORMAT = 1
+"""Counts up when cubes are cut differently, so that old caches are not mistaken for new ones."""
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How much more a cached cube holds than the network sees.
+
+    Attributes:
+        mm: on every side of the window, for shifts, turns and scaling.
+        slices: on both ends, for a shift along the stack.
+    """
+
+    mm: float = 9.0
+    slices: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class CubeCache:
+    """Cached cubes of one family.
+
+    Attributes:
+        folder: where the arrays are.
+        family: the condition family.
+        study_ids: the studies, in the order of the first axis of every array.
+        cells: positions in ``CELLS``, in the order of the second axis.
+        views: the views as they are cached, that is with the margin.
+        margin: what was added to them.
+        pixels: by (kind, source): (studies, cells, slices, rows, cols) float16, memory-mapped.
+        present: by (kind, source): (studies, cells, slices) bool.
+    """
+
+    folder: Path
+    family: Family
+    study_ids: tuple[str, ...]
+    cells: tuple[int, ...]
+    views: tuple[ViewSettings, ...]
+    margin: Margin
+    pixels: Mapping[tuple[SeriesKind, Source], NDArray[np.float16]]
+    present: Mapping[tuple[SeriesKind, Source], NDArray[np.bool_]]
+
+    def shown(self, source: Source) -> NDArray[np.bool_]:
+        """(studies, cells) whether any view shows the cell at the points of ``source``."""
+        half = {view.kind: view.slices // 2 for view in self.views}
+        found = [values[:, :, half[kind]] for (kind, which), values in self.present.items() if which == source]
+        if not found:
+            return np.zeros((len(self.study_ids), len(self.cells)), dtype=bool)
+        return np.asarray(np.logical_or.reduce(found))
+
+
+def family_cells(family: Family) -> tuple[int, ...]:
+    """Positions in ``CELLS`` of a family's cells."""
+    return tuple(index for index, cell in enumerate(CELLS) if cell.condition.family is family)
+
+
+def build_cache(
+    competitions: Sequence[Competition],
+    family: Family,
+    settings: CubeSettings,
+    margin: Margin,
+    root: Path,
+    predicted: pd.DataFrame | None = None,
+    jobs: int = 2,
+) -> CubeCache:
+    """Cut the cubes of every study that has a grade of the family; what is cached already is not cut again.
+
+    Args:
+        competitions: folders with ``train.csv``; a study in two of them is taken from the first.
+        family: whose cubes.
+        settings: views of the networks, without margin.
+        margin: to add.
+        root: folder of all caches; this one becomes a folder in it, named after its content.
+        predicted: label_coordinates tables of predicted points with patient mm, concatenated; None for none.
+        jobs: processes; each finishes a study (processes scale, threads do not: DESIGN.md 4).
+
+    Raises:
+        ValueError: no study has a grade of the family, or there are neither labelled nor predicted points.
+    """
+    cells = family_cells(family)
+    work = list(_graded_studies(competitions, cells, predicted))
+    if not work:
+        raise ValueError(f"no study of {', '.join(str(c.root) for c in competitions)} has a grade of {family}")
+    sources: list[Source] = [s for s in SOURCES if any(getattr(job, s) is not None for job in work)]
+    if not sources:
+        raise ValueError(f"{family}: no labelled points (train_label_coordinates.csv) and no table of predicted points")
+    views = tuple(view.widened(margin.mm, margin.slices) for view in settings.of(family))
+    wide = CubeSettings(**{**_fields(settings), family.value: views})
+    folder = root / f"{family}-{_fingerprint(work, family, wide)}"
+    shapes = {view.kind: (len(work), len(cells), view.slices, view.pixels, view.pixels) for view in views}
+    _allocate(folder, shapes, sources, work, cells)
+    done = np.load(folder / "done.npy")
+    left = [n for n in range(len(work)) if not done[n]]
+    runs = Parallel(n_jobs=jobs if len(left) > 8 else 1, return_as="generator_unordered")(
+        delayed(_cut_study)(work[n], n, family, wide, folder, shapes, sources) for n in left
+    )
+    flags = np.lib.format.open_memmap(folder / "done.npy", mode="r+")
+    for n in tqdm(runs, total=len(left), desc=f"cubes {family}", unit="study", disable=not left):
+        flags[n] = True
+    flags.flush()
+    return CubeCache(
+        folder,
+        family,
+        tuple(job.study.study_id for job in work),
+        cells,
+        views,
+        margin,
+        {(k, s): np.load(_file(folder, k, s, "pixels"), mmap_mode="r") for k in shapes for s in sources},
+        {(k, s): np.load(_file(folder, k, s, "present")) for k in shapes for s in sources},
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One study to cut, with its rows of the tables of points (None: the table does not exist)."""
+
+    study: StudyRef
+    true: pd.DataFrame | None
+    predicted: pd.DataFrame | None
+
+
+def _graded_studies(
+    competitions: Sequence[Competition], cells: tuple[int, ...], predicted: pd.DataFrame | None
+) -> Iterator[_Job]:
+    columns = [CELLS[index].column for index in cells]
+    guesses = _by_study(predicted)
+    seen: set[str] = set()
+    for competition in competitions:
+        labels = competition.labels
+        if labels is None:
+            continue
+        graded = set(labels.index[labels[columns].notna().any(axis=1)])
+        points = _by_study(competition.coordinates)
+        for study in competition.studies:
+            if study.study_id in graded and study.study_id not in seen and study.series:
+                seen.add(study.study_id)
+                yield _Job(study, points.get(study.study_id), guesses.get(study.study_id))
+
+
+def _by_study(table: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
+    return {} if table is None else {str(name): rows for name, rows in table.groupby("study_id", sort=False)}
+
+
+def _fields(settings: CubeSettings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+
+
+def _fingerprint(work: Sequence[_Job], family: Family, settings: CubeSettings) -> str:
+    content = hashlib.sha256(json.dumps([_FORMAT, family, to_dict(settings)], default=str).encode())
+    for job in work:
+        content.update(str(job.study.path).encode())
+        for table in (job.true, job.predicted):
+            if table is not None:
+                content.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    return content.hexdigest()[:10]
+
+
+def _file(folder: Path, kind: SeriesKind, source: str, what: str) -> Path:
+    name = kind.name.lower()
+    return folder / f"{name}_{source}_{what}.npy"
+
+
+def _allocate(
+    folder: Path,
+    shapes: Mapping[SeriesKind, tuple[int, ...]],
+    sources: Sequence[Source],
+    work: Sequence[_Job],
+    cells: tuple[int, ...],
+) -> None:
+    """Make the arrays and the index; ``done.npy`` comes last, so a half-made folder is made again."""
+    if (folder / "done.npy").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, shape in shapes.items():
+        for source in sources:
+            for what, extent, dtype in (("pixels", shape, np.float16), ("present", shape[:3], np.bool_)):
+                np.lib.format.open_memmap(_file(folder, kind, source, what), mode="w+", dtype=dtype, shape=extent)
+    rows = [
+        (n, c, job.study.study_id, CELLS[cell].column) for n, job in enumerate(work) for c, cell in enumerate(cells)
+    ]
+    pd.DataFrame(rows, columns=["study", "cell", "study_id", "column"]).to_csv(folder / "index.csv", index=False)
+    np.lib.format.open_memmap(folder / "done.npy", mode="w+", dtype=np.bool_, shape=(len(work),)).flush()
+
+
+def _cut_study(
+    job: _Job,
+    number: int,
+    family: Family,
+    settings: CubeSettings,
+    folder: Path,
+    shapes: Mapping[SeriesKind, tuple[int, ...]],
+    sources: Sequence[Source],
+) -> int:
+    study = _only_kinds(job.study, set(shapes))
+    volumes = read_study(study)
+    for source in sources:
+        rows: pd.DataFrame | None = getattr(job, source)
+        if rows is None:
+            continue
+        marks = (
+            _true_landmarks(volumes, rows) if source == "true" else Landmarks.from_frame(study.study_id, _named(rows))
+        )
+        cubes = cut_cubes(volumes, marks, settings, (family,)).cubes
+        for kind, shape in shapes.items():
+            pixels = np.zeros(shape[1:], dtype=np.float16)
+            present = np.zeros(shape[1:3], dtype=np.bool_)
+            for place, cell in enumerate(family_cells(family)):
+                for cube in cubes.get((cell, kind), ())[:1]:
+                    pixels[place], present[place] = np.clip(cube.pixels, -60000, 60000), cube.present
+            for what, values in (("pixels", pixels), ("present", present)):
+                array = np.lib.format.open_memmap(_file(folder, kind, source, what), mode="r+")
+                array[number] = values
+                array.flush()
+                del array
+    return number
+
+
+def _only_kinds(study: StudyRef, kinds: set[SeriesKind]) -> StudyRef:
+    """The study without the series that are known to show something else."""
+    series = tuple(one for one in study.series if one.description is None or one.description in kinds)
+    return StudyRef(study.study_id, study.path, series)
+
+
+def _true_landmarks(volumes: StudyVolumes, rows: pd.DataFrame) -> Landmarks:
+    """The labelled points of a study as landmarks; points on slices that were not read are absent."""
+    result = Landmarks.empty(volumes.study_id)
+    for row in labelled_points(volumes, rows).itertuples(index=False):
+        index = CELL_INDEX[Cell(Condition(row.condition), str(row.level))]
+        result.points_mm[index] = (row.x_mm, row.y_mm, row.z_mm)
+    return result
+
+
+def _named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Predicted rows once a cell: the first, should tables of several folds name a study twice."""
+    return rows.drop_duplicates(["condition", "level"])

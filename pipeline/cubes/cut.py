@@ -1,0 +1,170 @@
+"""Cutting cubes: for each cell and view the slices around its point, windowed in the level's frame."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cubes.frame import Frame, level_frame
+from pipeline.cubes.settings import CubeSettings, ViewSettings
+from pipeline.labels import CELL_INDEX, CELLS, Cell, Family, SeriesKind
+from pipeline.landmarks.landmarks import Landmarks
+from pipeline.volumes import StudyVolumes, Volume, normalise, resample_in_plane, sample_patch
+
+_SMOOTH_FROM = 1.3
+"""Window pixels this much larger than the file's are sampled from a smoothed image."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cube:
+    """Windows around one point, one a slice.
+
+    Attributes:
+        pixels: (slices, rows, cols) float32, about 0..1 by the percentiles of the stack; 0 where there is no image.
+        present: (slices,) bool, False where the stack ends or has a gap.
+        centre_mm: (3,) LPS, the landmark.
+        right: (3,) unit direction of the columns. down: (3,) unit direction of the rows.
+        spacing_mm: millimetres a pixel.
+        offset_mm: distance of the middle slice from the landmark, signed along the stack's normal.
+        series_id: the series it was cut from.
+    """
+
+    pixels: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    centre_mm: NDArray[np.float64]
+    right: NDArray[np.float64]
+    down: NDArray[np.float64]
+    spacing_mm: float
+    offset_mm: float
+    series_id: str
+
+
+@dataclass(frozen=True, eq=False)
+class StudyCubes:
+    """The cubes of a study: for each cell (position in ``CELLS``) and kind of series, the nearest series first."""
+
+    study_id: str
+    cubes: Mapping[tuple[int, SeriesKind], tuple[Cube, ...]]
+
+    def get(self, cell: Cell, kind: SeriesKind) -> tuple[Cube, ...]:
+        """The cubes of a cell in one kind of series, () if no series shows it."""
+        return self.cubes.get((CELL_INDEX[cell], kind), ())
+
+
+def cut_cubes(
+    study: StudyVolumes,
+    landmarks: Landmarks,
+    settings: CubeSettings,
+    families: Iterable[Family] = tuple(Family),
+) -> StudyCubes:
+    """Cut the cubes of every cell whose point is known and shown.
+
+    Args:
+        study: the stacks of the study.
+        landmarks: its level points.
+        settings: views of each family.
+        families: the condition families to cut.
+    """
+    wanted = set(families)
+    stacks = _Stacks(study)
+    cubes: dict[tuple[int, SeriesKind], tuple[Cube, ...]] = {}
+    for index, cell in enumerate(CELLS):
+        if cell.condition.family not in wanted:
+            continue
+        for view in settings.of(cell.condition.family):
+            found = _cut_cell(cell, view, stacks, landmarks.points_mm, settings)
+            if found:
+                cubes[index, view.kind] = found
+    return StudyCubes(study.study_id, cubes)
+
+
+class _Stacks:
+    """The stacks of a study by kind, normalised and, where windows have larger pixels, smoothed; made when asked for."""
+
+    def __init__(self, study: StudyVolumes) -> None:
+        self._study = study
+        self._ready: dict[tuple[SeriesKind, float], list[Volume]] = {}
+
+    def of_kind(self, kind: SeriesKind, spacing_mm: float) -> list[Volume]:
+        key = (kind, spacing_mm)
+        if key not in self._ready:
+            self._ready[key] = [_prepared(volume, spacing_mm) for volume in self._study.of_kind(kind)]
+        return self._ready[key]
+
+
+def _prepared(volume: Volume, spacing_mm: float) -> Volume:
+    ready = dataclasses.replace(volume, pixels=normalise(volume.pixels))
+    return resample_in_plane(ready, spacing_mm) if spacing_mm > _SMOOTH_FROM * min(volume.spacing_mm) else ready
+
+
+def _cut_cell(
+    cell: Cell, view: ViewSettings, stacks: _Stacks, points_mm: NDArray[np.float64], settings: CubeSettings
+) -> tuple[Cube, ...]:
+    point = points_mm[CELL_INDEX[cell]]
+    if not np.isfinite(point).all():
+        return ()
+    nearest: dict[str, tuple[float, int, Volume]] = {}
+    for volume in stacks.of_kind(view.kind, view.spacing_mm):
+        middle = int(volume.nearest_slice(point[None])[0])
+        if (offset := _offset_if_shown(volume, middle, point)) is None or abs(offset) > view.reach_mm:
+            continue
+        best = nearest.get(volume.series_id)
+        if best is None or abs(offset) < abs(best[0]):
+            nearest[volume.series_id] = (offset, middle, volume)
+    cubes = []
+    for offset, middle, volume in sorted(nearest.values(), key=lambda found: abs(found[0]))[: settings.series]:
+        frame = level_frame(cell, points_mm, volume.affines[middle, :3, 2], volume.plane, settings.max_tilt_degrees)
+        if frame is not None:
+            cubes.append(_cut(volume, middle, offset, frame, view))
+    return tuple(cubes)
+
+
+def _offset_if_shown(volume: Volume, middle: int, point: NDArray[np.float64]) -> float | None:
+    """The point's distance from a slice in mm, None if it lies outside of the slice's image."""
+    col, row, offset = volume.to_pixel(point[None], np.array([middle]))
+    _, rows, cols = volume.shape
+    inside = -0.5 <= col[0] <= cols - 0.5 and -0.5 <= row[0] <= rows - 0.5
+    return float(offset[0]) if inside else None
+
+
+def _cut(volume: Volume, middle: int, offset: float, frame: Frame, view: ViewSettings) -> Cube:
+    half = view.slices // 2
+    indices = _present_slices(volume.positions_mm, middle, half, view.gap_mm)
+    if frame.reverse:
+        indices = indices[::-1]
+    pixels = np.zeros((view.slices, view.pixels, view.pixels), dtype=np.float32)
+    for position, index in enumerate(indices):
+        if index is not None:
+            patch = sample_patch(
+                volume, index, frame.centre_mm, frame.right, frame.down, (view.pixels, view.pixels), view.spacing_mm
+            )
+            pixels[position] = np.nan_to_num(patch, nan=0.0)
+    return Cube(
+        pixels=pixels,
+        present=np.array([index is not None for index in indices]),
+        centre_mm=frame.centre_mm,
+        right=frame.right,
+        down=frame.down,
+        spacing_mm=view.spacing_mm,
+        offset_mm=offset,
+        series_id=volume.series_id,
+    )
+
+
+def _present_slices(positions_mm: NDArray[np.float64], middle: int, half: int, gap_mm: float) -> list[int | None]:
+    """Slice indices ``middle - half`` to ``middle + half``; None past the edge or a gap wider than ``gap_mm``."""
+    chosen: list[int | None] = [None] * (2 * half + 1)
+    chosen[half] = middle
+    for direction in (-1, 1):
+        for step in range(1, half + 1):
+            index = middle + direction * step
+            if not 0 <= index < len(positions_mm):
+                break
+            if abs(positions_mm[index] - positions_mm[index - direction]) > gap_mm:
+                break
+            chosen[half + direction * step] = index
+    return chosen

@@ -1,0 +1,81 @@
+"""What a cube looks like: which series show a condition, how large the window is and how many slices it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.labels import Family, SeriesKind
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """One view of a cell: windows cut from the slices of one kind of series.
+
+    Attributes:
+        kind: the series that is cut.
+        size_mm: side of the square window.
+        pixels: side of the window in pixels; ``size_mm / pixels`` is the spacing.
+        slices: windows, odd: the slice nearest to the point and as many on either side.
+        reach_mm: the nearest slice may be this far from the point; beyond, the series does not show the level.
+        gap_mm: neighbouring slices may be this far apart; what lies beyond a wider gap is marked absent.
+    """
+
+    kind: SeriesKind
+    size_mm: float = 80.0
+    pixels: int = 96
+    slices: int = 3
+    reach_mm: float = 8.0
+    gap_mm: float = 9.0
+
+    def __post_init__(self) -> None:
+        if self.slices < 1 or self.slices % 2 == 0:
+            raise ValueError(f"slices of view {self.kind}: found {self.slices}, expected an odd number of 1 or more")
+        for name in ("size_mm", "pixels", "reach_mm", "gap_mm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} of view {self.kind}: found {getattr(self, name)}, expected more than 0")
+
+    @property
+    def spacing_mm(self) -> float:
+        """Millimetres a pixel."""
+        return self.size_mm / self.pixels
+
+    def widened(self, margin_mm: float, slices: int) -> ViewSettings:
+        """The same view with ``margin_mm`` more on every side and ``slices`` more in both directions.
+
+        The number of pixels grows by an even number, so that the centre stays where it was on the grid.
+        """
+        more = 2 * round(margin_mm / self.spacing_mm)
+        pixels = self.pixels + more
+        return ViewSettings(
+            self.kind, self.spacing_mm * pixels, pixels, self.slices + 2 * slices, self.reach_mm, self.gap_mm
+        )
+
+
+def _views(*kinds: SeriesKind, size_mm: float = 80.0, slices: int = 3) -> tuple[ViewSettings, ...]:
+    return tuple(ViewSettings(kind, size_mm=size_mm, slices=slices) for kind in kinds)
+
+
+@dataclass(frozen=True)
+class CubeSettings:
+    """The views of each condition family.
+
+    Attributes:
+        canal: sagittal T2 and axial T2 (0.266 with sagittal alone, 0.250 with both: DESIGN.md section 3).
+        foraminal: sagittal T1 of the cell's side.
+        subarticular: axial T2.
+        max_tilt_degrees: in-plane turns of an axial window beyond this are taken for a misplaced point, not anatomy.
+        series: how many series of one kind to cut, those nearest to the point first.
+    """
+
+    canal: tuple[ViewSettings, ...] = field(
+        default_factory=lambda: _views(SeriesKind.SAGITTAL_T2) + _views(SeriesKind.AXIAL_T2)
+    )
+    foraminal: tuple[ViewSettings, ...] = field(default_factory=lambda: _views(SeriesKind.SAGITTAL_T1))
+    subarticular: tuple[ViewSettings, ...] = field(default_factory=lambda: _views(SeriesKind.AXIAL_T2))
+    max_tilt_degrees: float = 25.0
+    series: int = 1
+
+    def of(self, family: Family) -> tuple[ViewSettings, ...]:
+        """The views of a family."""
+        views: tuple[ViewSettings, ...] = getattr(self, family.value)
+        return views
