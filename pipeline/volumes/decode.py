@@ -7,12 +7,13 @@ pyjpegls and Pillow; pylibjpeg-libjpeg is GPL and is never asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 
 from pipeline.volumes.headers import BadFileError, PixelFormat, PixelSource
@@ -40,6 +41,9 @@ _NATIVE = (
     uid.ExplicitVRBigEndian,
     uid.DeflatedExplicitVRLittleEndian,
 )
+
+_START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
+"""JPEG markers that carry the size; 0xF7 is JPEG-LS. C4, C8 and CC are tables and extensions."""
 
 Integers = NDArray[np.integer]
 
@@ -78,7 +82,7 @@ def _native(source: PixelSource, index: int) -> Integers:
     if have < need:
         raise BadFileError("truncated", f"PixelData holds {have} bytes; frame {index + 1} ends at byte {need}")
     flat = np.frombuffer(source.data, dtype, count, offset=index * count * dtype.itemsize)
-    if big and dtype.itemsize == 1 and source.dataset.get_item(0x7FE00010).VR == "OW":
+    if big and dtype.itemsize == 1 and source.words:
         # 8-bit values travel as big-endian words, so neighbours are swapped (DICOM PS3.5 section 8.1.1)
         whole = np.frombuffer(source.data[: have // 2 * 2], ">u2").astype("<u2").view(dtype)
         flat = whole[index * count : (index + 1) * count]
@@ -102,10 +106,30 @@ def _compressed(source: PixelSource, index: int) -> Integers:
         raise BadFileError(
             "missing-decoder", f"{syntax.name} needs a decoder that is not installed: pip install {packages}"
         )
+    stream = _stream(source, index)
+    declared = codestream_size(stream)
+    if declared is not None and declared != (pixel_format.rows, pixel_format.cols):
+        raise BadFileError(
+            "undecodable-pixels",
+            f"the {syntax.name} stream holds {declared[0]} x {declared[1]} pixels; expected {_size(pixel_format)}",
+        )
+    options: dict[str, Any] = {
+        "rows": pixel_format.rows,
+        "columns": pixel_format.cols,
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": "MONOCHROME2",
+        "bits_allocated": pixel_format.allocated,
+        "bits_stored": pixel_format.stored,
+        "pixel_representation": int(pixel_format.signed),
+        "pixel_keyword": "PixelData",
+    }
     errors = []
     for plugin in plugins:
         try:
-            array, _ = decoder.as_array(source.dataset, raw=True, index=index, decoding_plugin=plugin)
+            array, _ = decoder.as_array(
+                encapsulate([stream], has_bot=False), raw=True, index=0, decoding_plugin=plugin, **options
+            )
             if array.shape != (pixel_format.rows, pixel_format.cols):
                 raise ValueError(f"decoded to {array.shape}")
             return array
@@ -118,20 +142,45 @@ def _compressed(source: PixelSource, index: int) -> Integers:
 
 def _rle(source: PixelSource, index: int) -> Integers:
     pixel_format = source.format
+    stream = _stream(source, index)
     try:
-        for number, encoded in enumerate(_encoded_frames(source)):
-            if number == index:
-                data = _decode_rle(encoded, pixel_format.rows * pixel_format.cols, pixel_format.allocated, "<")
-                return np.frombuffer(data, _dtype(pixel_format)).reshape(pixel_format.rows, pixel_format.cols)
-    except Exception as error:  # the decoder's own, and pydicom's on damaged fragments
+        data = _decode_rle(stream, pixel_format.rows * pixel_format.cols, pixel_format.allocated, "<")
+        return np.frombuffer(data, _dtype(pixel_format)).reshape(pixel_format.rows, pixel_format.cols)
+    except Exception as error:  # the decoder raises its own
         raise BadFileError(
             "undecodable-pixels", f"RLE Lossless did not decode to {_size(pixel_format)}: {error}"
         ) from error
-    raise BadFileError("truncated", f"PixelData does not reach frame {index + 1} of {pixel_format.frames}")
 
 
-def _encoded_frames(source: PixelSource) -> Iterator[bytes]:
-    return generate_frames(source.data, number_of_frames=source.format.frames)
+def _stream(source: PixelSource, index: int) -> bytes:
+    try:
+        frames = source.encoded_frames
+    except Exception as error:  # whatever pydicom meets in damaged fragments
+        raise BadFileError("undecodable-pixels", f"the encapsulated PixelData is damaged: {error}") from error
+    if index >= len(frames):
+        raise BadFileError("truncated", f"PixelData holds {len(frames)} of {source.format.frames} frames")
+    return frames[index]
+
+
+def codestream_size(stream: bytes) -> tuple[int, int] | None:
+    """(rows, cols) that a JPEG, JPEG-LS or JPEG 2000 stream itself declares; None if it shows no size.
+
+    A decoder trusts the stream, not the DICOM header, so this is looked at before one is let loose on it.
+    """
+    if stream[:4] == b"\xff\x4f\xff\x51" and len(stream) >= 24:  # JPEG 2000: SOC, SIZ
+        right, bottom, left, top = struct.unpack_from(">4I", stream, 8)
+        return bottom - top, right - left
+    at = 2
+    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker in _START_OF_FRAME:
+            rows, cols = struct.unpack_from(">2H", stream, at + 5)
+            return rows, cols
+        else:
+            at += 2 + struct.unpack_from(">H", stream, at + 2)[0]
+    return None
 
 
 def _significant_bits(raw: Integers, pixel_format: PixelFormat) -> Integers:

@@ -110,7 +110,7 @@ def angle_degrees(first: Floats, second: Floats) -> float:
     worst = 0.0
     for axis in (0, 1):
         a, b = first[:3, axis], second[:3, axis]
-        half = np.linalg.norm(a / np.linalg.norm(a) - b / np.linalg.norm(b)) / 2
+        half = float(np.linalg.norm(a / np.linalg.norm(a) - b / np.linalg.norm(b))) / 2
         worst = max(worst, float(2 * np.degrees(np.arcsin(min(1.0, half)))))
     return worst
 

@@ -12,10 +12,12 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pipeline.volumes.classify import Acquisition
@@ -38,7 +40,6 @@ _WANTED = [
     *(_DESCRIPTION, _PROTOCOL, _TR, _TE, _TI, _EFFECTIVE_TE, _THICKNESS, _BETWEEN, _DIAMETER),
     *(_INSTANCE, _POSITION, _ORIENTATION, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLS, _SPACING),
     *(_ALLOCATED, _STORED, _SIGNED, _INTERCEPT, _SLOPE, _PIXELS, _SHARED, _PER_FRAME),
-    0x00280006,  # PlanarConfiguration, which pydicom's decoders ask for
 ]
 _BINARY = {_SAMPLES: "H", _ROWS: "H", _COLS: "H", _ALLOCATED: "H", _STORED: "H", _SIGNED: "H", _EFFECTIVE_TE: "d"}
 _STRUCTS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
@@ -77,8 +78,14 @@ class PixelSource:
     """The still encoded pixel data of one file, shared by its frames."""
 
     format: PixelFormat
-    data: bytes
-    dataset: Dataset = field(repr=False)
+    data: bytes = field(repr=False)
+    words: bool
+    """Native 8-bit values travel as 16-bit words (VR OW), which matters if the words are big-endian."""
+
+    @cached_property
+    def encoded_frames(self) -> list[bytes]:
+        """The compressed stream of each frame, taken out of its DICOM fragments."""
+        return list(generate_frames(self.data, number_of_frames=self.format.frames))
 
 
 @dataclass(frozen=True)
@@ -113,10 +120,11 @@ def parse_file(name: str, content: bytes, limits: ReadLimits) -> list[Frame]:
             raise BadFileError("not-dicom", "the file is not DICOM: no 'DICM' at byte 128 and no pixel data")
         raise BadFileError("missing-pixel-data", "no PixelData (7FE0,0010)")
     pixel_format = _pixel_format(dataset, syntax, limits)
-    data = dataset.get_item(_PIXELS).value
+    element = dataset.get_item(_PIXELS)
+    data = element.value
     if not isinstance(data, bytes) or not data:
         raise BadFileError("missing-pixel-data", "PixelData (7FE0,0010) is empty")
-    return _frames(name, dataset, PixelSource(pixel_format, data, dataset))
+    return _frames(name, dataset, PixelSource(pixel_format, data, words=element.VR == "OW"))
 
 
 def _parse(content: bytes, limits: ReadLimits) -> tuple[Dataset, UID]:

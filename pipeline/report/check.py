@@ -1,0 +1,202 @@
+"""``python -m pipeline check DIR``: read a folder exactly as the pipeline would and print what was found.
+
+Exit status: 0 if every study has all three kinds of series, 1 if any cell of any study would fall back to class
+frequencies (or nothing could be read), 2 if the call was wrong. Problems that cost slices but no whole kind are printed
+and counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.labels import SeriesKind
+
+if TYPE_CHECKING:
+    from pipeline.competition import Problem, StudyRef
+    from pipeline.volumes import Volume
+
+NEEDED = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2)
+"""The kinds without which cells of a study fall back."""
+GAP_STEPS = 1.6
+"""A distance between slices of more than this many usual ones is reported as a gap."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``check``."""
+    parser.add_argument("data", type=Path, metavar="DIR", help="an images folder, a competition folder or one study")
+    parser.add_argument("--series", type=Path, metavar="CSV", help="the table of series descriptions")
+    parser.add_argument("--split", choices=("train", "test"), help="which images of a competition folder")
+    parser.add_argument("--seconds", type=float, default=None, help="limit for reading one study (default 60)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.epilog = "exit status: 0 nothing falls back, 1 something would, 2 the call was wrong"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the folder and print the result; returns the exit status."""
+    from pipeline.competition import CompetitionError, open_competition
+    from pipeline.tables import TableError
+    from pipeline.volumes import ReadLimits
+
+    if args.workers < 1 or (args.seconds is not None and not args.seconds > 0):
+        print("check: --workers and --seconds must be above 0", file=sys.stderr)
+        return 2
+    try:
+        competition = open_competition(args.data, series_csv=args.series, split=args.split, strict=False)
+    except (CompetitionError, TableError) as error:
+        print(f"check: {error}", file=sys.stderr)
+        return 2
+    limits = ReadLimits() if args.seconds is None else ReadLimits(study_seconds=args.seconds)
+    studies = []
+    for study in _studies(competition.studies, limits, args.workers):
+        studies.append(study)
+        if not args.json:
+            print("\n".join(_lines(study)), flush=True)
+    listing = [_problem(problem) for problem in competition.problems]
+    summary = _summary(studies, listing)
+    if args.json:
+        print(json.dumps({"studies": studies, "problems": listing, "summary": summary}, indent=1))
+    else:
+        for problem in listing:
+            print(f"  ! {_where(problem)}")
+        print(_last_line(summary))
+    return 1 if summary["studies_with_fallback"] or not studies else 0
+
+
+def _studies(refs: tuple[StudyRef, ...], limits: Any, workers: int) -> Iterator[dict[str, Any]]:
+    if workers == 1:
+        yield from (describe_study(ref, limits) for ref in refs)
+        return
+    from joblib import Parallel, delayed
+
+    yield from Parallel(n_jobs=workers, return_as="generator")(delayed(describe_study)(ref, limits) for ref in refs)
+
+
+def describe_study(ref: StudyRef, limits: Any) -> dict[str, Any]:
+    """Read one study and say in plain values what was found: the pixels are dropped again."""
+    from pipeline.volumes import read_study
+
+    reading = read_study(ref, limits)
+    series = []
+    for one in ref.series:
+        stacks = [_stack(volume) for volume in reading.volumes if volume.series_id == one.series_id]
+        series.append(
+            {
+                "series_id": one.series_id,
+                "description": one.description.value if one.description is not None else None,
+                "kinds": sorted({stack["kind"] for stack in stacks}),
+                "slices": sum(stack["slices"] for stack in stacks),
+                "orientations": _orientations([stack["normal"] for stack in stacks]),
+                "stacks": stacks,
+            }
+        )
+    missing = [kind.value for kind in NEEDED if not reading.of_kind(kind)]
+    return {
+        "study_id": ref.study_id,
+        "series": series,
+        "missing": missing,
+        "problems": [_problem(problem) for problem in reading.problems],
+    }
+
+
+def _orientations(normals: list[list[float]]) -> int:
+    """How many different normals, to 0.1 degree."""
+    import numpy as np
+
+    seen: list[list[float]] = []
+    for normal in normals:
+        if all(np.linalg.norm(np.subtract(normal, other)) > np.radians(0.1) for other in seen):
+            seen.append(normal)
+    return len(seen)
+
+
+def _stack(volume: Volume) -> dict[str, Any]:
+    import numpy as np
+
+    steps = volume.slice_steps_mm
+    usual = volume.slice_spacing_mm
+    defects = list(volume.flags)
+    if len(steps) and usual > 0 and steps.max() > GAP_STEPS * usual:
+        defects.append(f"gap of {steps.max():.1f} mm")
+    numbers = volume.instance_numbers
+    return {
+        "kind": volume.kind.value,
+        "plane": volume.plane.value,
+        "slices": volume.shape[0],
+        "rows": volume.shape[1],
+        "cols": volume.shape[2],
+        "spacing_mm": [round(value, 4) for value in volume.spacing_mm],
+        "slice_spacing_mm": round(usual, 3) if len(steps) else None,
+        "normal": np.round(volume.normal, 6).tolist(),
+        "instances": [int(numbers.min()), int(numbers.max())],
+        "defects": defects,
+    }
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {
+        "study_id": problem.study_id,
+        "series_id": problem.series_id,
+        "file": problem.file,
+        "what": problem.what,
+        "detail": problem.detail,
+    }
+
+
+def _summary(studies: list[dict[str, Any]], listing: list[dict[str, Any]]) -> dict[str, Any]:
+    series = [one for study in studies for one in study["series"]]
+    problems = [problem["what"] for study in studies for problem in study["problems"]]
+    problems += [problem["what"] for problem in listing]
+    return {
+        "studies": len(studies),
+        "series": len(series),
+        "stacks": sum(len(one["stacks"]) for one in series),
+        "slices": sum(one["slices"] for one in series),
+        "problems": dict(sorted(Counter(problems).items())),
+        "studies_with_fallback": sum(bool(study["missing"]) for study in studies),
+        "missing_kinds": dict(sorted(Counter(kind for study in studies for kind in study["missing"]).items())),
+    }
+
+
+def _lines(study: dict[str, Any]) -> Iterator[str]:
+    yield f"study {study['study_id']}"
+    for one in study["series"]:
+        kinds = " and ".join(one["kinds"]) or "nothing readable"
+        count = one["orientations"]
+        stacks = f", {count} orientations" if count > 1 else ""
+        yield f"  series {one['series_id']}: {kinds}, {one['slices']} slices{stacks}"
+        for stack in one["stacks"]:
+            first, last = stack["instances"]
+            row, col = stack["spacing_mm"]
+            step = "single slice" if stack["slice_spacing_mm"] is None else f"{stack['slice_spacing_mm']:.2f} mm apart"
+            defects = "; " + ", ".join(stack["defects"]) if stack["defects"] else ""
+            yield (
+                f"    {stack['plane']} {stack['slices']:>3} x {stack['rows']} x {stack['cols']}, "
+                f"{row:.3f} x {col:.3f} mm, {step}, instances {first} to {last}{defects}"
+            )
+    for problem in study["problems"]:
+        yield f"  ! {_where(problem)}"
+    if study["missing"]:
+        yield f"  missing, so their cells would fall back: {', '.join(study['missing'])}"
+
+
+def _where(problem: dict[str, Any]) -> str:
+    parts = [part for part in (problem["study_id"], problem["series_id"], problem["file"]) if part]
+    return f"{'/'.join(parts)}: {problem['what']}: {problem['detail']}" if parts else str(problem["detail"])
+
+
+def _last_line(summary: dict[str, Any]) -> str:
+    counts = ", ".join(f"{what} {count}" for what, count in summary["problems"].items()) or "none"
+    missing = ", ".join(f"{kind} {count}" for kind, count in summary["missing_kinds"].items())
+    lacking = f" (missing: {missing})" if missing else ""
+    return (
+        f"{summary['studies']} studies, {summary['series']} series, {summary['stacks']} stacks, "
+        f"{summary['slices']} slices; problems: {counts}; "
+        f"{summary['studies_with_fallback']} studies would fall back in part{lacking}"
+    )
