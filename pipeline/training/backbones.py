@@ -130,7 +130,8 @@ def tensors_as_named(reference: nn.Module, tensors: dict[str, Tensor], path: Pat
         BackboneError: naming the first tensor that does not fit.
     """
     wanted = reference.state_dict()
-    heads = reference.default_cfg.get("classifier", "")
+    config: Any = reference.default_cfg
+    heads = config.get("classifier", "")
     prefixes = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads) if head)
     body = [name for name in wanted if not name.startswith(prefixes)] if prefixes else list(wanted)
     if set(body) <= set(tensors):

@@ -200,8 +200,9 @@ class _Run:
         for first in range(0, items, size):
             micro = {name: self._to_device(value[first : first + size]) for name, value in batch.items()}
             share = len(micro["dataset_index"]) / items
+            micro = self.task.augment(micro, generator)
             with self.accelerator.autocast():
-                loss, parts = self.task.loss(self.model, self.task.augment(micro, generator))
+                loss, parts = self.task.loss(self.model, micro)
             self.accelerator.backward(loss * share)
             losses.append(loss.detach() * share)
             for name, value in parts.items():
