@@ -35,7 +35,7 @@ class AugmentSettings:
         anisotropy, anisotropy_share: largest factor by which one axis is coarser.
         blur, blur_share: largest sigma, px.
         ghosting, ghosting_share: largest strength of a displaced copy.
-        bias, bias_share: standard deviation of the coefficients of a cubic log field (0.5 in TorchIO).
+        bias, bias_share: standard deviation of the log of a smooth field.
         gamma, gamma_share: largest log exponent.
         inversion_share: of stacks whose tissue contrast is inverted; air stays dark.
         contrast, contrast_share: largest change of gain; half of it of offset.
@@ -138,15 +138,16 @@ class StackAugmentation(nn.Module):
         changed = ((coarse > 1) | (sigma > 0) | (strength > 0)).nonzero()[:, 0]
         if not len(changed):
             return pixels
-        one, none = torch.ones_like(coarse), torch.zeros_like(strength)
-        down = _axis_operator(
-            rows, torch.where(along_rows, coarse, one), sigma, torch.where(ghost_rows, strength, none), distance
-        )
-        across = _axis_operator(
-            cols, torch.where(along_rows, one, coarse), sigma, torch.where(ghost_rows, none, strength), distance
+        coarse, sigma, strength, distance = (v[changed] for v in (coarse, sigma, strength, distance))
+        along_rows, ghost_rows = along_rows[changed], ghost_rows[changed]
+        down, across = (
+            _axis_operator(
+                size, torch.where(along_rows == first, coarse, 1.0), sigma, strength * (ghost_rows == first), distance
+            )
+            for size, first in ((rows, True), (cols, False))
         )
         result = pixels.clone()
-        result[changed] = down[changed, None] @ pixels[changed] @ across[changed, None].transpose(2, 3)
+        result[changed] = down[:, None] @ pixels[changed] @ across[:, None].transpose(2, 3)
         return result
 
     def _recolour(self, pixels: Tensor, draw: _Draw) -> Tensor:
@@ -259,7 +260,7 @@ def _axis_operator(size: int, coarse: Tensor, sigma: Tensor, ghost: Tensor, dist
 
 
 def _log_field(shape: torch.Size, draw: _Draw) -> Tensor:
-    """A smooth random field of mean 0, (B, S, H, W): polynomials up to the third order in the plane, linear across."""
+    """A smooth random field of mean 0 and deviation 1, (B, S, H, W): cubic polynomials, at most linear across slices."""
     slices, rows, cols = shape
     z, y, x = torch.meshgrid(
         *(torch.linspace(-1, 1, size, device=draw.device) if size > 1 else torch.zeros(1, device=draw.device)
@@ -270,4 +271,5 @@ def _log_field(shape: torch.Size, draw: _Draw) -> Tensor:
     basis = torch.stack([x**i * y**j * z**k for i, j, k in powers])
     basis = basis - basis.mean((1, 2, 3), keepdim=True)
     coefficients = draw.normal((draw.size, len(powers)))
-    return torch.einsum("bk,kshw->bshw", coefficients, basis)
+    field = torch.einsum("bk,kshw->bshw", coefficients, basis)
+    return field / field.flatten(1).std(1).clamp(min=1e-6)[:, None, None, None]
