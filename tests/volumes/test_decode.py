@@ -1,0 +1,297 @@
+"""Every transfer syntax a hospital may ship returns the stored values, and a missing decoder is named."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import gdcm
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom import uid
+from pydicom.encaps import encapsulate
+
+from pipeline.volumes import decode as decode_module
+from pipeline.volumes import read_series
+from pipeline.volumes.decode import codestream_size
+from tests.volumes.oracle import assert_linear, reference, stored_values, write_series
+
+
+def by_pydicom(syntax):
+    def change(path):
+        data = pydicom.dcmread(path)
+        data.compress(syntax, generate_instance_uid=False)
+        data.save_as(path)
+
+    return change
+
+
+def by_gdcm(kind):
+    def change(path):
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(path))
+        assert reader.Read()
+        work = gdcm.ImageChangeTransferSyntax()
+        work.SetTransferSyntax(gdcm.TransferSyntax(kind))
+        work.SetInput(reader.GetImage())
+        assert work.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFileName(f"{path}.tmp")
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(work.GetOutput())
+        assert writer.Write()
+        # gdcm misplaces single-frame files that claim to be Enhanced, so only its pixels are taken
+        encoded, data = pydicom.dcmread(f"{path}.tmp"), pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = encoded.file_meta.TransferSyntaxUID
+        data.PixelData = encoded.PixelData
+        data["PixelData"].is_undefined_length = True
+        data.save_as(path)
+        Path(f"{path}.tmp").unlink()
+
+    return change
+
+
+def resaved(syntax):
+    def change(path):
+        data = pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = syntax
+        if syntax == uid.ExplicitVRBigEndian:
+            data.PixelData = np.frombuffer(data.PixelData, "<u2").astype(">u2").tobytes()
+        pydicom.dcmwrite(
+            path,
+            data,
+            implicit_vr=syntax == uid.ImplicitVRLittleEndian,
+            little_endian=syntax != uid.ExplicitVRBigEndian,
+            force_encoding=True,
+        )
+
+    return change
+
+
+LOSSLESS = {
+    uid.ImplicitVRLittleEndian: resaved(uid.ImplicitVRLittleEndian),
+    uid.ExplicitVRLittleEndian: resaved(uid.ExplicitVRLittleEndian),
+    uid.ExplicitVRBigEndian: resaved(uid.ExplicitVRBigEndian),
+    uid.DeflatedExplicitVRLittleEndian: resaved(uid.DeflatedExplicitVRLittleEndian),
+    uid.RLELossless: by_pydicom(uid.RLELossless),
+    uid.JPEGLSLossless: by_pydicom(uid.JPEGLSLossless),
+    uid.JPEGLossless: by_gdcm(gdcm.TransferSyntax.JPEGLosslessProcess14),
+    uid.JPEGLosslessSV1: by_gdcm(gdcm.TransferSyntax.JPEGLosslessProcess14_1),
+    uid.JPEG2000Lossless: by_gdcm(gdcm.TransferSyntax.JPEG2000Lossless),
+}
+
+
+@pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda syntax: syntax.keyword)
+def test_lossless_syntaxes_return_the_oracle(tmp_path, syntax):
+    folder = write_series(tmp_path / "1", shape=(40, 64))
+    for path in sorted(folder.iterdir()):
+        LOSSLESS[syntax](path)
+        assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == syntax
+    reading = read_series(reference(folder))
+    assert reading.problems == ()
+    assert_linear(reading.volumes[0])
+
+
+def test_rle_without_its_fast_decoder(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode_module, "_decode_rle", None)
+    test_lossless_syntaxes_return_the_oracle(tmp_path, uid.RLELossless)
+
+
+def test_every_plugin_of_a_syntax_gives_the_same(tmp_path, monkeypatch):
+    for syntax in (uid.JPEGLSLossless, uid.JPEG2000Lossless):
+        for plugin in decode_module._PLUGINS[syntax]:
+            monkeypatch.setitem(decode_module._PLUGINS, syntax, (plugin,))
+            test_lossless_syntaxes_return_the_oracle(tmp_path / plugin, syntax)
+
+
+def _jpeg_series(folder, file_format, syntax, **options):
+    """An 8-bit series with a smooth image, compressed by Pillow; returns the image."""
+    rows, cols = np.indices((48, 64))
+    image = (100 + rows + cols).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, file_format, **options)
+
+    def change(data):
+        data.file_meta.TransferSyntaxUID = syntax
+        data.BitsAllocated = data.BitsStored = 8
+        data.HighBit = 7
+        data.PixelData = encapsulate([stream.getvalue()])
+        data["PixelData"].is_undefined_length = True
+        data.pop("RescaleSlope")
+        data.pop("RescaleIntercept")
+
+    write_series(folder, shape=(48, 64), change=change)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("file_format", "syntax", "options"),
+    [
+        ("JPEG", uid.JPEGBaseline8Bit, {"quality": 95}),
+        ("JPEG2000", uid.JPEG2000, {"irreversible": True, "quality_layers": [4], "no_jp2": True}),
+    ],
+)
+def test_lossy_syntaxes_are_close(tmp_path, file_format, syntax, options):
+    image = _jpeg_series(tmp_path / "1", file_format, syntax, **options)
+    reading = read_series(reference(tmp_path / "1"))
+    assert reading.problems == ()
+    for pixels in reading.volumes[0].pixels:
+        assert np.abs(pixels - image).max() <= 3
+
+
+def test_near_lossless_jpeg_ls(tmp_path):
+    folder = write_series(tmp_path / "1", shape=(40, 64))
+    for path in sorted(folder.iterdir()):
+        data = pydicom.dcmread(path)
+        data.compress(uid.JPEGLSNearLossless, jls_error=2, generate_instance_uid=False)
+        data.save_as(path)
+    assert_linear(read_series(reference(folder)).volumes[0], tolerance=0.03)
+
+
+def test_a_missing_decoder_is_named_with_what_to_install(tmp_path, monkeypatch):
+    folder = write_series(tmp_path / "1", shape=(40, 64))
+    for path in sorted(folder.iterdir()):
+        LOSSLESS[uid.JPEGLosslessSV1](path)
+    monkeypatch.setitem(decode_module._PLUGINS, uid.JPEGLosslessSV1, ("absent",))
+    monkeypatch.setitem(decode_module._PACKAGES, "absent", "python-gdcm")
+    reading = read_series(reference(folder))
+    assert reading.volumes == ()
+    missing = [problem for problem in reading.problems if problem.what == "missing-decoder"]
+    assert len(missing) == 4
+    assert "JPEG Lossless" in missing[0].detail
+    assert "pip install python-gdcm" in missing[0].detail
+
+
+def test_the_gpl_decoder_is_never_asked():
+    assert not any("pylibjpeg" in plugins for plugins in decode_module._PLUGINS.values())
+
+
+def test_an_unknown_transfer_syntax_is_a_problem(tmp_path):
+    def change(data):
+        data.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.100"  # MPEG2
+        data.PixelData = encapsulate([data.PixelData])
+        data["PixelData"].is_undefined_length = True
+
+    reading = read_series(reference(write_series(tmp_path / "1", change=change)))
+    assert {problem.what for problem in reading.problems} == {"unknown-transfer-syntax", "no-volume"}
+
+
+def test_signed_pixels(tmp_path):
+    def change(data):
+        values = stored_values(data).astype(int)
+        data.RescaleIntercept = float(data.RescaleIntercept) + 10.0
+        data.PixelRepresentation = 1
+        data.PixelData = (values - 1000).astype("<i2").tobytes()
+
+    assert_linear(read_series(reference(write_series(tmp_path / "1", change=change))).volumes[0])
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_above_bits_stored_are_not_part_of_the_value(tmp_path, signed):
+    """12 bits stored in 16, with rubbish in the upper four."""
+
+    def change(data):
+        values = stored_values(data).astype(int)
+        data.BitsStored, data.HighBit, data.PixelRepresentation = 12, 11, int(signed)
+        offset = -1000 if signed else 0
+        data.RescaleIntercept = float(data.RescaleIntercept) - offset * float(data.RescaleSlope)
+        data.PixelData = (((values + offset) & 0x0FFF) | 0xA000).astype("<u2").tobytes()
+
+    assert_linear(read_series(reference(write_series(tmp_path / "1", change=change))).volumes[0])
+
+
+def test_monochrome1_is_inverted(tmp_path):
+    def change(data):
+        data.PhotometricInterpretation = "MONOCHROME1"
+        data.PixelData = (65535 - stored_values(data)).astype("<u2").tobytes()
+
+    assert_linear(read_series(reference(write_series(tmp_path / "1", change=change))).volumes[0])
+
+
+def test_32_and_8_bit_pixels(tmp_path):
+    def wide(data):
+        data.BitsAllocated = data.BitsStored = 32
+        data.HighBit = 31
+        data.PixelData = stored_values(data).astype("<u4").tobytes()
+
+    assert_linear(read_series(reference(write_series(tmp_path / "1", change=wide))).volumes[0])
+
+    def narrow(data):
+        values = stored_values(data)
+        data.BitsAllocated = data.BitsStored = 8
+        data.HighBit = 7
+        data.RescaleSlope = 0.1
+        data.PixelData = np.round(values / 10).astype("u1").tobytes()
+
+    assert_linear(read_series(reference(write_series(tmp_path / "2", change=narrow))).volumes[0], tolerance=0.06)
+
+
+def test_8_bit_words_in_big_endian_files(tmp_path):
+    def change(data):
+        values = np.round(stored_values(data) / 10).astype("u1")
+        data.BitsAllocated = data.BitsStored = 8
+        data.HighBit = 7
+        data.RescaleSlope = 0.1
+        data.PixelData = values.tobytes()
+
+    folder = write_series(tmp_path / "1", change=change)
+    for path in sorted(folder.iterdir()):
+        data = pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = uid.ExplicitVRBigEndian
+        data.PixelData = np.frombuffer(data.PixelData, "<u2").astype(">u2").tobytes()
+        data["PixelData"].VR = "OW"
+        pydicom.dcmwrite(path, data, implicit_vr=False, little_endian=False, force_encoding=True)
+    assert_linear(read_series(reference(folder)).volumes[0], tolerance=0.06)
+
+
+def test_no_grey_level_is_lost(tmp_path):
+    """All 65,536 values come through: nothing is 8 bit on the way."""
+    values = np.arange(65536, dtype="<u2").reshape(256, 256)
+
+    def change(data):
+        data.PixelData = values.tobytes()
+        data.pop("RescaleSlope")
+        data.pop("RescaleIntercept")
+
+    (volume,) = read_series(reference(write_series(tmp_path / "1", shape=(256, 256), change=change))).volumes
+    assert all(len(np.unique(pixels)) == 65536 for pixels in volume.pixels)
+    assert volume.pixels.dtype == np.float32
+
+
+def test_zero_slope_is_no_slope(tmp_path):
+    (volume,) = read_series(
+        reference(write_series(tmp_path / "1", change=lambda data: setattr(data, "RescaleSlope", 0)))
+    ).volumes
+    assert np.ptp(volume.pixels) > 100
+
+
+def test_colour_images_are_a_problem(tmp_path):
+    def change(data):
+        data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
+        data.PixelData = data.PixelData * 3
+
+    reading = read_series(reference(write_series(tmp_path / "1", change=change)))
+    assert {problem.what for problem in reading.problems} == {"unsupported-pixels", "no-volume"}
+
+
+def test_a_stream_of_another_size_than_the_header_is_not_decoded(tmp_path):
+    """A small header over a huge stream is how a decoder is made to allocate anything."""
+    _jpeg_series(tmp_path / "1", "JPEG", uid.JPEGBaseline8Bit)
+    for path in (tmp_path / "1").iterdir():
+        data = pydicom.dcmread(path)
+        data.Rows, data.Columns = 8, 8
+        data.save_as(path)
+    reading = read_series(reference(tmp_path / "1"))
+    assert {problem.what for problem in reading.problems} == {"undecodable-pixels", "no-volume"}
+    assert "48 x 64" in reading.problems[0].detail
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "JPEG2000"])
+def test_codestream_size(file_format):
+    stream, options = io.BytesIO(), {"no_jp2": True} if file_format == "JPEG2000" else {}
+    Image.fromarray(np.zeros((30, 50), np.uint8)).save(stream, file_format, **options)
+    assert codestream_size(stream.getvalue()) == (30, 50)
+    assert codestream_size(b"\xff\xd8\xff") is None
+    assert codestream_size(b"") is None
