@@ -1,0 +1,148 @@
+"""Slices drawn on a square canvas: what the point network sees, and the geometry that takes its points back.
+
+A canvas keeps the physical aspect ratio: one pixel is the same number of millimetres both ways. Sagittal canvases hold
+the whole slice, so the pixel size follows from the longer side of the field of view; axial canvases are windows of
+fixed size around the projected canal point. Each canvas carries the affine of its own slice, so a point found on it is
+in patient millimetres without knowing any other slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from pipeline.volumes import Volume, normalise, sample_patch
+
+
+@dataclass(frozen=True, eq=False)
+class Canvases:
+    """The slices of one volume on square canvases.
+
+    Attributes:
+        images: (slices, size, size) float32, about 0..1 (percentiles of the stack).
+        affines: (slices, 4, 4); ``affine @ (x, y, 0, 1)`` is the patient LPS mm of canvas pixel (column x, row y).
+        slice_index: (slices,) the volume's slice each canvas shows.
+        volume: where they come from.
+    """
+
+    images: np.ndarray
+    affines: np.ndarray
+    slice_index: np.ndarray
+    volume: Volume
+
+    @property
+    def pixel_mm(self) -> float:
+        """The side of a canvas pixel in mm."""
+        return float(np.linalg.norm(self.affines[0, :3, 0]))
+
+    def to_patient(self, canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Take canvas points to the patient.
+
+        Args:
+            canvas: (N,) canvas numbers.
+            points: (N, 2) x, y in canvas pixels.
+
+        Returns:
+            (N, 3) patient LPS mm.
+        """
+        flat = np.column_stack([points, np.zeros(len(points)), np.ones(len(points))])
+        result: np.ndarray = np.einsum("nij,nj->ni", self.affines[canvas], flat)[:, :3]
+        return result
+
+    def to_canvas(self, canvas: np.ndarray, points_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Project patient points on canvases.
+
+        Args:
+            canvas: (N,) canvas numbers.
+            points_mm: (N, 3) patient LPS mm.
+
+        Returns:
+            (N, 2) x, y in canvas pixels and (N,) the signed distance to the slice's plane in mm.
+        """
+        inverse = np.linalg.inv(self.affines[canvas])
+        flat = np.column_stack([points_mm, np.ones(len(points_mm))])
+        local = np.einsum("nij,nj->ni", inverse, flat)
+        return local[:, :2], local[:, 2]
+
+
+def whole_slice_canvases(volume: Volume, size_px: int) -> Canvases:
+    """Each slice in the middle of a canvas whose side is the longer side of the field of view.
+
+    Args:
+        volume: any stack in canonical orientation.
+        size_px: side of the canvas in pixels.
+    """
+    rows, columns = volume.pixels.shape[1:]
+    row_mm, column_mm = volume.spacing_mm
+    spacing = max(rows * row_mm, columns * column_mm) / size_px
+    pixels = _smoothed(normalised(volume), spacing)
+    middle = np.array([(columns - 1) / 2, (rows - 1) / 2, 0.0, 1.0])
+    images, affines = [], []
+    for index, affine in enumerate(volume.affines):
+        right, down = unit(affine[:3, 0]), unit(affine[:3, 1])
+        images.append(
+            sample_patch(pixels, index, (affine @ middle)[:3], right, down, (size_px, size_px), spacing, fill=0.0)
+        )
+        affines.append(window_affine((affine @ middle)[:3], right, down, size_px, spacing))
+    return Canvases(np.stack(images), np.stack(affines), np.arange(len(images)), volume)
+
+
+def _smoothed(volume: Volume, spacing_mm: float) -> Volume:
+    """The volume blurred in plane against aliasing: as far as pixels grow to ``spacing_mm``, 0.5 px of the new grid."""
+    scale = spacing_mm / np.array(volume.spacing_mm)
+    if (scale <= 1.3).all():
+        return volume
+    sigma = 0.5 * np.sqrt(np.maximum(np.square(scale) - 1, 0.01))
+    blurred = [
+        cv2.GaussianBlur(image, (0, 0), sigmaX=float(sigma[1]), sigmaY=float(sigma[0])) for image in volume.pixels
+    ]
+    return replace(volume, pixels=np.stack(blurred))
+
+
+def window_canvas(
+    pixels: Volume, index: int, centre_mm: np.ndarray, size_px: int, spacing_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """A window of one slice around a point, along the slice's own rows and columns.
+
+    Args:
+        pixels: a volume, as :func:`normalised` returns it.
+        index: the slice.
+        centre_mm: (3,) patient LPS mm; projected on the slice's plane.
+        size_px: side of the window in pixels.
+        spacing_mm: side of its pixels in mm.
+
+    Returns:
+        (size, size) float32 image and its (4, 4) affine.
+    """
+    affine = pixels.affines[index]
+    right, down = unit(affine[:3, 0]), unit(affine[:3, 1])
+    normal = np.cross(right, down)
+    centre = centre_mm - normal * float(np.dot(centre_mm - affine[:3, 3], normal))
+    image = sample_patch(pixels, index, centre, right, down, (size_px, size_px), spacing_mm, fill=0.0)
+    return image, window_affine(centre, right, down, size_px, spacing_mm)
+
+
+def window_affine(
+    centre_mm: np.ndarray, right: np.ndarray, down: np.ndarray, size_px: int, spacing_mm: float
+) -> np.ndarray:
+    """The (4, 4) affine of a square window: (x, y, 0, 1) in its pixels → patient LPS mm; the third column is the unit
+    normal, so that the inverse gives the distance to the plane in mm."""
+    affine = np.eye(4)
+    affine[:3, 0] = right * spacing_mm
+    affine[:3, 1] = down * spacing_mm
+    affine[:3, 2] = np.cross(right, down)
+    affine[:3, 3] = centre_mm - (affine[:3, 0] + affine[:3, 1]) * (size_px - 1) / 2
+    return affine
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """The vector at length 1."""
+    result: np.ndarray = vector / np.linalg.norm(vector)
+    return result
+
+
+def normalised(volume: Volume) -> Volume:
+    """The volume with its pixels at about 0..1, by percentiles of the stack; float throughout."""
+    return replace(volume, pixels=normalise(volume.pixels))

@@ -1,0 +1,184 @@
+"""From heat maps to five levels: the levels of one group of slices are decoded jointly.
+
+A network that is one vertebra off is wrong five times with high confidence. So the five maps are not read one by one:
+the places where any map sees a disc are the candidates, and the assignment of levels to candidates is the one that
+maximises the maps' own evidence plus a prior on how levels follow each other along the spine (order, length of a step,
+evenness of steps). The same score, computed for the assignment shifted up and down by one candidate, says how sure the
+numbering is. A level may be absent (field of view that ends at L3): then fewer points are returned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy import ndimage
+
+LEVEL_COUNT = 5
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """The prior along the spine and the bounds of the search.
+
+    Attributes:
+        radius_mm: evidence within this distance of a candidate counts for it; adjacent discs are some 25 to 45 mm apart.
+        candidates: at most so many discs are considered.
+        step_mm: mean distance between adjacent levels.
+        step_log_sd: standard deviation of its logarithm; wide, as the pixel size may be nominal.
+        evenness_log_sd: standard deviation of the logarithm of the ratio of successive steps.
+        floor: evidence below this counts as this, so that one blind map cannot veto the others.
+        absent: the evidence that a level has to beat in order not to be absent.
+    """
+
+    radius_mm: float = 11.0
+    candidates: int = 9
+    step_mm: float = 33.0
+    step_log_sd: float = 0.25
+    evenness_log_sd: float = 0.22
+    floor: float = 0.01
+    absent: float = 0.06
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The decoded levels of one group of slices.
+
+    Attributes:
+        points: (5, 2) x, y in canvas pixels; NaN where the level is absent.
+        mass: (5,) the share of a level's map within reach of its point; 0 where absent.
+        shift: (3,) probability that the points are really one level higher up, as numbered, one level lower down.
+    """
+
+    points: np.ndarray
+    mass: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """(5,) between 0 and 1: evidence for the place times the certainty of the numbering."""
+        result: np.ndarray = self.mass * self.shift[1]
+        return result
+
+
+def decode_levels(
+    maps: np.ndarray, positions: np.ndarray, pixel_mm: float, settings: DecodeSettings | None = None
+) -> Chain:
+    """Decode the five levels of one group of slices.
+
+    Args:
+        maps: (5, H, W) probability maps, each summing to one, L1/L2 first.
+        positions: (H, W, 2) canvas x, y of the maps' cells.
+        pixel_mm: side of a canvas pixel in mm.
+        settings: prior and bounds.
+    """
+    settings = settings or DecodeSettings()
+    places = _candidates(maps, positions, pixel_mm, settings)
+    distance = np.linalg.norm(positions[None] - places[:, None, None], axis=-1) * pixel_mm
+    evidence = np.einsum("lhw,khw->lk", maps, (distance <= settings.radius_mm).astype(maps.dtype))
+    first, chosen = max(_assignments(len(places)), key=lambda run: _score(evidence, places, pixel_mm, *run, settings))
+    points, mass = np.full((LEVEL_COUNT, 2), np.nan), np.zeros(LEVEL_COUNT)
+    for offset, k in enumerate(chosen):
+        level = first + offset
+        near = distance[k] <= settings.radius_mm
+        weights = maps[level] * near
+        mass[level] = min(1.0, weights.sum())
+        points[level] = (
+            np.einsum("hw,hwk->k", weights, positions) / weights.sum() if weights.sum() > 1e-6 else places[k]
+        )
+    return Chain(points, mass, _shift_probability(evidence, places, pixel_mm, first, chosen, settings))
+
+
+def refine(
+    heat: np.ndarray, positions: np.ndarray, around: np.ndarray, pixel_mm: float, radius_mm: float
+) -> tuple[np.ndarray, float]:
+    """The expected position of one map within reach of a point.
+
+    Args:
+        heat: (H, W) probability map.
+        positions: (H, W, 2) canvas x, y of its cells.
+        around: (2,) x, y in canvas pixels.
+        pixel_mm: side of a canvas pixel in mm.
+        radius_mm: reach.
+
+    Returns:
+        (2,) x, y in canvas pixels (``around`` itself where the map is blind there) and the map's mass within reach.
+    """
+    near = np.linalg.norm(positions - around, axis=-1) * pixel_mm <= radius_mm
+    weights = heat * near
+    mass = float(weights.sum())
+    if mass < 1e-3:
+        return around.astype(float), mass
+    return np.einsum("hw,hwk->k", weights, positions) / mass, mass
+
+
+def _candidates(maps: np.ndarray, positions: np.ndarray, pixel_mm: float, settings: DecodeSettings) -> np.ndarray:
+    """(K, 2) x, y of the discs that any map sees, from superior to inferior."""
+    cell_mm = pixel_mm * float(np.abs(positions[0, 1] - positions[0, 0]).max())
+    seen = ndimage.gaussian_filter(maps, (0, 4.0 / cell_mm, 4.0 / cell_mm)).max(axis=0)
+    reach = max(1, round(settings.radius_mm * 0.8 / cell_mm))
+    peaks = (seen == ndimage.maximum_filter(seen, 2 * reach + 1)) & (seen > 0)
+    rows, columns = np.nonzero(peaks)
+    order = np.argsort(seen[rows, columns])[::-1][: settings.candidates]
+    found: np.ndarray = positions[rows[order], columns[order]].astype(float)
+    return found[np.argsort(found[:, 1])]
+
+
+def _assignments(count: int) -> list[tuple[int, tuple[int, ...]]]:
+    """Every run of levels (first level, candidates from superior to inferior)."""
+    found = []
+    for length in range(1, min(count, LEVEL_COUNT) + 1):
+        for first in range(LEVEL_COUNT - length + 1):
+            found.extend((first, chosen) for chosen in combinations(range(count), length))
+    return found
+
+
+def _score(
+    evidence: np.ndarray,
+    places: np.ndarray,
+    pixel_mm: float,
+    first: int,
+    chosen: tuple[int, ...],
+    settings: DecodeSettings,
+) -> float:
+    """Log evidence plus log prior (up to a constant) of one assignment."""
+    levels = np.arange(first, first + len(chosen))
+    score = float(np.log(np.maximum(evidence[levels, list(chosen)], settings.floor)).sum())
+    score += (LEVEL_COUNT - len(chosen)) * float(np.log(settings.absent))
+    steps = np.linalg.norm(np.diff(places[list(chosen)], axis=0), axis=1) * pixel_mm
+    if len(steps):
+        log_steps = np.log(np.maximum(steps, 1e-3))
+        score -= 0.5 * float(np.square((log_steps - np.log(settings.step_mm)) / settings.step_log_sd).mean())
+        score -= 0.5 * float(np.square(np.diff(log_steps) / settings.evenness_log_sd).sum())
+    return score
+
+
+def _shift_probability(
+    evidence: np.ndarray,
+    places: np.ndarray,
+    pixel_mm: float,
+    first: int,
+    chosen: tuple[int, ...],
+    settings: DecodeSettings,
+) -> np.ndarray:
+    """(3,) softmax over: the points are really one level higher up, as numbered, one level lower down.
+
+    A renumbered run loses the point that falls off its end; the level that becomes free at the other end is absent or
+    the next candidate there, whichever scores better.
+    """
+    scores = np.full(3, -np.inf)
+    for index, delta in enumerate((-1, 0, 1)):
+        run = [(first + delta + i, k) for i, k in enumerate(chosen) if 0 <= first + delta + i < LEVEL_COUNT]
+        options = [run]
+        if run and delta == 1 and run[0][0] == 1 and chosen[0] > 0:
+            options.append([(0, chosen[0] - 1), *run])
+        if run and delta == -1 and run[-1][0] == LEVEL_COUNT - 2 and chosen[-1] + 1 < len(places):
+            options.append([*run, (LEVEL_COUNT - 1, chosen[-1] + 1)])
+        for option in options:
+            if option:
+                used = tuple(k for _, k in option)
+                scores[index] = max(scores[index], _score(evidence, places, pixel_mm, option[0][0], used, settings))
+    weights = np.exp(scores - scores.max())
+    result: np.ndarray = weights / weights.sum()
+    return result

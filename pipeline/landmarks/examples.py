@@ -1,0 +1,281 @@
+"""What the point network learns from: labelled slices on canvases, cached once, so that epochs read no DICOM.
+
+A labelled point is one place in the patient. It is a target on its own slice (visible), a weaker one on the slices
+beside it (same place in plane, not marked there) and none further away; slices without it teach the visibility. Points
+that a study does not have are masked. The rules are in :func:`sagittal_targets` and :func:`axial_targets`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from pipeline.competition import Competition, StudyRef
+from pipeline.labels import LEVELS, Condition, Family, SeriesKind
+from pipeline.landmarks.canvas import normalised, whole_slice_canvases, window_canvas
+from pipeline.volumes import StudyVolumes, Volume, read_study
+
+CANAL_CHANNELS = slice(0, 5)
+FORAMINAL_CHANNELS = slice(5, 10)
+SAGITTAL_CHANNELS = 10
+AXIAL_CHANNELS = 1
+
+
+@dataclass(frozen=True)
+class ExampleSettings:
+    """How slices become examples.
+
+    Attributes:
+        size_px: side of a sagittal canvas in pixels.
+        axial_size_px: side of an axial window in pixels, with a margin for the augmentation.
+        axial_pixel_mm: side of its pixels in mm.
+        marked_mm: a slice within this distance of a point of another series shows it.
+        beside_mm: up to here a slice has the point at the same place in plane, with less weight.
+        beside_weight: that weight.
+    """
+
+    size_px: int = 192
+    axial_size_px: int = 128
+    axial_pixel_mm: float = 1.0
+    marked_mm: float = 2.2
+    beside_mm: float = 9.0
+    beside_weight: float = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """The targets of N canvases with C channels.
+
+    Attributes:
+        points: (N, C, 2) x, y in canvas pixels; 0 where there is none.
+        point_weight: (N, C) 0 where there is none.
+        visible: (N, C) 0..1, whether the point is marked on this very slice.
+        visible_weight: (N, C) 0 where that is not known.
+    """
+
+    points: np.ndarray
+    point_weight: np.ndarray
+    visible: np.ndarray
+    visible_weight: np.ndarray
+
+    @staticmethod
+    def blank(count: int, channels: int) -> Targets:
+        """Targets that say nothing."""
+        shape = (count, channels)
+        return Targets(
+            np.zeros((*shape, 2), np.float32),
+            np.zeros(shape, np.float32),
+            np.zeros(shape, np.float32),
+            np.zeros(shape, np.float32),
+        )
+
+
+def labelled_points(volumes: StudyVolumes, coordinates: pd.DataFrame) -> pd.DataFrame:
+    """The study's rows of the coordinate table with their patient LPS mm.
+
+    Args:
+        volumes: the study.
+        coordinates: as :attr:`pipeline.competition.Competition.coordinates`.
+
+    Returns:
+        ``series_id, instance_number, condition, level, x_mm, y_mm, z_mm``; rows whose slice was not read are left out.
+    """
+    rows = []
+    for row in coordinates[coordinates["study_id"] == volumes.study_id].itertuples(index=False):
+        for volume in volumes.volumes:
+            if volume.series_id == str(row.series_id) and int(row.instance_number) in volume.instance_numbers:
+                point = volume.from_source_pixel(int(row.instance_number), float(row.x), float(row.y))
+                rows.append((str(row.series_id), int(row.instance_number), str(row.condition), row.level, *point))
+                break
+    names = ["series_id", "instance_number", "condition", "level", "x_mm", "y_mm", "z_mm"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def sagittal_targets(
+    volume: Volume, affines: np.ndarray, points: pd.DataFrame, size_px: int, settings: ExampleSettings
+) -> Targets:
+    """Targets of the ten sagittal channels (five canal, five foraminal) on every slice of a volume.
+
+    Args:
+        volume: a sagittal stack.
+        affines: (slices, 4, 4) of its canvases.
+        points: of :func:`labelled_points`, all series of the study.
+        size_px: side of the canvases.
+        settings: distances and weights.
+    """
+    targets = Targets.blank(len(affines), SAGITTAL_CHANNELS)
+    inverse = np.linalg.inv(affines)
+    marked_here = set(points.loc[points["series_id"] == volume.series_id, "instance_number"])
+    is_marked = np.isin(volume.instance_numbers, list(marked_here))
+    for family, channels in ((Family.CANAL, CANAL_CHANNELS), (Family.FORAMINAL, FORAMINAL_CHANNELS)):
+        rows = points[[Condition(c).family is family for c in points["condition"]]]
+        if rows.empty:
+            # A slice marked for the other family shows a foramen and not the canal, or the other way round.
+            targets.visible_weight[is_marked, channels] = 0.5
+            continue
+        closest = np.full((len(affines), SAGITTAL_CHANNELS), np.inf)
+        for row in rows.itertuples(index=False):
+            channel = (channels.start or 0) + LEVELS.index(str(row.level))
+            own = row.series_id == volume.series_id
+            local = inverse @ np.array([row.x_mm, row.y_mm, row.z_mm, 1.0])
+            offset = np.abs(local[:, 2])
+            here = (volume.instance_numbers == row.instance_number) if own else offset <= settings.marked_mm
+            reach = settings.beside_mm
+            weight = np.where(here, 1.0, np.where(offset <= reach, settings.beside_weight, 0.0))
+            nearer = offset < closest[:, channel]
+            closest[nearer, channel] = offset[nearer]
+            inside = ((local[:, :2] >= 0) & (local[:, :2] <= size_px - 1)).all(axis=1)
+            use = nearer & (weight > 0) & inside
+            targets.points[use, channel] = local[use, :2]
+            targets.point_weight[use, channel] = weight[use]
+            seen = nearer & here & inside
+            targets.visible[nearer, channel] = seen[nearer]
+            # Beside the marked slice the point may be just as visible: say little there.
+            targets.visible_weight[nearer, channel] = np.where(
+                here[nearer], 1.0, np.where(offset[nearer] <= 5.0, 0.3, 1.0)
+            )
+    return targets
+
+
+def axial_examples(
+    volumes: StudyVolumes, points: pd.DataFrame, settings: ExampleSettings
+) -> tuple[np.ndarray, np.ndarray, Targets]:
+    """Windows of the axial slices around each labelled level, each once as it is and once mirrored.
+
+    The one channel is the patient's left subarticular point; on a mirrored window it is the right one.
+
+    Returns:
+        (N, size, size) images, (N,) pixel size in mm and their targets.
+    """
+    images, affines, marks, sides = [], [], [], []
+    subarticular = points[[Condition(c).family is Family.SUBARTICULAR for c in points["condition"]]]
+    canal = points[points["condition"] == Condition.CANAL].set_index("level")
+    for level, rows in subarticular.groupby("level"):
+        if len(rows) < 2:
+            continue
+        place = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(float)
+        centre = place.mean(axis=0)
+        if level in canal.index:
+            centre = canal.loc[level, ["x_mm", "y_mm", "z_mm"]].to_numpy(float)
+        for volume in volumes.of_kind(SeriesKind.AXIAL_T2):
+            pixels = normalised(volume)
+            count = len(volume.pixels)
+            _, _, offset = volume.to_pixel(np.repeat(centre[None], count, axis=0), np.arange(count))
+            for index in np.nonzero(np.abs(offset) <= 12.0)[0]:
+                here = rows[
+                    (rows["series_id"] == volume.series_id)
+                    & (rows["instance_number"] == volume.instance_numbers[index])
+                ]
+                image, affine = window_canvas(
+                    pixels, int(index), centre, settings.axial_size_px, settings.axial_pixel_mm
+                )
+                images.append(image)
+                affines.append(affine)
+                marks.append(here)
+                sides.append(abs(float(offset[index])))
+    size = settings.axial_size_px
+    targets = Targets.blank(2 * len(images), AXIAL_CHANNELS)
+    for i, (affine, here, distance) in enumerate(zip(affines, marks, sides, strict=True)):
+        for mirrored, condition in enumerate((Condition.LEFT_SUBARTICULAR, Condition.RIGHT_SUBARTICULAR)):
+            row = here[here["condition"] == condition]
+            k = 2 * i + mirrored
+            targets.visible_weight[k] = 1.0 if len(row) or distance > 6.0 else 0.0
+            if len(row):
+                local = np.linalg.inv(affine) @ np.append(row[["x_mm", "y_mm", "z_mm"]].to_numpy(float)[0], 1.0)
+                x = size - 1 - local[0] if mirrored else local[0]
+                targets.points[k, 0] = (x, local[1])
+                targets.point_weight[k] = targets.visible[k] = 1.0
+    stacked = (
+        np.stack([m for image in images for m in (image, image[:, ::-1])]) if images else np.zeros((0, size, size))
+    )
+    return stacked, np.full(2 * len(images), settings.axial_pixel_mm), targets
+
+
+def build_examples(
+    competitions: Iterable[Competition], kind: str, folder: Path, settings: ExampleSettings, workers: int = 1
+) -> pd.DataFrame:
+    """Write the examples of every labelled study once; what is there from an earlier run is kept.
+
+    Args:
+        competitions: labelled folders; a study counts once per folder.
+        kind: ``sagittal`` or ``axial``.
+        folder: the cache.
+        settings: distances and weights; other settings go to another sub-folder.
+        workers: processes.
+
+    Returns:
+        One row an example: ``competition, study_id, file, index``.
+    """
+    key = hashlib.sha256(json.dumps([kind, asdict(settings), 1], sort_keys=True).encode()).hexdigest()[:12]
+    jobs, files = [], []
+    for number, competition in enumerate(competitions):
+        coordinates = competition.coordinates
+        if coordinates is None:
+            raise ValueError(f"{competition.root}: no label coordinates; landmarks cannot be learnt from this folder")
+        place = hashlib.sha256(str(competition.images.resolve()).encode()).hexdigest()[:8]
+        target = folder / f"{kind}-{key}" / place
+        target.mkdir(parents=True, exist_ok=True)
+        groups = dict(tuple(coordinates.groupby("study_id")))
+        for study in competition.studies:
+            if study.study_id in groups:
+                path = target / f"{study.study_id}.npz"
+                files.append((number, study.study_id, path))
+                if not path.exists():
+                    jobs.append(delayed(_write_study)(study, groups[study.study_id], kind, path, settings))
+    parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
+    for _ in tqdm(parallel(jobs), total=len(jobs), desc=f"{kind} slices", disable=not jobs):
+        pass
+    rows = []
+    for number, study_id, path in files:
+        with np.load(path) as data:
+            rows.extend((number, study_id, str(path), i) for i in range(len(data["point_weight"])))
+    return pd.DataFrame(rows, columns=["competition", "study_id", "file", "index"])
+
+
+def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Path, settings: ExampleSettings) -> None:
+    volumes = read_study(study)
+    points = labelled_points(volumes, coordinates)
+    if kind == "axial":
+        images, pixel_mm, targets = axial_examples(volumes, points, settings)
+    else:
+        parts, sizes, several = [], [], []
+        for volume in volumes.volumes:
+            if volume.kind in (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2):
+                canvases = whole_slice_canvases(volume, settings.size_px)
+                parts.append(canvases.images)
+                sizes.append(np.full(len(canvases.images), canvases.pixel_mm))
+                several.append(sagittal_targets(volume, canvases.affines, points, settings.size_px, settings))
+        images = np.concatenate(parts) if parts else np.zeros((0, settings.size_px, settings.size_px))
+        pixel_mm = np.concatenate(sizes) if sizes else np.zeros(0)
+        targets = _concatenate(several, SAGITTAL_CHANNELS)
+    np.save(path.with_suffix(".npy"), images.astype(np.float16))
+    # The table is written last and moved into place: its presence says that the images are complete.
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(
+        temporary,
+        pixel_mm=pixel_mm,
+        points=targets.points,
+        point_weight=targets.point_weight,
+        visible=targets.visible,
+        visible_weight=targets.visible_weight,
+    )
+    temporary.replace(path)
+
+
+def _concatenate(several: list[Targets], channels: int) -> Targets:
+    if not several:
+        return Targets.blank(0, channels)
+    return Targets(
+        *(
+            np.concatenate([getattr(t, name) for t in several])
+            for name in ("points", "point_weight", "visible", "visible_weight")
+        )
+    )

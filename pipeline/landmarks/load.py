@@ -1,0 +1,113 @@
+"""Point networks in a weights folder: how they are stored, and how a predictor is made of them."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.config import from_dict, load_settings, to_dict
+from pipeline.ensemble.manifest import Manifest, Member, study_hash
+from pipeline.landmarks.model import PointModelSettings, PointNet
+from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
+
+
+def load_point_net(path: Path, settings: PointModelSettings) -> PointNet:
+    """A network from its safetensors file; half precision on disk becomes float.
+
+    Raises:
+        RuntimeError: if the tensors are not those of the settings' network.
+    """
+    model = PointNet(replace(settings, initial="random"))
+    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    return model.eval()
+
+
+def load_predictor(weights: Path, device: str = "cpu", unseen: str | None = None) -> LandmarkPredictor:
+    """The predictor of a weights folder.
+
+    Args:
+        weights: folder with ``manifest.json``.
+        device: where the networks run.
+        unseen: a study id; networks that were trained on that study are passed over.
+
+    Raises:
+        pipeline.ensemble.manifest.WeightsError: no manifest, or a file that is not what the manifest records.
+    """
+    manifest = Manifest.load(weights)
+    sagittal = _first(manifest, "landmarks", unseen)
+    axial = _first(manifest, "axial", unseen)
+    settings = LandmarkSettings()
+    recorded = (sagittal.config if sagittal else {}).get("settings")
+    if recorded:
+        settings = from_dict(LandmarkSettings, recorded)
+    return LandmarkPredictor(_network(manifest, sagittal, device), _network(manifest, axial, device), device, settings)
+
+
+def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None, seconds: float) -> Manifest:
+    """Add the network of a training run to a weights folder, in half precision.
+
+    Args:
+        run: output folder of ``train landmarks`` or ``train axial``.
+        weights: the folder; its manifest must exist.
+        task: ``landmarks`` or ``axial``.
+        name: of the member.
+        fold: the held-out fold; None if there was none.
+        seconds: measured time a study on one CPU thread.
+    """
+    from pipeline.landmarks.train import LandmarkTrainSettings
+
+    settings = load_settings(LandmarkTrainSettings, run / "config.yaml", "config")
+    file = weights / f"{name}.safetensors"
+    tensors = {
+        key: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        for key, tensor in load_file(run / "best.safetensors").items()
+    }
+    save_file(tensors, file)
+    seen = weights / f"{name}.seen.txt"
+    shutil.copyfile(run / "seen.txt", seen)
+    score = _best_score(run / "history.csv")
+    member = Member(
+        name=name,
+        task=task,
+        file=file.name,
+        sha256="",
+        fold=fold,
+        config={"model": {**to_dict(settings.model), "initial": "random"}},
+        seen=seen.name,
+        score=score,
+        seconds_per_study=seconds,
+    )
+    return Manifest.load(weights).add_member(member)
+
+
+def _first(manifest: Manifest, task: str, unseen: str | None) -> Member | None:
+    """The first member of a task, or the first that has not seen a study."""
+    for member in manifest.of_task(task):
+        if unseen is None or study_hash(unseen) not in manifest.seen(member):
+            return member
+    return None
+
+
+def _network(manifest: Manifest, member: Member | None, device: str) -> PointNet | None:
+    if member is None:
+        return None
+    settings = from_dict(PointModelSettings, member.config["model"])
+    return _cached_network(manifest.verify(member), settings).to(torch.device(device))
+
+
+@functools.lru_cache(maxsize=12)
+def _cached_network(path: Path, settings: PointModelSettings) -> PointNet:
+    return load_point_net(path, settings)
+
+
+def _best_score(history: Path) -> float | None:
+    import pandas as pd
+
+    if not history.is_file():
+        return None
+    return float(pd.read_csv(history)["score"].min())

@@ -1,0 +1,228 @@
+"""Stage two at inference: the volumes of a study → its 25 level points.
+
+Sagittal T2 gives the canal, sagittal T1 the foramina; each stands in for the other where one is missing. Axial points
+hang on the canal points. Where only axial series exist, levels are taken from the stacks' own order, with low
+confidence, because nothing in an axial slice counts vertebrae.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind, Side
+from pipeline.landmarks.axial import AxialSettings, choose_slice, find_recesses
+from pipeline.landmarks.canvas import unit
+from pipeline.landmarks.decode import DecodeSettings
+from pipeline.landmarks.landmarks import ABSENT, Landmarks
+from pipeline.landmarks.model import PointNet
+from pipeline.landmarks.sagittal import (
+    LevelPoints,
+    SliceOutput,
+    canal_points,
+    foraminal_points,
+    midline_from,
+    run_network,
+    sees_canal,
+)
+from pipeline.volumes import StudyVolumes, Volume
+
+STEP_MM = 33.0
+"""Distance between adjacent lumbar discs where nothing in the study tells it (adult mean, as in the decoder's prior)."""
+GUESSED = 0.05
+"""The confidence of a point that rests on the order of axial stacks alone."""
+
+
+@dataclass(frozen=True)
+class LandmarkSettings:
+    """How stage two reads a study.
+
+    Attributes:
+        decode: prior along the spine.
+        axial: slices and windows of the axial series.
+        least_confidence: points below it are dropped; a study whose best sagittal confidence is below it is no spine.
+    """
+
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+    axial: AxialSettings = field(default_factory=AxialSettings)
+    least_confidence: float = 0.03
+
+
+class LandmarkPredictor:
+    """Finds the level points of studies.
+
+    Args:
+        sagittal: the ten-channel network; None finds nothing on sagittal series.
+        axial: the one-channel network; None places axial points by geometry alone.
+        device: where both are run.
+        settings: how a study is read.
+    """
+
+    def __init__(
+        self,
+        sagittal: PointNet | None,
+        axial: PointNet | None,
+        device: torch.device | str = "cpu",
+        settings: LandmarkSettings | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.settings = settings or LandmarkSettings()
+        self.sagittal = _ready(sagittal, self.device)
+        self.axial = _ready(axial, self.device)
+
+    def predict(self, study: StudyVolumes) -> Landmarks:
+        """Find the points of one study; a study in which nothing is found gives empty landmarks and says why."""
+        table = _Table(study.study_id)
+        notes: list[str] = []
+        canal = self._sagittal(study, table, notes)
+        axial = study.of_kind(SeriesKind.AXIAL_T2)
+        if axial:
+            if canal is None:
+                canal = _levels_from_stacks(axial)
+                notes.append("no sagittal level found: levels from the order of the axial stacks")
+                guessed = True
+            else:
+                guessed = False
+            self._axial(axial, canal, guessed, table, notes)
+        return table.landmarks(tuple(notes))
+
+    def _sagittal(self, study: StudyVolumes, table: _Table, notes: list[str]) -> np.ndarray | None:
+        """Fill canal and foraminal points; returns (5, 3) canal points in mm or None."""
+        if self.sagittal is None:
+            return None
+        outputs: dict[SeriesKind, list[SliceOutput]] = {}
+        for kind in (SeriesKind.SAGITTAL_T2, SeriesKind.SAGITTAL_T1):
+            outputs[kind] = [run_network(self.sagittal, volume, self.device) for volume in study.of_kind(kind)]
+        t2, t1 = outputs[SeriesKind.SAGITTAL_T2], outputs[SeriesKind.SAGITTAL_T1]
+        decode = self.settings.decode
+        canal = _best([canal_points(output, decode) for output in t2 if sees_canal(output)])
+        if canal is None:
+            canal = _best([canal_points(output, decode) for output in t1 if sees_canal(output)])
+            if canal is not None:
+                notes.append("canal points from sagittal T1: no canal found on T2")
+        if canal is not None and canal.confidence.max() < self.settings.least_confidence:
+            canal = None
+        if canal is not None:
+            table.fill(Condition.CANAL, canal, self.settings.least_confidence)
+        for side, condition in (
+            (Side.LEFT, Condition.LEFT_FORAMINAL),
+            (Side.RIGHT, Condition.RIGHT_FORAMINAL),
+        ):
+            for kind, group in ((SeriesKind.SAGITTAL_T1, t1), (SeriesKind.SAGITTAL_T2, t2)):
+                candidates = []
+                for output in group:
+                    midline, _ = midline_from(output, canal)
+                    candidates.append(foraminal_points(output, side, midline, decode))
+                best = _best([found for found in candidates if found is not None])
+                if best is not None and best.confidence.max() >= self.settings.least_confidence:
+                    table.fill(condition, best, self.settings.least_confidence)
+                    if kind is SeriesKind.SAGITTAL_T2:
+                        notes.append(f"{condition.title} points from sagittal T2: none found on T1")
+                    break
+        if canal is not None:
+            return canal.points_mm
+        return _canal_from_foramina(table)
+
+    def _axial(self, volumes: list[Volume], canal: np.ndarray, guessed: bool, table: _Table, notes: list[str]) -> None:
+        settings = self.settings.axial
+        places, levels = [], []
+        for level in range(len(LEVELS)):
+            if not np.isfinite(canal[level]).all():
+                continue
+            chosen = choose_slice(volumes, canal[level], _along(canal, level), settings)
+            if chosen is None:
+                notes.append(f"{LEVELS[level]}: no axial slice within {settings.reach_mm:g} mm")
+                continue
+            places.append((chosen[0], chosen[1], canal[level]))
+            levels.append(level)
+        for level, found in zip(levels, find_recesses(self.axial, volumes, places, self.device, settings), strict=True):
+            for side, condition in enumerate((Condition.LEFT_SUBARTICULAR, Condition.RIGHT_SUBARTICULAR)):
+                confidence = GUESSED if guessed else float(found.confidence[side])
+                table.set(condition, level, found.volume, found.slice_index, found.points_mm[side], confidence)
+
+
+class _Table:
+    """The 25 points while they are being filled in."""
+
+    def __init__(self, study_id: str) -> None:
+        self.study_id = study_id
+        self.points_mm = np.full((len(CELLS), 3), np.nan)
+        self.confidence = np.zeros(len(CELLS))
+        self.series: list[str | None] = [None] * len(CELLS)
+        self.instance = np.full(len(CELLS), ABSENT)
+        self.x, self.y = np.full(len(CELLS), np.nan), np.full(len(CELLS), np.nan)
+
+    def fill(self, condition: Condition, found: LevelPoints, least: float) -> None:
+        for level in range(len(LEVELS)):
+            if found.slice_index[level] >= 0 and found.confidence[level] >= least:
+                self.set(
+                    condition,
+                    level,
+                    found.volume,
+                    int(found.slice_index[level]),
+                    found.points_mm[level],
+                    float(found.confidence[level]),
+                )
+
+    def set(
+        self, condition: Condition, level: int, volume: Volume, index: int, point_mm: np.ndarray, confidence: float
+    ) -> None:
+        i = CELL_INDEX[Cell(condition, LEVELS[level])]
+        x, y = volume.to_source_pixel(point_mm[None], np.array([index]))
+        self.points_mm[i], self.confidence[i] = point_mm, confidence
+        self.series[i], self.instance[i] = volume.series_id, volume.instance_numbers[index]
+        self.x[i], self.y[i] = x[0], y[0]
+
+    def landmarks(self, notes: tuple[str, ...]) -> Landmarks:
+        return Landmarks(
+            self.study_id, self.points_mm, self.confidence, tuple(self.series), self.instance, self.x, self.y, notes
+        )
+
+
+def _ready(model: PointNet | None, device: torch.device) -> PointNet | None:
+    return None if model is None else model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
+
+
+def _best(found: list[LevelPoints]) -> LevelPoints | None:
+    return max(found, key=lambda points: float(points.confidence.sum()), default=None)
+
+
+def _along(canal: np.ndarray, level: int) -> np.ndarray:
+    """(3,) unit vector along the spine at a level, from the neighbouring canal points; patient z where there are none."""
+    known = [i for i in (level - 1, level, level + 1) if 0 <= i < len(canal) and np.isfinite(canal[i]).all()]
+    if len(known) < 2:
+        return np.array([0.0, 0.0, 1.0])
+    return unit(canal[known[0]] - canal[known[-1]])
+
+
+def _canal_from_foramina(table: _Table) -> np.ndarray | None:
+    """(5, 3) canal points half way between the foramina of the two sides; NaN where one is missing."""
+    left, right = (
+        table.points_mm[[CELL_INDEX[Cell(condition, level)] for level in LEVELS]]
+        for condition in (Condition.LEFT_FORAMINAL, Condition.RIGHT_FORAMINAL)
+    )
+    middle: np.ndarray = (left + right) / 2
+    return middle if np.isfinite(middle).any() else None
+
+
+def _levels_from_stacks(volumes: list[Volume]) -> np.ndarray:
+    """(5, 3) points at the middle of the axial slices that would show the levels if the lowest stack were L5/S1.
+
+    With five or more stacks in different places each is a level, counted from below; one block is divided evenly by the
+    usual distance between discs, from its lower end.
+    """
+    middles = np.array([volume.centres_mm.mean(axis=0) for volume in volumes])
+    order = np.argsort(middles[:, 2])
+    points = np.full((len(LEVELS), 3), np.nan)
+    if len(volumes) >= len(LEVELS):
+        points[::-1] = middles[order[: len(LEVELS)]]
+        return points
+    centres = np.concatenate([volume.centres_mm for volume in volumes])
+    centres = centres[np.argsort(centres[:, 2])]
+    for i, level in enumerate(reversed(range(len(LEVELS)))):
+        height = centres[0, 2] + STEP_MM * (i + 0.5)
+        if height <= centres[-1, 2]:
+            points[level] = centres[np.abs(centres[:, 2] - height).argmin()]
+    return points

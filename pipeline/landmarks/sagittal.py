@@ -1,0 +1,194 @@
+"""Sagittal series: network output on every slice → canal and foraminal points in the patient.
+
+Slices vote: the map of a group (all slices for the canal, one side's slices for the foramina) is the mean of its slices'
+maps weighted by visibility; the levels are decoded on it once, and each point is then taken from the slice that shows it
+best. Sides come from patient x relative to the canal (LPS, +x is the patient's left), never from slice order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.labels import Side
+from pipeline.landmarks.canvas import Canvases, whole_slice_canvases
+from pipeline.landmarks.decode import Chain, DecodeSettings, decode_levels, refine
+from pipeline.landmarks.examples import CANAL_CHANNELS, FORAMINAL_CHANNELS
+from pipeline.landmarks.model import PointNet, map_grid
+from pipeline.volumes import Volume
+
+VISIBLE_CANAL = 0.4
+"""A canal seen with at least this visibility places the midline; below it the foramina do."""
+SIDE_GAP_MM = 8.0
+"""Foramina of the two sides lie further apart than this (adult interpedicular distances are 20 mm and more)."""
+
+
+@dataclass(frozen=True, eq=False)
+class SliceOutput:
+    """The network's view of one sagittal volume.
+
+    Attributes:
+        canvases: S slices.
+        maps: (S, 10, H, W) probability maps.
+        visible: (S, 10) between 0 and 1.
+        positions: (H, W, 2) canvas x, y of the maps' cells.
+        x_mm: (S,) patient x of each slice's centre.
+    """
+
+    canvases: Canvases
+    maps: np.ndarray
+    visible: np.ndarray
+    positions: np.ndarray
+    x_mm: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class LevelPoints:
+    """Five points of one kind on one volume.
+
+    Attributes:
+        volume: the volume on which they lie.
+        points_mm: (5, 3) patient LPS mm; NaN where absent.
+        slice_index: (5,) the slice of each, -1 where absent.
+        confidence: (5,) between 0 and 1.
+        chain: the decoded levels, for the consistency between series.
+    """
+
+    volume: Volume
+    points_mm: np.ndarray
+    slice_index: np.ndarray
+    confidence: np.ndarray
+    chain: Chain
+
+
+@torch.inference_mode()
+def run_network(model: PointNet, volume: Volume, device: torch.device, batch: int = 24) -> SliceOutput:
+    """Run the network on every slice of a sagittal volume."""
+    size = model.settings.size_px
+    canvases = whole_slice_canvases(volume, size)
+    maps, visible = [], []
+    for start in range(0, len(canvases.images), batch):
+        images = torch.from_numpy(np.ascontiguousarray(canvases.images[start : start + batch]))[:, None].float()
+        images = images.to(device, memory_format=torch.channels_last)
+        output = model(images)
+        heat = output["heat"]
+        maps.append(heat.flatten(2).softmax(dim=-1).reshape(heat.shape).cpu().numpy())
+        visible.append(output["visible"].float().sigmoid().cpu().numpy())
+    stacked = np.concatenate(maps)
+    positions = map_grid(stacked.shape[-2:], model.stride, torch.device("cpu")).numpy()
+    centre = np.array([(size - 1) / 2, (size - 1) / 2, 0.0, 1.0])
+    x_mm = (canvases.affines @ centre)[:, 0]
+    return SliceOutput(
+        canvases, stacked, np.concatenate(visible), positions.reshape(*stacked.shape[-2:], 2).astype(float), x_mm
+    )
+
+
+def canal_points(output: SliceOutput, settings: DecodeSettings) -> LevelPoints:
+    """The five canal points of a volume, each on the slice nearest to the middle of the canal at its level.
+
+    The middle is where the canal is visible: the visibility-weighted x of each level, made a straight line over the
+    levels (a scoliotic spine leans), because a single slice's visibility is noisy.
+    """
+    visible = output.visible[:, CANAL_CHANNELS]
+    chain = _decode(output, np.arange(len(visible)), CANAL_CHANNELS, settings)
+    levels = np.nonzero(np.isfinite(chain.points[:, 0]))[0]
+    weights = np.square(visible) + 1e-6
+    middle = (weights * output.x_mm[:, None]).sum(axis=0) / weights.sum(axis=0)
+    if len(levels) >= 3:
+        slope, intercept = np.polyfit(levels, middle[levels], 1, w=visible[:, levels].max(axis=0) + 1e-3)
+        middle = slope * np.arange(len(middle)) + intercept
+    chosen = np.abs(output.x_mm[:, None] - middle[None]).argmin(axis=0)
+    return _place(output, chain, chosen, CANAL_CHANNELS, settings)
+
+
+def foraminal_points(
+    output: SliceOutput, side: Side, midline_mm: np.ndarray, settings: DecodeSettings
+) -> LevelPoints | None:
+    """The five foraminal points of one side, each on the slice that shows it best.
+
+    Args:
+        output: the network's view of the volume.
+        side: the patient's side.
+        midline_mm: (5,) patient x of the midline at each level, mm.
+        settings: of the decoding.
+
+    Returns:
+        None if no slice lies on that side.
+    """
+    sign = 1.0 if side is Side.LEFT else -1.0
+    distance = sign * (output.x_mm[:, None] - midline_mm[None])
+    slices = np.nonzero((distance > 0).any(axis=1))[0]
+    if not len(slices):
+        return None
+    chain = _decode(output, slices, FORAMINAL_CHANNELS, settings)
+    visible = np.where(distance > 0, output.visible[:, FORAMINAL_CHANNELS], -1.0)
+    mass = np.zeros_like(visible)
+    for level in np.nonzero(np.isfinite(chain.points[:, 0]))[0]:
+        near = np.linalg.norm(output.positions - chain.points[level], axis=-1) * output.canvases.pixel_mm
+        maps = output.maps[:, FORAMINAL_CHANNELS][:, level]
+        mass[:, level] = (maps * (near <= settings.radius_mm)).sum(axis=(1, 2))
+    return _place(output, chain, (visible * (0.2 + mass)).argmax(axis=0), FORAMINAL_CHANNELS, settings)
+
+
+def midline_from(output: SliceOutput, canal: LevelPoints | None) -> tuple[np.ndarray, str]:
+    """Patient x of the midline at each level, in mm, and how it was found.
+
+    From the canal where one was seen (on this or another series); else between the two groups of slices that show
+    foramina (the split with the largest variance between groups, Otsu 1979); else from patient x = 0, the middle of the
+    magnet, where technologists centre the spine.
+    """
+    if canal is not None:
+        known = np.isfinite(canal.points_mm[:, 0])
+        if known.any():
+            levels = np.nonzero(known)[0]
+            return np.interp(np.arange(5), levels, canal.points_mm[levels, 0]), "canal"
+    x = np.sort(output.x_mm)
+    weights = output.visible[:, FORAMINAL_CHANNELS].max(axis=1)[np.argsort(output.x_mm)] + 1e-3
+    best, split, gap = 0.0, None, 0.0
+    for i in range(1, len(x)):
+        low, high = weights[:i].sum(), weights[i:].sum()
+        means = (weights[:i] @ x[:i]) / low, (weights[i:] @ x[i:]) / high
+        between = low * high * (means[1] - means[0]) ** 2
+        if between > best:
+            best, split, gap = between, (means[0] + means[1]) / 2, means[1] - means[0]
+    if split is None or gap < SIDE_GAP_MM:
+        return np.zeros(5), "patient x = 0"
+    return np.full(5, split), "foramina"
+
+
+def sees_canal(output: SliceOutput) -> bool:
+    """Whether the volume shows the canal well enough to place the midline by it."""
+    best = output.visible[:, CANAL_CHANNELS].max(axis=0)
+    return bool(np.median(best) >= VISIBLE_CANAL)
+
+
+def _decode(output: SliceOutput, slices: np.ndarray, channels: slice, settings: DecodeSettings) -> Chain:
+    weights = output.visible[slices][:, channels] + 1e-3
+    maps = np.einsum("sl,slhw->lhw", weights / weights.sum(axis=0), output.maps[slices][:, channels])
+    return decode_levels(maps, output.positions, output.canvases.pixel_mm, settings)
+
+
+def _place(
+    output: SliceOutput, chain: Chain, chosen: np.ndarray, channels: slice, settings: DecodeSettings
+) -> LevelPoints:
+    """Each level's point on its chosen slice, by that slice's own map."""
+    points_mm, index = np.full((5, 3), np.nan), np.full(5, -1)
+    confidence = np.zeros(5)
+    for level in np.nonzero(np.isfinite(chain.points[:, 0]))[0]:
+        k = int(chosen[level])
+        channel = (channels.start or 0) + int(level)
+        point, mass = refine(
+            output.maps[k, channel],
+            output.positions,
+            chain.points[level],
+            output.canvases.pixel_mm,
+            settings.radius_mm,
+        )
+        if mass < 0.2:  # this slice's own map looks elsewhere: the group's point stands
+            point = chain.points[level]
+        points_mm[level] = output.canvases.to_patient(np.array([k]), point[None])[0]
+        index[level] = output.canvases.slice_index[k]
+        confidence[level] = chain.confidence[level] * float(output.visible[:, channel].max()) ** 0.5
+    return LevelPoints(output.canvases.volume, points_mm, index, confidence, chain)

@@ -1,0 +1,301 @@
+"""``python -m pipeline train landmarks|axial``: train a point network on competition folders, real and synthetic.
+
+Each folder has a weight: the share of the drawn examples that come from it. Folds are by study within each folder;
+studies of the held-out fold are never drawn, and the hashes of those that were are saved with the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from pipeline.competition import Competition, make_folds, open_competition
+from pipeline.config import load_settings, to_dict
+from pipeline.ensemble.manifest import study_hash
+from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
+from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
+from pipeline.training.augment import AugmentSettings, StackAugmentation
+from pipeline.training.loop import fit
+from pipeline.training.settings import LoopSettings
+from pipeline.training.task import Batch, Task, decayed_groups
+
+
+@dataclass(frozen=True)
+class LandmarkTrainSettings:
+    """Everything ``train landmarks`` and ``train axial`` can be told; sections ``landmarks`` and ``axial`` of a preset.
+
+    Attributes:
+        model: the network.
+        examples: how slices become examples.
+        loss: weights of the loss terms.
+        loop: epochs, batches, learning rate, precision.
+        augment: changes of the images.
+        data_weights: share of the draws by folder, in the order of ``--data``; empty for shares by number of examples.
+        encoder_lr: learning rate of the encoder relative to the rest.
+        evaluated: at most so many held-out examples are scored after each epoch.
+    """
+
+    model: PointModelSettings = field(default_factory=PointModelSettings)
+    examples: ExampleSettings = field(default_factory=ExampleSettings)
+    loss: PointLossSettings = field(default_factory=PointLossSettings)
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    data_weights: tuple[float, ...] = ()
+    encoder_lr: float = 1.0
+    evaluated: int = 800
+
+
+class PointExamples(Dataset[dict[str, Any]]):
+    """The cached examples of a table of :func:`pipeline.landmarks.examples.build_examples`.
+
+    Images are memory-mapped; the small targets are held in memory.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table.reset_index(drop=True)
+        self.files = self.table["file"].to_numpy()
+        self.index = self.table["index"].to_numpy()
+        self._open: OrderedDict[str, np.ndarray] = OrderedDict()
+        parts: dict[str, list[np.ndarray]] = {}
+        for file, rows in self.table.groupby("file", sort=False):
+            with np.load(str(file)) as data:
+                for name in data.files:
+                    parts.setdefault(name, []).append(data[name][rows["index"].to_numpy()])
+        self.targets = {name: np.concatenate(values) for name, values in parts.items()}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        file = self.files[i]
+        images = self._open.get(file)
+        if images is None:
+            images = np.load(Path(file).with_suffix(".npy"), mmap_mode="r")
+            self._open[file] = images
+            if len(self._open) > 256:  # each is an open file
+                self._open.popitem(last=False)
+        item = {"image": torch.from_numpy(images[self.index[i]].astype(np.float32))[None]}
+        return item | {
+            name: torch.as_tensor(np.asarray(values[i], np.float32)) for name, values in self.targets.items()
+        }
+
+    def name(self, i: int) -> str:
+        """Study and number of an example, for messages."""
+        row = self.table.iloc[i]
+        return f"study {row['study_id']}, example {row['index']} of {row['file']}"
+
+
+class PointTask(Task):
+    """Trains a :class:`PointNet`; the score is the mean error of visible held-out points in mm.
+
+    Args:
+        name: ``landmarks`` or ``axial``.
+        settings: of the run.
+        train: table of training examples.
+        held_out: table of held-out examples, may be empty.
+    """
+
+    train_set: PointExamples
+
+    def __init__(self, name: str, settings: LandmarkTrainSettings, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
+        self.name = name
+        self.settings = settings
+        self.model = PointNet(settings.model)
+        self.train_set = PointExamples(train)
+        self.held_out = PointExamples(_spread(held_out, settings.evaluated)) if len(held_out) else None
+        self.sample_weights = sample_weights(train, settings.data_weights)
+        self.augmentation = StackAugmentation(settings.augment)
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Move, turn, scale and disturb images; their points go along."""
+        changed = self.augmentation(batch["image"], generator, batch["points"])
+        return self._framed(batch | {"image": changed.pixels, "points": changed.points})
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """See :func:`pipeline.landmarks.model.point_loss`."""
+        output = model(batch["image"].contiguous(memory_format=torch.channels_last))
+        return point_loss(
+            output,
+            batch["points"],
+            batch["point_weight"],
+            batch["visible"],
+            batch["visible_weight"],
+            self.model.stride,
+            self.settings.loss,
+        )
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Errors of the visible points of the held-out slices, slice by slice, before any joint decoding."""
+        if self.held_out is None:
+            return {"score": float("nan")}
+        errors, right, counted = [], 0.0, 0.0
+        for batch in self._held_out_batches(device):
+            output = model(batch["image"].contiguous(memory_format=torch.channels_last))
+            distance = (output["points"] - batch["points"]).norm(dim=-1) * batch["pixel_mm"][:, None]
+            errors.append(distance[(batch["point_weight"] >= 1.0)].float().cpu().numpy())
+            said = (output["visible"] > 0) == (batch["visible"] > 0.5)
+            weight = batch["visible_weight"]
+            right += float((said * weight).sum())
+            counted += float(weight.sum())
+        all_errors = np.concatenate(errors)
+        return {
+            "score": float(np.minimum(all_errors, 30.0).mean()),
+            "median_mm": float(np.median(all_errors)),
+            "p95_mm": float(np.percentile(all_errors, 95)),
+            "within_5mm": float((all_errors <= 5).mean()),
+            "visible_accuracy": right / max(counted, 1e-6),
+        }
+
+    def picture(self, model: nn.Module, device: torch.device) -> np.ndarray | None:
+        """Held-out slices, worst first: truth as green circles, predictions as red crosses joined to it."""
+        if self.held_out is None:
+            return None
+        tiles: list[tuple[float, np.ndarray]] = []
+        for batch in self._held_out_batches(device):
+            predicted = model(batch["image"].contiguous(memory_format=torch.channels_last))["points"]
+            for i in range(len(predicted)):
+                known = (batch["point_weight"][i] >= 1.0).cpu().numpy()
+                if known.any():
+                    truth, guess = batch["points"][i].cpu().numpy()[known], predicted[i].float().cpu().numpy()[known]
+                    error = float(np.linalg.norm(truth - guess, axis=1).max()) * float(batch["pixel_mm"][i])
+                    tiles.append((error, _tile(batch["image"][i, 0].cpu().numpy(), truth, guess, error)))
+        tiles.sort(key=lambda pair: -pair[0])
+        shown = [tile for _, tile in tiles[:24]]
+        if not shown:
+            return None
+        shown += [np.zeros_like(shown[0])] * (-len(shown) % 6)
+        return np.vstack([np.hstack(shown[k : k + 6]) for k in range(0, len(shown), 6)])
+
+    def item_name(self, index: int) -> str:
+        """Study and number of an example."""
+        return self.train_set.name(index)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """The encoder may learn more slowly than the decoder."""
+        return decayed_groups(self.model, weight_decay, {"encoder.": self.settings.encoder_lr})
+
+    def _held_out_batches(self, device: torch.device) -> Any:
+        assert self.held_out is not None  # both callers have checked
+        size = self.settings.loop.batch_size
+        for start in range(0, len(self.held_out), size):
+            items = [self.held_out[i] for i in range(start, min(start + size, len(self.held_out)))]
+            batch = {name: torch.stack([item[name] for item in items]).to(device) for name in items[0]}
+            yield self._framed(batch)
+
+    def _framed(self, batch: Batch) -> Batch:
+        """Cut the middle of the network's size out of a larger canvas; points that fall outside are not asked for."""
+        size, have = self.settings.model.size_px, batch["image"].shape[-1]
+        start = (have - size) // 2
+        image = batch["image"][..., start : start + size, start : start + size]
+        points = batch["points"] - start
+        inside = ((points >= 0) & (points <= size - 1)).all(dim=-1)
+        return batch | {
+            "image": image,
+            "points": points,
+            "point_weight": batch["point_weight"] * inside,
+            "visible": batch["visible"] * inside,
+        }
+
+
+def sample_weights(table: pd.DataFrame, data_weights: Sequence[float]) -> np.ndarray | None:
+    """How often each example is drawn so that the folders have the wanted shares.
+
+    Args:
+        table: examples with their ``competition`` number.
+        data_weights: a share for each folder; empty for equal examples.
+
+    Raises:
+        ValueError: if there are not as many shares as folders.
+    """
+    if not data_weights:
+        return None
+    number = table["competition"].to_numpy()
+    if number.max() >= len(data_weights):
+        raise ValueError(f"data_weights has {len(data_weights)} shares for {number.max() + 1} folders of --data")
+    counts = np.bincount(number, minlength=len(data_weights))
+    weights: np.ndarray = np.asarray(data_weights, float)[number] / counts[number]
+    return weights
+
+
+def _spread(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most so many rows, evenly over the table and its folders."""
+    if len(table) <= most:
+        return table
+    return table.iloc[np.linspace(0, len(table) - 1, most).round().astype(int)]
+
+
+def _tile(image: np.ndarray, truth: np.ndarray, guess: np.ndarray, error: float, side: int = 240) -> np.ndarray:
+    scale = side / image.shape[0]
+    grey = (np.clip(cv2.resize(image.astype(np.float32), (side, side)), 0, 1) * 255).astype(np.uint8)  # for the screen
+    tile = np.repeat(grey[..., None], 3, axis=2)
+    for (tx, ty), (gx, gy) in zip(truth, guess, strict=True):
+        a, b = (
+            (round((tx + 0.5) * scale), round((ty + 0.5) * scale)),
+            (
+                round((gx + 0.5) * scale),
+                round((gy + 0.5) * scale),
+            ),
+        )
+        cv2.line(tile, a, b, (255, 220, 0), 1)
+        cv2.circle(tile, a, 3, (0, 255, 0), 1)
+        cv2.drawMarker(tile, b, (255, 60, 60), cv2.MARKER_TILTED_CROSS, 7, 1)
+    cv2.putText(tile, f"{error:.1f} mm", (3, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 0), 1)
+    return tile
+
+
+def train(task: str, args: argparse.Namespace) -> int:
+    """Train ``landmarks`` or ``axial`` as the command line says; returns the exit status.
+
+    Each folder of ``--data`` is split by :func:`pipeline.competition.make_folds`; the held-out fold is scored after each
+    epoch and its studies are in no batch.
+    """
+    settings = load_settings(LandmarkTrainSettings, args.preset, task, args.set)
+    kind, channels = ("axial", AXIAL_CHANNELS) if task == "axial" else ("sagittal", SAGITTAL_CHANNELS)
+    settings = replace(settings, model=replace(settings.model, channels=channels))
+    competitions = [open_competition(path, split="train") for path in args.data]
+    table = build_examples(competitions, kind, args.cache, settings.examples, args.workers)
+    if table.empty:
+        raise ValueError(f"no labelled {kind} slices below {', '.join(map(str, args.data))}")
+    held_out = held_out_studies(competitions, args.fold)
+    is_held_out = np.array(
+        [study in held_out[number] for number, study in zip(table["competition"], table["study_id"], strict=True)]
+    )
+    training, testing = table[~is_held_out], table[is_held_out]
+    print(
+        f"train {task}: {len(training)} slices of {training['study_id'].nunique()} studies, "
+        f"held out (fold {args.fold}): {len(testing)} slices of {testing['study_id'].nunique()} studies"
+    )
+    point_task = PointTask(task, settings, training, testing)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    seen = sorted({study_hash(study) for study in training["study_id"]})
+    (out / "seen.txt").write_text("\n".join(seen) + "\n")
+    result = fit(point_task, settings.loop, out, config=to_dict(settings), resume=not args.restart)
+    print(f"{task}: best score {result.best_score:.3f} mm at epoch {result.epoch}; wrote {result.weights}")
+    return 0
+
+
+def held_out_studies(competitions: Sequence[Competition], fold: int) -> list[set[str]]:
+    """The held-out studies of each folder.
+
+    Raises:
+        ValueError: if a folder has no labels to make folds of.
+    """
+    found = []
+    for competition in competitions:
+        if competition.labels is None:
+            raise ValueError(f"{competition.root}: no train.csv; folds cannot be made without labels")
+        folds = make_folds(competition.labels)
+        found.append(set(folds.index[folds == fold]))
+    return found
