@@ -260,7 +260,7 @@ def _axis_operator(size: int, coarse: Tensor, sigma: Tensor, ghost: Tensor, dist
 
 
 def _log_field(shape: torch.Size, draw: _Draw) -> Tensor:
-    """A smooth random field of mean 0 and deviation 1, (B, S, H, W): cubic polynomials, at most linear across slices."""
+    """A smooth random field of mean 0 and deviation 1, (B, S, H, W): cubic polynomials, linear across slices."""
     slices, rows, cols = shape
     z, y, x = torch.meshgrid(
         *(torch.linspace(-1, 1, size, device=draw.device) if size > 1 else torch.zeros(1, device=draw.device)

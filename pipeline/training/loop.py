@@ -65,7 +65,7 @@ def fit(
         TrainingStopped: (a SystemExit) after SIGTERM or Ctrl-C, with the checkpoint written.
         ResumeError: if the checkpoint is of another run.
         FloatingPointError: if the loss or the gradient is not finite.
-        ValueError: if ``evaluate`` gives no finite ``score``.
+        ValueError: if ``evaluate`` gives no ``score`` or an infinite one.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -219,10 +219,11 @@ class _Run:
             figures = self._evaluate() if self.main else {}
             score = float(broadcast_object_list([figures.get("score", math.nan)])[0])
             row.update(figures)
-            better = score < self.best
+            unmeasured = math.isnan(score)
+            better = unmeasured or score < self.best
             self.stale = 0 if better else self.stale + 1
             if better:
-                self.best, self.best_epoch = score, self.epoch + 1
+                self.best, self.best_epoch = self.best if unmeasured else score, self.epoch + 1
                 self._save_weights("best.safetensors", score)
             self._save_weights("last.safetensors", score)
         self.history.append(row)

@@ -39,7 +39,10 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Figures on the held-out studies; must hold ``score``, lower is better. Called without gradients."""
+        """Figures on the held-out studies; must hold ``score``, lower is better. Called without gradients.
+
+        A ``score`` that is not a number says that nothing was held out: the latest weights then count as the best.
+        """
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:  # noqa: ARG002
         """Random changes on the training device; all randomness from ``generator``. The default changes nothing."""

@@ -84,11 +84,13 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(tmp_path, capsy
     assert max(task.sizes) == 2
     assert len(task.sizes) == 15 * 4
     assert "micro-batch halved to 2 items, accumulation doubled to 4" in (tmp_path / "small" / "log.txt").read_text()
-    with pytest.raises(MemoryError, match="not one item fits"):
-        task = ToyTask()
-        task.fail_above = -1
-        task.loss = lambda model, batch: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
-        fit(task, SETTINGS, tmp_path / "none")
+
+
+def test_an_item_that_does_not_fit_alone_ends_the_run_with_advice(tmp_path):
+    task = ToyTask()
+    task.loss = lambda model, batch: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(MemoryError, match="not one item fits into memory; choose a smaller"):
+        fit(task, SETTINGS, tmp_path)
 
 
 class Plain(ToyTask):
@@ -124,7 +126,7 @@ def test_an_item_with_values_that_are_not_finite_is_named_alone(tmp_path):
 
     task = ToyTask()
     task.train_set = Holed()
-    with pytest.raises(FloatingPointError, match="not finite: study 23. Lower"):
+    with pytest.raises(FloatingPointError, match=r"not finite: study 23\. Lower"):
         fit(task, SETTINGS, tmp_path)
 
 
@@ -184,7 +186,7 @@ def test_patience_ends_a_run_that_no_longer_improves(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     fit(ToyTask(), SETTINGS, tmp_path)
-    with pytest.raises(ResumeError, match="seed was 0, is 5.*--restart"):
+    with pytest.raises(ResumeError, match=r"seed was 0, is 5.*--restart"):
         fit(ToyTask(), dataclasses.replace(SETTINGS, seed=5), tmp_path)
     other = ToyTask()
     other.model[0] = torch.nn.Conv2d(1, 8, 5)
@@ -198,8 +200,16 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 def test_a_score_is_demanded(tmp_path):
     task = ToyTask()
     task.evaluate = lambda model, device: {"accuracy": 1.0}
-    with pytest.raises(ValueError, match="finite 'score'.*accuracy"):
+    with pytest.raises(ValueError, match=r"finite 'score'.*accuracy"):
         fit(task, SETTINGS, tmp_path)
+
+
+def test_without_held_out_studies_the_last_weights_count_as_the_best(tmp_path):
+    task = ToyTask()
+    task.evaluate = lambda model, device: {"score": float("nan")}
+    result = fit(task, dataclasses.replace(SETTINGS, patience=1), tmp_path)
+    assert (len(result.history), result.epoch) == (3, 3)
+    assert_same_weights(tmp_path / "best.safetensors", tmp_path / "last.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,104 @@
+"""albumentations for stacks: the same change of the plane in every slice, in float, with points.
+
+Everything of albumentations is behind this module. 2.0.8 is its last MIT release, and four things need care: it looks
+at the network on import unless ``NO_ALBUMENTATIONS_UPDATE`` is set; its ``Resize`` moves key points by half a pixel at
+twice the size, so only ``Affine`` moves anything here; its piecewise and thin-plate transforms drop key points, so they
+are not offered; and its random state is its own, so it is seeded from the caller's generator at each call.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class InPlaneSettings:
+    """Strengths (0 turns a change off).
+
+    Attributes:
+        rotation: largest angle, degrees.
+        scale: largest relative change of size.
+        shift: largest shift, as share of the side.
+        shear: largest shear, degrees.
+        affine_share: of stacks that are moved.
+        holes, hole_size, holes_share: at most so many rectangles, of at most so large a share of the side, are blanked.
+        blur, blur_share: largest sigma of a Gaussian, px.
+        gain, gain_share: largest relative change of brightness and contrast.
+    """
+
+    rotation: float = 15.0
+    scale: float = 0.15
+    shift: float = 0.05
+    shear: float = 5.0
+    affine_share: float = 0.8
+    holes: int = 4
+    hole_size: float = 0.15
+    holes_share: float = 0.3
+    blur: float = 1.0
+    blur_share: float = 0.1
+    gain: float = 0.2
+    gain_share: float = 0.5
+
+
+class InPlaneAugmentation:
+    """Changes one stack on the CPU; use in a dataset's ``__getitem__``.
+
+    Raises:
+        ModuleNotFoundError: if albumentations is not installed.
+    """
+
+    def __init__(self, settings: InPlaneSettings | None = None) -> None:
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        import albumentations as A  # noqa: N812
+
+        self.settings = s = settings or InPlaneSettings()
+        steps: list[Any] = []
+        if s.affine_share:
+            steps.append(
+                A.Affine(
+                    rotate=(-s.rotation, s.rotation),
+                    scale=(1 - s.scale, 1 + s.scale),
+                    translate_percent=(-s.shift, s.shift),
+                    shear=(-s.shear, s.shear),
+                    p=s.affine_share,
+                )
+            )
+        if s.gain_share:
+            steps.append(A.RandomBrightnessContrast(s.gain / 2, s.gain, p=s.gain_share))
+        if s.blur_share:
+            steps.append(A.GaussianBlur(blur_limit=0, sigma_limit=(0.1, s.blur), p=s.blur_share))
+        if s.holes_share and s.holes:
+            size = (min(0.05, s.hole_size), s.hole_size)
+            steps.append(
+                A.CoarseDropout(
+                    num_holes_range=(1, s.holes), hole_height_range=size, hole_width_range=size, p=s.holes_share
+                )
+            )
+        # Points outside stay: the caller decides what a point beyond the edge means
+        self._compose = A.Compose(steps, keypoint_params=A.KeypointParams(format="xy", remove_invisible=False))
+
+    def __call__(
+        self, pixels: np.ndarray, generator: np.random.Generator, points: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """A changed copy.
+
+        Args:
+            pixels: (S, H, W) float32 about 0..1; slices travel as channels, which is what keeps them together.
+            generator: the only source of randomness.
+            points: (N, 2) (col, row) px, or None.
+
+        Returns:
+            pixels (S, H, W) float32 and points (N, 2) float64 or None.
+        """
+        if pixels.ndim != 3 or pixels.dtype != np.float32:
+            raise ValueError(f"expected a float32 stack (S, H, W), found {pixels.shape} {pixels.dtype}")
+        self._compose.set_random_seed(int(generator.integers(2**31)))
+        image = np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
+        keypoints = np.zeros((0, 2), np.float32) if points is None else np.asarray(points, np.float32)
+        changed = self._compose(image=image, keypoints=keypoints)
+        result = np.ascontiguousarray(np.moveaxis(changed["image"].reshape(image.shape), 2, 0))
+        return result, None if points is None else np.asarray(changed["keypoints"], float).reshape(-1, 2)
