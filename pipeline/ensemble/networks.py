@@ -1,0 +1,193 @@
+"""The networks of one set of weights as the run uses them: loaded once a process, run on a device that may fail.
+
+This is where stages two to four are called. Each is imported when the weights have a network for it, so a run
+without weights needs no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from pipeline.competition import Problem
+from pipeline.config import from_dict
+from pipeline.ensemble.manifest import Manifest, Member, WeightsError
+from pipeline.ensemble.workers import limit_torch_threads
+from pipeline.labels import CELLS, GRADES, Family
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.cubes import CubeSettings, StudyCubes
+    from pipeline.landmarks.landmarks import Landmarks
+    from pipeline.landmarks.predict import LandmarkPredictor
+    from pipeline.volumes import StudyVolumes
+
+Cubes = dict[str, "StudyCubes"]
+"""A study's cubes by the ``repr`` of the settings they were cut with: networks may look through different windows."""
+
+_broken: set[str] = set()
+"""GPUs of this process that failed for another reason than memory: after that, nothing on them works."""
+
+
+class Grader(Protocol):
+    """A network of stage four on a device."""
+
+    def predict(self, cubes: StudyCubes) -> np.ndarray:
+        """(25, 3) log probabilities; NaN rows where it has no input."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The members of a manifest whose files were verified; picklable, it holds paths and no tensors."""
+
+    manifest: Manifest
+    members: tuple[Member, ...]
+
+    @classmethod
+    def open(cls, manifest: Manifest) -> tuple[Networks, list[Problem]]:
+        """Compare every checksum; a member whose file is damaged or missing is left out and becomes a problem."""
+        usable: list[Member] = []
+        problems: list[Problem] = []
+        for member in manifest.members:
+            try:
+                manifest.verify(member)
+                usable.append(member)
+            except WeightsError as error:
+                problems.append(Problem("", None, member.file, "weights-refused", str(error)))
+        return cls(manifest, tuple(usable)), problems
+
+    def named(self, name: str) -> Member:
+        """The member of that name."""
+        return next(member for member in self.members if member.name == name)
+
+    def family(self, name: str) -> Family:
+        """The condition family a grader grades."""
+        return Family(self.named(name).task)
+
+    def find_landmarks(
+        self, volumes: StudyVolumes, names: Sequence[str], device: str, threads: int
+    ) -> tuple[Landmarks, tuple[Problem, ...]]:
+        """Stage two: the 25 points of a study by the networks ``names``; on the CPU where the GPU fails."""
+        limit_torch_threads(threads)
+        points: Landmarks | None = None
+        if device != "cpu" and device not in _broken:
+            try:
+                points = _finder(self.manifest.folder, tuple(names), device).predict(volumes)
+            except RuntimeError as error:
+                _after_failure(error, device)
+        if points is None:
+            points = _finder(self.manifest.folder, tuple(names), "cpu").predict(volumes)
+        notes = tuple(Problem(volumes.study_id, None, None, "landmarks", note) for note in points.notes)
+        return points, notes
+
+    def cut(self, volumes: StudyVolumes, points: Landmarks, names: Sequence[str]) -> Cubes:
+        """Stage three: the cubes that the graders ``names`` look at."""
+        from pipeline.cubes import cut_cubes
+
+        wanted: dict[str, tuple[CubeSettings, set[Family]]] = {}
+        for name in names:
+            settings = self._cube_settings(name)
+            wanted.setdefault(repr(settings), (settings, set()))[1].add(self.family(name))
+        return {key: cut_cubes(volumes, points, settings, families) for key, (settings, families) in wanted.items()}
+
+    def grade(self, name: str, cubes: Cubes, device: str, threads: int) -> np.ndarray:
+        """Stage four: (25, 3) log probabilities of one grader; NaN rows where it has no cube or another family.
+
+        Out of memory on the GPU, the study's cells are graded in two halves, once more on the GPU, then on the CPU.
+        """
+        limit_torch_threads(threads)
+        own = cubes[repr(self._cube_settings(name))]
+        folder = self.manifest.folder
+        attempts = [(device, 1), (device, 2)] if device != "cpu" and device not in _broken else []
+        for where, parts in attempts:
+            try:
+                return predict_in_parts(_grader(folder, name, where), own, parts)
+            except RuntimeError as error:
+                _after_failure(error, where)
+                if where in _broken:
+                    break
+        return predict_in_parts(_grader(folder, name, "cpu"), own, 2 if attempts else 1)
+
+    def combine(self, predictions: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Blend the members' log probabilities, calibrate, and let the study's own cells fill what is missing.
+
+        Returns:
+            (25, 3) probabilities, NaN in rows that nothing reaches, and (25,) bool: the row comes from context alone.
+        """
+        from pipeline.ensemble.combine import combine
+
+        return combine(self.manifest, predictions)
+
+    def load_cubes(self, path: Path, names: Sequence[str]) -> Cubes | None:
+        """What :meth:`keep_cubes` wrote, if it is there and holds all that the graders ``names`` look at."""
+        from pipeline.ensemble.cube_store import load_cubes
+
+        cubes = load_cubes(path)
+        if cubes is None or any(repr(self._cube_settings(name)) not in cubes for name in names):
+            return None
+        return cubes
+
+    def keep_cubes(self, path: Path, cubes: Cubes) -> None:
+        """Keep a study's cubes for later rounds.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        from pipeline.ensemble.cube_store import save_cubes
+
+        save_cubes(path, cubes)
+
+    def _cube_settings(self, name: str) -> CubeSettings:
+        from pipeline.cubes import CubeSettings
+
+        return from_dict(CubeSettings, self.named(name).config.get("cubes", {}))
+
+
+def predict_in_parts(grader: Grader, cubes: StudyCubes, parts: int) -> np.ndarray:
+    """Grade a study's cells in ``parts`` batches; (25, 3), as :meth:`Grader.predict` of the whole would give."""
+    if parts == 1:
+        return grader.predict(cubes)
+    from pipeline.cubes import StudyCubes
+
+    result = np.full((len(CELLS), len(GRADES)), np.nan, np.float32)
+    cells = sorted({cell for cell, _ in cubes.cubes})
+    for number in range(parts):
+        chosen = cells[number::parts]
+        if chosen:
+            part = StudyCubes(cubes.study_id, {key: value for key, value in cubes.cubes.items() if key[0] in chosen})
+            result[chosen] = grader.predict(part)[chosen]
+    return result
+
+
+def _after_failure(error: RuntimeError, device: str) -> None:
+    """Free memory where there was too little; remember a GPU that failed otherwise."""
+    import torch
+
+    text = str(error).lower()
+    short = isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc" in text
+    if not short:
+        _broken.add(device)
+        return
+    _grader.cache_clear()
+    _finder.cache_clear()
+    torch.cuda.empty_cache()
+
+
+@functools.lru_cache(maxsize=64)
+def _finder(folder: Path, names: tuple[str, ...], device: str) -> LandmarkPredictor:
+    from pipeline.landmarks.load import load_predictor
+
+    return load_predictor(folder, names, device)
+
+
+@functools.lru_cache(maxsize=256)
+def _grader(folder: Path, name: str, device: str) -> Grader:
+    from pipeline.severity.predict import load_member
+
+    member = next(one for one in Manifest.load(folder).members if one.name == name)
+    return load_member(folder, member, device)

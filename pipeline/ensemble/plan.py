@@ -1,0 +1,101 @@
+"""Which networks grade which study in which round, and which may not, because they have seen it in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.competition import StudyRef
+from pipeline.ensemble.manifest import LANDMARK_TASKS, Member, study_hash
+from pipeline.ensemble.stages import StudyTask
+from pipeline.labels import Family
+
+if TYPE_CHECKING:
+    from pipeline.ensemble.networks import Networks
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rounds of tasks. ``kept_out`` counts by member the studies it may not grade, for the leak guard's line."""
+
+    rounds: tuple[tuple[StudyTask, ...], ...]
+    members: int
+    kept_out: dict[str, int]
+    unrecorded: tuple[str, ...] = ()
+
+    def guard_line(self, studies: int) -> str:
+        """What the leak guard did, in one line; empty where there was nothing to guard."""
+        if not self.kept_out:
+            return ""
+        count = sum(1 for number in self.kept_out.values() if number)
+        text = f"leak guard: {count} of {self.members} networks were trained on some of the {studies} studies"
+        text += " and are not used for those"
+        if self.unrecorded:
+            text += f"; no training list, so taken to have seen all: {', '.join(self.unrecorded)}"
+        return text
+
+
+def make_plan(
+    studies: Sequence[StudyRef],
+    networks: Networks | None,
+    in_rounds: bool,
+    guard: bool,
+    seconds: float,
+    deadline: float | None,
+) -> Plan:
+    """Spread the networks over rounds, and leave out of each study those that have seen it.
+
+    Args:
+        studies: to grade.
+        networks: the usable ones, None where there are none.
+        in_rounds: a time may end the run, so every study is helped once before a second network helps any. Without
+            it one round runs everything and no cube is kept.
+        guard: the studies are an evaluation, so a network that has seen one may not grade it.
+        seconds: a study may take.
+        deadline: of the run.
+    """
+    if networks is None:
+        return Plan((tuple(StudyTask(study, seconds=seconds, deadline=deadline) for study in studies),), 0, {})
+    usable = {member.name for member in networks.members}
+    finders = [member for member in networks.members if member.task in LANDMARK_TASKS]
+    graders = [
+        [member for member in members if member.name in usable] for members in networks.manifest.severity_rounds()
+    ]
+    if not in_rounds:
+        graders = [[member for members in graders for member in members]]
+    graders = [members for members in graders if members] or [[]]
+    everyone = [*finders, *(member for members in graders for member in members)]
+    seen = {member.name: networks.manifest.seen(member) for member in everyone} if guard else {}
+    unrecorded = {member.name for member in everyone if guard and member.seen is None}
+    kept_out = {member.name: 0 for member in everyone} if guard else {}
+
+    def allowed(member: Member, mark: str) -> bool:
+        if not guard or (member.name not in unrecorded and mark not in seen[member.name]):
+            return True
+        kept_out[member.name] += 1
+        return False
+
+    rounds: list[list[StudyTask]] = [[] for _ in graders]
+    for study in studies:
+        mark = study_hash(study.study_id)
+        points = tuple(member.name for member in finders if allowed(member, mark))
+        mine = [[member for member in members if allowed(member, mark)] for members in graders]
+        if not _sees(points, networks):
+            mine = [[] for _ in graders]
+        free = {Family(member.task) for members in mine for member in members}
+        guarded = frozenset({Family(member.task) for members in graders for member in members} - free)
+        for number, members in enumerate(mine):
+            if number and not members:
+                continue
+            later = tuple(member.name for rest in mine[number + 1 :] for member in rest)
+            names = tuple(member.name for member in members)
+            task = StudyTask(study, points, names, later, guarded if guard else frozenset(), seconds, deadline)
+            rounds[number].append(task)
+    full = tuple(tuple(tasks) for tasks in rounds if tasks)
+    return Plan(full, len(everyone), kept_out, tuple(sorted(unrecorded)))
+
+
+def _sees(names: Sequence[str], networks: Networks) -> bool:
+    """Whether the networks ``names`` can find points: a sagittal one is needed, the axial one only refines."""
+    return any(networks.named(name).task == "landmarks" for name in names)

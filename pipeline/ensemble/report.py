@@ -1,0 +1,167 @@
+"""What a run leaves beside the table: the tables of the stages, the log, ``run.json`` and the line at the end."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from pipeline.competition import Problem
+from pipeline.ensemble.result import StudyResult
+from pipeline.ensemble.submission import ROW_ORDER, write_atomically
+from pipeline.labels import CELLS, row_id
+
+PROVENANCE_COLUMNS = (
+    "row_id",
+    "study_id",
+    "condition",
+    "level",
+    "source",
+    "members",
+    "series",
+    "landmarks",
+    "reason",
+    "detail",
+)
+NOTE = "landmarks"
+"""Problems of this kind are notes on how a point was found, not faults."""
+_PACKAGES = ("torch", "timm", "pydicom", "SimpleITK", "numpy", "pandas", "joblib", "safetensors")
+
+
+def write_stages(folder: Path, results: Iterable[StudyResult], general: Iterable[Problem]) -> None:
+    """Write ``provenance.csv`` (a line a row), ``problems.csv`` and, with points found, ``label_coordinates.csv``.
+
+    Results are taken one at a time, so memory does not grow with their number.
+
+    Raises:
+        OSError: a table cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    points = folder / ".label_coordinates.partial"
+    header_written = False
+    with points.open("w", encoding="utf-8", newline="\n") as point_file:
+
+        def write(files: tuple[TextIO, TextIO]) -> None:
+            nonlocal header_written
+            provenance, problems = (csv.writer(file, lineterminator="\n") for file in files)
+            provenance.writerow(PROVENANCE_COLUMNS)
+            problems.writerow(("study_id", "series_id", "file", "what", "detail"))
+            problems.writerows(asdict(problem).values() for problem in general)
+            for result in results:
+                provenance.writerows(provenance_rows(result))
+                problems.writerows(asdict(problem).values() for problem in result.problems)
+                header, _, body = result.landmarks.partition("\n")
+                if body:
+                    point_file.write(body if header_written else f"{header}\n{body}")
+                    header_written = True
+
+        write_atomically(
+            folder / "provenance.csv",
+            lambda one: write_atomically(folder / "problems.csv", lambda two: write((one, two))),
+        )
+    if header_written:
+        points.replace(folder / "label_coordinates.csv")
+    else:
+        points.unlink()
+
+
+def provenance_rows(result: StudyResult) -> list[tuple[str, ...]]:
+    """The 25 lines of one study, in the order of the submission."""
+    own = [problem for problem in result.problems if problem.what != NOTE]
+    detail = "" if all(reason is None for reason in result.reason) else "; ".join(dict.fromkeys(map(_short, own)))
+    rows: list[tuple[str, ...]] = []
+    for index in ROW_ORDER:
+        cell, reason = CELLS[index], result.reason[index]
+        rows.append(
+            (
+                row_id(result.study_id, cell),
+                result.study_id,
+                cell.condition.value,
+                cell.level,
+                result.source[index].value,
+                ";".join(result.members[index]),
+                ";".join(result.series[index]),
+                ";".join(result.landmark_members) if result.members[index] else "",
+                "" if reason is None else reason.value,
+                "" if reason is None else detail[:1000],
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The figures of a run, as ``run.json`` and the last line give them."""
+
+    studies: int
+    rows_by_source: Mapping[str, int]
+    reasons: Mapping[str, int]
+    problems: Mapping[str, int]
+    studies_with_problems: int
+    weights: Mapping[str, Any] | None
+    seconds: float
+    written: str
+    ended_early: str | None
+    resumed: int
+    extra: Mapping[str, Any]
+
+    def line(self) -> str:
+        """One line that counts everything that was not graded as it should be."""
+        rows = sum(self.rows_by_source.values())
+        sources = ", ".join(
+            f"{self.rows_by_source.get(name, 0)} from {text}"
+            for name, text in (("model", "networks"), ("context", "context"), ("prior", "the prior"))
+        )
+        parts = [f"{self.studies} studies, {rows} rows: {sources}"]
+        if self.reasons:
+            parts[0] += f" (rows without a network: {_counted(self.reasons)})"
+        faults = {what: count for what, count in self.problems.items() if what != NOTE}
+        if faults:
+            parts.append(f"{sum(faults.values())} problems in {self.studies_with_problems} studies: {_counted(faults)}")
+        if self.ended_early:
+            parts.append(f"ended early: {self.ended_early}")
+        if self.resumed:
+            parts.append(f"{self.resumed} studies taken over from an interrupted run")
+        if self.weights is None:
+            parts.append("no weights")
+        else:
+            parts.append(f"weights {self.weights['set']} ({self.weights['description']})")
+        parts.append(f"{self.seconds:.1f} s")
+        return f"submit: {'; '.join(parts)}; written to {self.written}"
+
+
+def write_run_json(path: Path, report: RunReport) -> None:
+    """Write the report with the versions it was made with.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    content = {**asdict(report), **report.extra, "versions": versions()}
+    del content["extra"]
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_atomically(path, lambda file: file.write(text))
+
+
+def versions() -> dict[str, str]:
+    """Python, the system and the packages that the numbers depend on."""
+    found = {"python": platform.python_version(), "system": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _short(problem: Problem) -> str:
+    where = "/".join(part for part in (problem.series_id, problem.file) if part)
+    return f"{where}: {problem.what}" if where else f"{problem.what}: {problem.detail}"

@@ -1,0 +1,248 @@
+"""One call of ``submit.py`` after its arguments are checked: plan, run, tables of the stages, report."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Competition, Problem, StudyRef
+from pipeline.config import to_dict
+from pipeline.ensemble.board import Board
+from pipeline.ensemble.manifest import Manifest
+from pipeline.ensemble.metric import Score, score_arrays
+from pipeline.ensemble.plan import Plan, make_plan
+from pipeline.ensemble.report import NOTE, RunReport, write_run_json, write_stages
+from pipeline.ensemble.result import UNFINISHED, Reason, StudyResult
+from pipeline.ensemble.run import Run, usable_cpus
+from pipeline.ensemble.settings import EnsembleSettings, Schedule
+from pipeline.ensemble.stages import StudyTask, Workbench
+from pipeline.ensemble.work import WorkFolder
+from pipeline.labels import CELL_COLUMNS
+from pipeline.volumes.limits import ReadLimits
+
+if TYPE_CHECKING:
+    from pipeline.ensemble.networks import Networks
+
+
+@dataclass
+class Session:
+    """A run over ``studies``; ``labels`` (study_id by ``CELL_COLUMNS``) makes it an evaluation."""
+
+    competition: Competition
+    studies: Sequence[StudyRef]
+    labels: pd.DataFrame | None
+    manifest: Manifest | None
+    board: Board
+    settings: EnsembleSettings
+    limits: ReadLimits
+    schedule: Schedule
+    workers: int | None
+    device: str
+    stages: Path | None
+    work: Path | None
+    quiet: bool
+    command: Mapping[str, Any]
+    problems: list[Problem]
+    _tally: _Tally = field(default_factory=lambda: _Tally())
+
+    def run(self) -> int:
+        """Do the run and report it; returns the exit status.
+
+        Raises:
+            OSError: the table cannot be written at the end; the one of before is still there.
+        """
+        networks = self._networks()
+        plan = make_plan(
+            self.studies,
+            networks,
+            in_rounds=self.schedule.deadline is not None,
+            guard=self.labels is not None,
+            seconds=self.settings.study_seconds,
+            deadline=self.schedule.deadline,
+        )
+        work = self._open_work(networks)
+        workers = min(self.workers or self.settings.workers or usable_cpus(), len(self.studies))
+        threads = max(usable_cpus() // workers, 1)
+        bench = Workbench(work, f"run{os.getpid()}", networks, self.limits, self.device, threads)
+        with self._log_path().open("w", encoding="utf-8") as log:
+            for problem in self.problems:
+                self._tally.note(problem, log)
+            run = Run(
+                self.board,
+                bench,
+                self.schedule,
+                workers,
+                self.quiet,
+                progress=lambda result: self._tally.add(result, log),
+            )
+            rounds, resumed = self._resume(plan, run, log)
+            if rounds:
+                run.rounds(rounds)
+            for failure in self.board.write_failures:
+                self._tally.note(Problem("", None, None, "write-failed", failure), log)
+        return self._finish(run, plan, networks, resumed)
+
+    def _networks(self) -> Networks | None:
+        if self.manifest is None or not self.manifest.members:
+            return None
+        from pipeline.ensemble.networks import Networks
+
+        networks, refused = Networks.open(self.manifest)
+        self.problems += refused
+        for problem in refused:
+            print(f"submit.py: {problem.detail}", file=sys.stderr)
+        return networks if networks.members else None
+
+    def _open_work(self, networks: Networks | None) -> WorkFolder:
+        folder = self.work or self.board.out.with_name(f"{self.board.out.stem}.work")
+        weights = None if networks is None else [(m.name, m.sha256) for m in networks.members]
+        context = {
+            "weights": weights,
+            "files": None if self.manifest is None else self.manifest.files,
+            "settings": to_dict(self.settings),
+            "limits": to_dict(self.limits),
+            "guard": self.labels is not None,
+        }
+        try:
+            return WorkFolder.open(folder, context)
+        except OSError as error:
+            detail = f"{folder}: {error.strerror or error}; an interrupted run could not go on where it was"
+            self.problems.append(Problem("", None, None, "work-folder", detail))
+            return WorkFolder.open(Path(tempfile.mkdtemp(prefix="submission-")), context)
+
+    def _resume(self, plan: Plan, run: Run, log: TextIO) -> tuple[list[list[StudyTask]], int]:
+        """The tasks that are left when results of an interrupted run are taken over, and how many those are."""
+        kept: dict[str, StudyResult] = {}
+        for task in plan.rounds[0]:
+            result = run.bench.work.load(task.study)
+            if result is not None and result.finished:
+                kept[result.study_id] = result
+                self.board.update(result)
+                self._tally.add(result, log)
+        rounds = []
+        for tasks in plan.rounds:
+            left = [task for task in tasks if not _is_done(kept.get(task.study.study_id), task.graders)]
+            if left:
+                rounds.append(left)
+        return rounds, len(kept)
+
+    def _finish(self, run: Run, plan: Plan, networks: Networks | None, resumed: int) -> int:
+        stopped = run.ended_by
+        self.board.unreached(Reason.STUDY_FAILED if stopped is None else stopped.reason)
+        self.board.write(force=True)
+        if self.stages is not None:
+            write_stages(self.stages, self._results(run), self.problems)
+        report = RunReport(
+            studies=len(self.studies),
+            rows_by_source=self.board.sources(),
+            reasons=self.board.reasons(),
+            problems=dict(self._tally.problems.most_common()),
+            studies_with_problems=len(self._tally.faulty),
+            weights=self._describe_weights(networks),
+            seconds=round(time.time() - self.schedule.started, 2),
+            written=", ".join(str(path) for path in (self.board.out, self.board.wide, self.stages) if path is not None),
+            ended_early=None if stopped is None else str(stopped.reason),
+            resumed=resumed,
+            extra={
+                "command": self.command,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.schedule.started)),
+                "images": str(self.competition.images),
+                "split": self.competition.split,
+                "rounds": len(plan.rounds),
+                "workers": run.workers,
+                "devices": dict(self._tally.devices),
+                "stage_seconds": {name: round(value, 2) for name, value in self._tally.seconds.items()},
+                "rows_by_network": dict(self._tally.rows),
+                "score": None if self.labels is None else self._score().to_dict(),
+            },
+        )
+        write_run_json(self.board.out.with_name("run.json"), report)
+        if stopped is None and all(reason not in report.reasons for reason in UNFINISHED):
+            run.bench.work.remove()
+        else:
+            run.bench.work.remove_cubes()
+        guard = plan.guard_line(len(self.studies))
+        if guard:
+            print(guard)
+        print(report.line())
+        if self.labels is not None:
+            print(f"score: {self._score()}")
+        return 130 if stopped is not None and stopped.signal == signal.SIGINT else 0
+
+    def _score(self) -> Score:
+        assert self.labels is not None
+        return score_arrays(self.labels[list(CELL_COLUMNS)].to_numpy(), self.board.probabilities)
+
+    def _results(self, run: Run) -> Iterator[StudyResult]:
+        """Every study's result in the order of the table, read back one at a time."""
+        reason = Reason.STUDY_FAILED if run.ended_by is None else run.ended_by.reason
+        for study in self.studies:
+            kept = run.unsaved.get(study.study_id) or run.bench.work.load(study)
+            yield kept or StudyResult.fallen_back(study.study_id, reason)
+
+    def _describe_weights(self, networks: Networks | None) -> dict[str, Any] | None:
+        if self.manifest is None or networks is None:
+            return None
+        members = [
+            {"name": m.name, "task": m.task, "fold": m.fold, "sha256": m.sha256, "score": m.score}
+            for m in networks.members
+        ]
+        folder = str(self.manifest.folder)
+        return {
+            "set": self.manifest.set,
+            "description": self.manifest.description,
+            "folder": folder,
+            "members": members,
+        }
+
+    def _log_path(self) -> Path:
+        return self.board.out.with_suffix(".log")
+
+
+class _Tally:
+    """Counts over results; a study that comes again in a later round counts once."""
+
+    def __init__(self) -> None:
+        self.problems: Counter[str] = Counter()
+        self.faulty: set[str] = set()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.devices: Counter[str] = Counter()
+        self.rows: Counter[str] = Counter()
+        self._before: dict[str, tuple[int, dict[str, float], tuple[str, ...]]] = {}
+
+    def note(self, problem: Problem, log: TextIO) -> None:
+        """Count a problem and write its line."""
+        self.problems[problem.what] += 1
+        if problem.study_id and problem.what != NOTE:
+            self.faulty.add(problem.study_id)
+        log.write(f"{problem}\n")
+
+    def add(self, result: StudyResult, log: TextIO) -> None:
+        """Count what is new in a result."""
+        logged, spent, names = self._before.get(result.study_id, (0, {}, ()))
+        for problem in result.problems[logged:]:
+            self.note(problem, log)
+        log.flush()
+        for stage, seconds in result.seconds.items():
+            self.seconds[stage] += seconds - spent.get(stage, 0.0)
+        if result.device and result.study_id not in self._before:
+            self.devices[result.device] += 1
+        for name, values in result.predictions.items():
+            if name not in names:
+                self.rows[name] += int(np.isfinite(values).all(1).sum())
+        self._before[result.study_id] = (len(result.problems), result.seconds, tuple(result.predictions))
+
+
+def _is_done(result: StudyResult | None, graders: Sequence[str]) -> bool:
+    return result is not None and set(graders) <= set(result.done)

@@ -1,0 +1,56 @@
+"""How a run goes: its limits in seconds and its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+RESERVE_SECONDS = 3.0
+"""Kept back at the end of a time budget for the last writing of the files."""
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """Section ``ensemble`` of a preset.
+
+    Attributes:
+        study_seconds: after which a study falls back.
+        workers: processes; 0 means one a core (two a GPU, so that one reads while the other computes).
+        folds: number of folds where neither weights nor a file define them.
+        keep_gib: cubes are kept for later rounds while the disk has this much space left.
+    """
+
+    study_seconds: float = 600.0
+    workers: int = 0
+    folds: int = 5
+    keep_gib: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.study_seconds <= 0 or self.workers < 0 or self.folds < 2 or self.keep_gib < 0:
+            raise ValueError(f"expected study_seconds above 0, workers 0 or more, folds 2 or more: {self}")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the run has to be over.
+
+    Attributes:
+        started: :func:`time.time` when the program began.
+        minutes: the budget, None for no end.
+    """
+
+    started: float
+    minutes: float | None
+
+    @property
+    def deadline(self) -> float | None:
+        """When no more work may be going on, in seconds of :func:`time.time`."""
+        if self.minutes is None:
+            return None
+        seconds = self.minutes * 60
+        return self.started + max(seconds - RESERVE_SECONDS - 0.02 * seconds, 0.5 * seconds)
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline; infinite without one."""
+        return float("inf") if self.deadline is None else self.deadline - time.time()

@@ -1,0 +1,349 @@
+"""One study from DICOM to 25 grades: the only place where the four stages meet.
+
+Runs inside a worker process. Whatever a stage raises ends in a result with a reason: a study never stops the run, and
+a network never stops the study. Stages that the weights have no network for are not imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.competition import Problem, StudyRef
+from pipeline.ensemble.result import Reason, Source, StudyResult
+from pipeline.ensemble.work import WorkFolder
+from pipeline.ensemble.workers import limit_threads, work_device
+from pipeline.labels import CELLS, GRADES, Family, SeriesKind
+from pipeline.volumes import ReadLimits
+
+if TYPE_CHECKING:
+    from pipeline.ensemble.networks import Networks
+    from pipeline.volumes import StudyVolumes
+
+NEEDED: dict[Family, tuple[SeriesKind, ...]] = {
+    Family.CANAL: (SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2),
+    Family.FORAMINAL: (SeriesKind.SAGITTAL_T1,),
+    Family.SUBARTICULAR: (SeriesKind.AXIAL_T2,),
+}
+"""The series a family is graded on; any one of them is enough."""
+AGAIN_SECONDS = 5.0
+"""The alarm of a slow study rings again, should the first exception have been swallowed by a callback."""
+HANG_SECONDS = 60.0
+"""A worker that is this much over its seconds hangs in compiled code."""
+
+
+@dataclass(frozen=True)
+class StudyTask:
+    """What to do with one study.
+
+    Attributes:
+        study: its folders.
+        landmarks: names of the networks that may find its points, () for none.
+        graders: names of the networks to run now.
+        later: names of the networks that later rounds will run, so their cubes are kept.
+        guarded: families of which every network was left out because it has seen the study.
+        seconds: after which the study falls back.
+        deadline: of the run, in seconds of :func:`time.time`; work stops between two networks. None: no end.
+    """
+
+    study: StudyRef
+    landmarks: tuple[str, ...] = ()
+    graders: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
+    guarded: frozenset[Family] = frozenset()
+    seconds: float = 600.0
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a worker needs beside the task: the same for every study of a run, and small enough to send along.
+
+    Attributes:
+        work: where results are kept.
+        run: names this run among those that used the work folder.
+        networks: the weights, None where there are none.
+        limits: for reading.
+        device: auto, cpu or cuda.
+        threads: of each library in this worker.
+        main_process: its id; any other process is a worker and may be ended.
+    """
+
+    work: WorkFolder
+    run: str
+    networks: Networks | None
+    limits: ReadLimits = field(default_factory=ReadLimits)
+    device: str = "auto"
+    threads: int = 1
+    main_process: int = field(default_factory=os.getpid)
+
+
+class StudyTimeout(BaseException):
+    """The study used up its seconds. Not an ``Exception``, so that no stage takes it for a fault of its own."""
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What does not depend on the graders: the facts of the study that later rounds take over."""
+
+    reason: tuple[Reason, ...]
+    series: tuple[tuple[str, ...], ...]
+    landmarks: str
+    landmark_members: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
+    """Grade one study and keep the result in the work folder; never raises for anything a study can cause."""
+    study, work = task.study, bench.work
+    with contextlib.suppress(OSError):
+        work.mark_started(study)
+    previous = work.load(study)
+    started = time.monotonic()
+    try:
+        with _alarm(_seconds_left(task), may_exit=os.getpid() != bench.main_process):
+            result = _grade(task, bench, previous)
+    except StudyTimeout:
+        over = task.deadline is not None and time.time() >= task.deadline - 1
+        reason = Reason.TIME_OVER if over else Reason.STUDY_TOO_SLOW
+        result = _fallen(previous, study, reason, f"not done after {time.monotonic() - started:.0f} s")
+    except Exception as error:  # anything a study or a network can raise
+        result = _fallen(previous, study, Reason.STUDY_FAILED, describe(error))
+    try:
+        work.save(study, result)
+    except OSError as error:
+        problem = Problem(study.study_id, None, None, "result-not-kept", f"{error.strerror or error}; only in memory")
+        result = replace(result, problems=(*result.problems, problem))
+    with contextlib.suppress(OSError):
+        work.mark_ended(study)
+    return result
+
+
+def describe(error: BaseException) -> str:
+    """An exception as one line: its kind, its text and the line of the package it came from."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "pipeline" in frame.filename]
+    where = f" at {frames[-1].filename.rpartition('pipeline/')[2]}:{frames[-1].lineno}" if frames else ""
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}{where}: {text}"
+
+
+def _grade(task: StudyTask, bench: Workbench, previous: StudyResult | None) -> StudyResult:
+    from pipeline.volumes import read_study
+
+    study, networks = task.study, bench.networks
+    if not study.series:
+        return StudyResult.fallen_back(study.study_id, Reason.STUDY_ABSENT)
+    limit_threads(bench.threads)
+    clock = _Clock() if previous is None else _Clock(dict(previous.seconds))
+    device = work_device(bench.device, bench.work, bench.run) if networks is not None else ""
+    done = () if previous is None else previous.done
+    graders = [name for name in task.graders if name not in done]
+    wanted = (*graders, *task.later)
+    kept = None if networks is None or previous is None else networks.load_cubes(bench.work.cubes(study), wanted)
+    if kept is not None and previous is not None:
+        cubes, findings = kept, _findings_of(previous)
+        clock.lap("cubes")
+    else:
+        volumes = read_study(study, bench.limits)
+        clock.lap("read")
+        if networks is None or not task.landmarks:
+            findings = _find(task, volumes, None, "", (), ())
+            return _result(task, bench, findings, {}, (), clock, device, previous)
+        points, notes = networks.find_landmarks(volumes, task.landmarks, device, bench.threads)
+        clock.lap("landmarks")
+        cubes = networks.cut(volumes, points, wanted)
+        clock.lap("cubes")
+        table = points.to_frame().to_csv(index=False)
+        findings = _find(task, volumes, points.found, table, tuple(points.series_id), notes)
+        if task.later:
+            with contextlib.suppress(OSError):
+                networks.keep_cubes(bench.work.cubes(study), cubes)
+    predictions: dict[str, np.ndarray] = {}
+    tried: list[str] = []
+    for name in graders:
+        if task.deadline is not None and time.time() >= task.deadline:
+            break
+        tried.append(name)
+        try:
+            predictions[name] = networks.grade(name, cubes, device, bench.threads)  # type: ignore[union-attr]  # cubes come from it
+        except StudyTimeout:
+            raise
+        except Exception as error:
+            problem = Problem(study.study_id, None, None, "network-failed", f"{name}: {describe(error)}")
+            findings = replace(findings, problems=(*findings.problems, problem))
+        clock.lap("severity")
+    return _result(task, bench, findings, predictions, tuple(tried), clock, device, previous)
+
+
+def _result(
+    task: StudyTask,
+    bench: Workbench,
+    findings: _Findings,
+    predictions: dict[str, np.ndarray],
+    tried: tuple[str, ...],
+    clock: _Clock,
+    device: str,
+    previous: StudyResult | None,
+) -> StudyResult:
+    if previous is not None:
+        predictions = {**previous.predictions, **predictions}
+        tried = (*previous.done, *(name for name in tried if name not in previous.done))
+    members = tuple(
+        tuple(name for name, values in predictions.items() if np.isfinite(values[index]).all())
+        for index in range(len(CELLS))
+    )
+    probabilities = np.full((len(CELLS), len(GRADES)), np.nan)
+    source = [Source.PRIOR] * len(CELLS)
+    if bench.networks is not None and any(members):
+        probabilities, from_context = bench.networks.combine(predictions)
+        for index in range(len(CELLS)):
+            if members[index]:
+                source[index] = Source.MODEL
+            elif from_context[index]:
+                source[index] = Source.CONTEXT
+        clock.lap("combine")
+    missed = {name for name in task.graders if name not in tried}
+    reason: list[Reason | None] = []
+    for index, cell in enumerate(CELLS):
+        if members[index]:
+            reason.append(None)
+            continue
+        why = findings.reason[index]
+        if why is Reason.MODEL_FAILED and bench.networks is not None:
+            left = any(bench.networks.family(name) is cell.condition.family for name in missed)
+            why = Reason.TIME_OVER if left else why
+        reason.append(why)
+    return StudyResult(
+        study_id=task.study.study_id,
+        probabilities=probabilities,
+        source=tuple(source),
+        reason=tuple(reason),
+        members=members,
+        series=tuple(ids if members[index] else () for index, ids in enumerate(findings.series)),
+        done=tried,
+        predictions=predictions,
+        landmarks=findings.landmarks,
+        problems=findings.problems,
+        seconds=clock.seconds,
+        device=device,
+        landmark_members=findings.landmark_members,
+    )
+
+
+def _find(
+    task: StudyTask,
+    volumes: StudyVolumes,
+    found: np.ndarray | None,
+    table: str,
+    point_series: tuple[str | None, ...],
+    notes: tuple[Problem, ...],
+) -> _Findings:
+    """The reason each row would have if no network graded it, and the series it would be read from."""
+    reasons: list[Reason] = []
+    series: list[tuple[str, ...]] = []
+    for index, cell in enumerate(CELLS):
+        family = cell.condition.family
+        kinds = NEEDED[family]
+        ids = [volume.series_id for kind in kinds for volume in volumes.of_kind(kind)]
+        marked = point_series[index] if point_series else None
+        series.append(tuple(dict.fromkeys([*([marked] if marked else []), *ids])))
+        if not ids:
+            reasons.append(_why_no_series(task.study, volumes, kinds))
+        elif family in task.guarded:
+            reasons.append(Reason.LEAK_GUARD)
+        elif found is None:
+            reasons.append(Reason.MODEL_ABSENT)
+        elif not found[index]:
+            reasons.append(Reason.LEVEL_NOT_FOUND)
+        else:
+            reasons.append(Reason.MODEL_FAILED)
+    return _Findings(tuple(reasons), tuple(series), table, task.landmarks, (*volumes.problems, *notes))
+
+
+def _why_no_series(study: StudyRef, volumes: StudyVolumes, kinds: tuple[SeriesKind, ...]) -> Reason:
+    """Missing, unless a series that is or could be of the kind is there and gave no image."""
+    read = {volume.series_id for volume in volumes.volumes}
+    dark = [ref for ref in study.series if ref.series_id not in read]
+    return Reason.SERIES_UNREADABLE if any(r.description in (None, *kinds) for r in dark) else Reason.SERIES_MISSING
+
+
+def _findings_of(previous: StudyResult) -> _Findings:
+    return _Findings(
+        tuple(reason or Reason.MODEL_FAILED for reason in previous.reason),
+        previous.series,
+        previous.landmarks,
+        previous.landmark_members,
+        previous.problems,
+    )
+
+
+def _fallen(previous: StudyResult | None, study: StudyRef, reason: Reason, detail: str) -> StudyResult:
+    """What earlier rounds gave, with the reason on the rows that they did not reach; else a study without grades."""
+    problem = Problem(study.study_id, None, None, str(reason).replace(" ", "-"), detail)
+    if previous is None:
+        return StudyResult.fallen_back(study.study_id, reason, (problem,))
+    kept = tuple(None if old is None else reason for old in previous.reason)
+    return replace(previous, reason=kept, problems=(*previous.problems, problem))
+
+
+def _seconds_left(task: StudyTask) -> float:
+    if task.deadline is None:
+        return task.seconds
+    return max(min(task.seconds, task.deadline - time.time()), 0.05)
+
+
+@contextmanager
+def _alarm(seconds: float, may_exit: bool) -> Iterator[None]:
+    """Raise :class:`StudyTimeout` in this thread once the seconds are over; only in a main thread.
+
+    A library that hangs in compiled code never sees the exception. Where the process ``may_exit``, being a worker, it
+    is ended some seconds later, and the run goes on without it.
+    """
+
+    def ring(_number: int, _frame: FrameType | None) -> None:
+        raise StudyTimeout
+
+    try:
+        before = signal.signal(signal.SIGALRM, ring)
+    except ValueError:  # not the main thread: the limits of the reader remain
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            if may_exit:
+                faulthandler.dump_traceback_later(seconds + HANG_SECONDS, exit=True, file=nowhere)
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                if may_exit:
+                    faulthandler.cancel_dump_traceback_later()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class _Clock:
+    """Adds up the seconds of each stage."""
+
+    def __init__(self, seconds: dict[str, float] | None = None) -> None:
+        self.seconds = seconds or {}
+        self._last = time.monotonic()
+
+    def lap(self, stage: str) -> None:
+        now = time.monotonic()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 4)
+        self._last = now

@@ -1,0 +1,193 @@
+"""``python submit.py``: the arguments, the order of things, and what the run says at its end.
+
+The submission with the prior in every row is on the disk before the first heavy import. What follows can only make it
+better: a fault from there on is counted and reported, and never takes the file away.
+
+Exit status: 0 the table is written (rows that fell back are counted, not errors), 1 it could not be written, 2 the
+call was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import (
+    Competition,
+    CompetitionError,
+    Problem,
+    StudyRef,
+    make_folds,
+    open_competition,
+    read_folds,
+)
+from pipeline.config import ConfigError, load_settings
+from pipeline.ensemble.board import Board
+from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest, WeightsError
+from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+from pipeline.ensemble.settings import EnsembleSettings, Schedule
+from pipeline.tables import TableError
+from pipeline.volumes.limits import ReadLimits
+
+DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "default"
+FOLDS_FILE = "folds.csv"
+PRIOR_NAME = "prior.csv"
+
+
+class CallError(Exception):
+    """The command was called with something that cannot be meant; exit status 2."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``submit.py``."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", type=Path, required=True, help="images folder or competition folder")
+    data.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images folder")
+    data.add_argument("--split", choices=["train", "test"], help="which images of a competition folder (default: test)")
+    data.add_argument("--fold", type=int, metavar="K", help="dry run: grade held-out fold K and print the score")
+    out = parser.add_argument_group("results")
+    out.add_argument("--out", type=Path, default=Path("submission.csv"), help="the table (default: %(default)s)")
+    out.add_argument("--wide", type=Path, metavar="FILE", help="also one row a study with 75 named columns")
+    out.add_argument("--stages", type=Path, metavar="DIR", help="also label_coordinates, provenance and problems")
+    out.add_argument("--work", type=Path, metavar="DIR", help="unfinished results (default: beside the table)")
+    out.add_argument("--quiet", action="store_true", help="no progress bar")
+    run = parser.add_argument_group("running")
+    run.add_argument("--weights", type=Path, metavar="DIR", help="a set of weights (default: weights/default)")
+    run.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU that works")
+    run.add_argument("--time-budget", type=float, metavar="MINUTES", help="the table is final within this time")
+    run.add_argument("--preset", help="settings by name (cpu, kaggle, winner) or a YAML file")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. study_seconds=60"
+    )
+
+
+def main(argv: Sequence[str], started: float | None = None) -> int:
+    """Parse, run, report; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="submit.py", description="Grade lumbar spine MRI studies: 25 rows a study.")
+    add_arguments(parser)
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        return run(args, time.time() if started is None else started)
+    except (CallError, CompetitionError, ConfigError, TableError) as error:
+        print(f"submit.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"submit.py: {error.filename or args.out}: {error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def run(args: argparse.Namespace, started: float) -> int:
+    """Do what the arguments say.
+
+    Raises:
+        CallError, CompetitionError, ConfigError, TableError: the call was wrong.
+        OSError: the table cannot be written.
+    """
+    _check(args)
+    competition = open_competition(
+        args.data, args.series, args.split or ("train" if args.fold is not None else None), strict=False
+    )
+    settings = load_settings(EnsembleSettings, args.preset, "ensemble", args.set)
+    limits = load_settings(ReadLimits, args.preset, "volumes")
+    problems = list(competition.problems)
+    manifest = _manifest(args.weights, problems)
+    prior = _prior(manifest, problems)
+    studies, labels = competition.studies, None
+    if args.fold is not None:
+        studies, labels = _held_out(competition, manifest, args.fold, settings.folds)
+    if not studies:
+        raise CallError(f"{competition.images} holds no study; expected folders <study>/<series>/<instance>.dcm")
+    for path in (args.out, args.wide):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    board = Board([study.study_id for study in studies], prior, args.out, args.wide)
+    board.write(force=True)
+
+    # From here on a complete submission is on the disk.
+    from pipeline.ensemble.session import Session
+
+    session = Session(
+        competition=competition,
+        studies=studies,
+        labels=labels,
+        manifest=manifest,
+        board=board,
+        settings=settings,
+        limits=limits,
+        schedule=Schedule(started, args.time_budget),
+        workers=args.workers,
+        device=args.device,
+        stages=args.stages,
+        work=args.work,
+        quiet=args.quiet,
+        command={name: None if value is None else str(value) for name, value in vars(args).items()},
+        problems=problems,
+    )
+    return session.run()
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.workers is not None and args.workers < 1:
+        raise CallError(f"--workers {args.workers}: expected 1 or more")
+    if args.time_budget is not None and not args.time_budget > 0:
+        raise CallError(f"--time-budget {args.time_budget}: expected minutes above 0")
+    if args.weights is not None and not (args.weights / MANIFEST_NAME).is_file():
+        raise CallError(f"--weights {args.weights}: no {MANIFEST_NAME} there; expected a set such as weights/default")
+    for name in ("out", "wide"):
+        path = getattr(args, name)
+        if path is not None and path.is_dir():
+            raise CallError(f"--{name} {path}: is a folder; expected the name of a file")
+    if args.stages is not None and args.stages.exists() and not args.stages.is_dir():
+        raise CallError(f"--stages {args.stages}: is a file; expected a folder")
+
+
+def _manifest(weights: Path | None, problems: list[Problem]) -> Manifest | None:
+    """The manifest; a damaged one is reported and the run goes on without networks, for a table beats none."""
+    folder = weights or DEFAULT_WEIGHTS
+    if not (folder / MANIFEST_NAME).is_file():
+        return None
+    try:
+        return Manifest.load(folder)
+    except WeightsError as error:
+        problems.append(Problem("", None, MANIFEST_NAME, "weights-refused", str(error)))
+        return None
+
+
+def _prior(manifest: Manifest | None, problems: list[Problem]) -> np.ndarray:
+    """The weights' own prior if they have one that is in order, else the package's."""
+    if manifest is not None:
+        try:
+            own = manifest.file(PRIOR_NAME)
+            if own is not None:
+                return read_prior(own)
+        except (WeightsError, TableError) as error:
+            problems.append(Problem("", None, PRIOR_NAME, "weights-refused", f"{error}; the package's prior is used"))
+    return read_prior(PRIOR_FILE)
+
+
+def _held_out(
+    competition: Competition, manifest: Manifest | None, fold: int, count: int
+) -> tuple[tuple[StudyRef, ...], pd.DataFrame]:
+    """The studies of a fold and their grades; folds as stored with the weights, else made anew from the labels."""
+    labels = competition.labels
+    if labels is None:
+        raise CallError(f"--fold {fold}: {competition.root} has no {competition.split or 'train'}.csv to score against")
+    stored = None if manifest is None else manifest.file(FOLDS_FILE)
+    folds = read_folds(stored) if stored is not None else None
+    if folds is None or not labels.index.isin(folds.index).any():
+        folds = make_folds(labels, count)
+    if fold not in set(folds):
+        raise CallError(f"--fold {fold}: expected one of {', '.join(map(str, sorted(set(folds))))}")
+    wanted = set(folds.index[folds == fold]) & set(labels.index)
+    studies = tuple(study for study in competition.studies if study.study_id in wanted)
+    return studies, labels.loc[[study.study_id for study in studies]]
