@@ -1,0 +1,102 @@
+"""The spine's curve and the coordinates along it.
+
+Body frame: x to the patient's left, y posterior, z superior, in mm, origin at the middle of L3. Spine frame: ``s`` the
+arc length along the line through the middles of the vertebral bodies (inferior is positive), ``u`` the patient's left,
+``v`` posterior, both in the plane perpendicular to that line. Discs and bodies are simple shapes in (s, u, v); lordosis,
+scoliosis, rotation and slip live in the curve alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+STEP_MM = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class SpineCurve:
+    """The curve as tables over ``s`` (start + i * STEP_MM).
+
+    Attributes:
+        start: s of the first row, mm.
+        centre: (n, 3) points of the curve in the body frame, mm.
+        frames: (n, 3, 3) rows are the unit axes of u, v and s (the tangent).
+    """
+
+    start: float
+    centre: np.ndarray
+    frames: np.ndarray
+
+    @property
+    def stop(self) -> float:
+        """s of the last row, mm."""
+        return self.start + STEP_MM * (len(self.centre) - 1)
+
+    def rows(self, s: np.ndarray) -> np.ndarray:
+        """Table rows of arc lengths, clipped to the table."""
+        return np.clip(np.rint((s - self.start) / STEP_MM), 0, len(self.centre) - 1).astype(np.intp)
+
+    def point(self, s: float, u: float, v: float) -> np.ndarray:
+        """The body-frame point (3,) of spine coordinates."""
+        position = (s - self.start) / STEP_MM
+        row = int(np.clip(np.floor(position), 0, len(self.centre) - 2))
+        centre = self.centre[row] + (position - row) * (self.centre[row + 1] - self.centre[row])
+        frame = self.frames[row] + (position - row) * (self.frames[row + 1] - self.frames[row])
+        result: np.ndarray = centre + u * frame[0] + v * frame[1]
+        return result
+
+    def locate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Spine coordinates (s, u, v) of body-frame points (..., 3).
+
+        Each point is put on the plane perpendicular to the curve that contains it, by fixed-point iteration from its
+        height. Beyond the curve's ends the coordinates go on straight. Points so far off the curve that several
+        planes hold them get one of these.
+        """
+        heights = self.centre[::-1, 2]
+        row = len(heights) - 1 - np.searchsorted(heights, points[..., 2]).clip(0, len(heights) - 1)
+        s = self.start + STEP_MM * row.astype(np.float64)
+        for _ in range(6):
+            rows = self.rows(s)
+            along = np.einsum("...i,...i->...", points - self.centre[rows], self.frames[rows, 2])
+            s = self.start + STEP_MM * rows + 0.8 * along
+            s = np.clip(s, self.start - 200, self.stop + 200)
+        rows = self.rows(s)
+        offset = points - self.centre[rows]
+        frame = self.frames[rows]
+        s = self.start + STEP_MM * rows + np.einsum("...i,...i->...", offset, frame[..., 2, :])
+        u = np.einsum("...i,...i->...", offset, frame[..., 0, :])
+        v = np.einsum("...i,...i->...", offset, frame[..., 1, :])
+        return s, u, v
+
+
+def build_curve(
+    knots_s: np.ndarray, sagittal_deg: np.ndarray, coronal_deg: np.ndarray, axial_deg: np.ndarray,
+    slips: list[tuple[float, float]], origin_s: float,
+) -> SpineCurve:
+    """Integrate a curve from its angles.
+
+    Args:
+        knots_s: (k,) arc lengths at which the angles are given, mm, rising.
+        sagittal_deg: (k,) tilt of the tangent, positive where the spine runs posterior on its way down.
+        coronal_deg: (k,) tilt to the patient's left on its way down.
+        axial_deg: (k,) rotation about the long axis.
+        slips: (s, mm) of every slipped disc: what lies above it moves anterior by that much.
+        origin_s: the arc length that lies at the body frame's origin.
+    """
+    s = np.arange(knots_s[0], knots_s[-1] + STEP_MM / 2, STEP_MM)
+    angles = [np.radians(gaussian_filter1d(np.interp(s, knots_s, values), 2.0 / STEP_MM))
+              for values in (sagittal_deg, coronal_deg, axial_deg)]
+    tangent = np.stack([np.sin(angles[1]), np.sin(angles[0]) * np.cos(angles[1]),
+                        -np.cos(angles[0]) * np.cos(angles[1])], axis=1)
+    across = np.stack([np.cos(angles[2]), np.sin(angles[2]), np.zeros_like(s)], axis=1)
+    across -= (across * tangent).sum(1, keepdims=True) * tangent
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    back = np.cross(across, tangent)
+    centre = np.cumsum(tangent, axis=0) * STEP_MM
+    for at, amount in slips:
+        centre -= (amount / (1 + np.exp((s - at) / 1.5)))[:, None] * back
+    centre -= centre[int(np.argmin(np.abs(s - origin_s)))]
+    return SpineCurve(float(s[0]), centre, np.stack([across, back, tangent], axis=1))
