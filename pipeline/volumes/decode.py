@@ -42,6 +42,7 @@ _NATIVE = (
     uid.DeflatedExplicitVRLittleEndian,
 )
 
+_J2K_START = b"\xff\x4f\xff\x51"  # SOC, SIZ
 _START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 """JPEG markers that carry the size; 0xF7 is JPEG-LS. C4, C8 and CC are tables and extensions."""
 
@@ -108,11 +109,9 @@ def _compressed(source: PixelSource, index: int) -> Integers:
         )
     stream = _stream(source, index)
     declared = codestream_size(stream)
-    if declared is not None and declared != (pixel_format.rows, pixel_format.cols):
-        raise BadFileError(
-            "undecodable-pixels",
-            f"the {syntax.name} stream holds {declared[0]} x {declared[1]} pixels; expected {_size(pixel_format)}",
-        )
+    if syntax != uid.RLELossless and declared != (pixel_format.rows, pixel_format.cols):
+        found = "shows no size" if declared is None else f"holds {declared[0]} x {declared[1]} pixels"
+        raise BadFileError("undecodable-pixels", f"the {syntax.name} stream {found}; expected {_size(pixel_format)}")
     options: dict[str, Any] = {
         "rows": pixel_format.rows,
         "columns": pixel_format.cols,
@@ -167,8 +166,10 @@ def codestream_size(stream: bytes) -> tuple[int, int] | None:
 
     A decoder trusts the stream, not the DICOM header, so this is looked at before one is let loose on it.
     """
-    if stream[:4] == b"\xff\x4f\xff\x51" and len(stream) >= 24:  # JPEG 2000: SOC, SIZ
-        right, bottom, left, top = struct.unpack_from(">4I", stream, 8)
+    boxed = stream[4:8] == b"jP  "  # the JP2 container, not allowed in DICOM and found there all the same
+    start = stream[:4096].find(_J2K_START) if boxed else 0
+    if stream.startswith(_J2K_START, start) and len(stream) >= start + 24:
+        right, bottom, left, top = struct.unpack_from(">4I", stream, start + 8)
         return bottom - top, right - left
     at = 2
     while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:

@@ -131,14 +131,15 @@ def group_orientations(affines: Sequence[Floats], centres: Floats) -> list[list[
     Returns:
         Lists of indices, in the order in which they came.
     """
+    directions = np.stack([affine[:3, :2] for affine in affines])
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    chord = 2 * np.sin(np.radians(SAME_ORIENTATION_DEGREES) / 2)
     groups: list[list[int]] = []
-    for index, affine in enumerate(affines):
-        for group in groups:
-            if angle_degrees(affines[group[0]], affine) <= SAME_ORIENTATION_DEGREES:
-                group.append(index)
-                break
-        else:
-            groups.append([index])
+    left = np.arange(len(affines))
+    while len(left):
+        apart = np.linalg.norm(directions[left] - directions[left[0]], axis=1).max(axis=1)
+        groups.append(left[apart <= chord].tolist())
+        left = left[apart > chord]
     return _join_motion(groups, affines, centres)
 
 

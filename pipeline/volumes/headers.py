@@ -8,7 +8,9 @@ limits before a pixel is decoded.
 from __future__ import annotations
 
 import io
+import math
 import struct
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -108,13 +110,32 @@ class Frame:
     source: PixelSource
 
 
-def parse_file(name: str, content: bytes, limits: ReadLimits) -> list[Frame]:
+class _TimedBytes(io.BytesIO):
+    """Bytes whose reading ends at a deadline: half a gigabyte of tiny elements keeps the parser busy for minutes."""
+
+    def __init__(self, content: bytes, deadline: float) -> None:
+        super().__init__(content)
+        self._deadline = deadline
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.monotonic() > self._deadline:
+            raise BadFileError("out-of-time", "the study's seconds ended while this file was parsed")
+        return super().read(size)
+
+
+def parse_file(name: str, content: bytes, limits: ReadLimits, deadline: float = math.inf) -> list[Frame]:
     """The frames of one file, undecoded.
+
+    Args:
+        name: the file's name, for messages.
+        content: its bytes.
+        limits: what it may declare.
+        deadline: the ``time.monotonic()`` until which it may be parsed.
 
     Raises:
         BadFileError: if the file is not DICOM, declares what cannot be, or is past the limits.
     """
-    dataset, syntax = _parse(content, limits)
+    dataset, syntax = _parse(content, limits, deadline)
     if _PIXELS not in dataset:
         if content[128:132] != b"DICM":
             raise BadFileError("not-dicom", "the file is not DICOM: no 'DICM' at byte 128 and no pixel data")
@@ -127,16 +148,24 @@ def parse_file(name: str, content: bytes, limits: ReadLimits) -> list[Frame]:
     return _frames(name, dataset, PixelSource(pixel_format, data, words=element.VR == "OW"))
 
 
-def _parse(content: bytes, limits: ReadLimits) -> tuple[Dataset, UID]:
+def _parse(content: bytes, limits: ReadLimits, deadline: float) -> tuple[Dataset, UID]:
     if not content:
         raise BadFileError("empty-file", "the file holds 0 bytes")
     if DeflatedExplicitVRLittleEndian.encode() in content[:2048]:
         content = _inflate(content, limits)
     try:
-        dataset = pydicom.dcmread(io.BytesIO(content), force=True, specific_tags=_WANTED)
+        dataset = pydicom.dcmread(_TimedBytes(content, deadline), force=True, specific_tags=_WANTED)
         syntax = dataset.file_meta.get("TransferSyntaxUID")
+    except BadFileError:
+        raise
     except Exception as error:  # whatever pydicom meets in a broken file; the file is skipped and named
         raise BadFileError("unreadable-file", f"pydicom cannot parse it: {type(error).__name__}: {error}") from error
+    for tag in (_SHARED, _PER_FRAME):
+        raw = dataset.get_item(tag).value if tag in dataset else None
+        if isinstance(raw, bytes) and len(raw) > limits.sequence_bytes:
+            raise BadFileError(
+                "too-large", f"functional groups of {len(raw)} bytes; the limit is {limits.sequence_bytes}"
+            )
     if syntax is None:
         syntax = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
     return dataset, UID(str(syntax))
@@ -151,11 +180,13 @@ def _inflate(content: bytes, limits: ReadLimits) -> bytes:
         return content
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        plain = inflater.decompress(content[meta_end:], limits.file_bytes)
+        plain = inflater.decompress(content[meta_end:], limits.inflated_bytes)
     except zlib.error as error:
         raise BadFileError("unreadable-file", f"the deflated data set is damaged: {error}") from error
     if inflater.unconsumed_tail:
-        raise BadFileError("too-large", f"the deflated data set is larger than the limit of {limits.file_bytes} bytes")
+        raise BadFileError(
+            "too-large", f"the deflated data set is larger than the limit of {limits.inflated_bytes} bytes"
+        )
     meta = content[:meta_end].replace(
         DeflatedExplicitVRLittleEndian.encode(), ExplicitVRLittleEndian.encode().ljust(22, b"\0"), 1
     )
@@ -186,10 +217,13 @@ def _pixel_format(dataset: Dataset, syntax: UID, limits: ReadLimits) -> PixelFor
         raise BadFileError("too-large", f"{rows} x {cols} pixels declared; the limit is {limits.frame_pixels} a slice")
     frames = _integer(dataset, _FRAMES)
     frames = 1 if frames is None else frames
-    if frames < 1 or frames * rows * cols > limits.series_pixels:
+    if frames < 1:
+        raise BadFileError("bad-header", f"NumberOfFrames is {frames}; expected 1 or more")
+    if frames > limits.series_slices or frames * rows * cols > limits.series_pixels:
         raise BadFileError(
-            "too-large" if frames > 0 else "bad-header",
-            f"{frames} frames of {rows} x {cols} pixels declared; the limit is {limits.series_pixels} pixels a series",
+            "too-large",
+            f"{frames} frames of {rows} x {cols} pixels declared; the limit is {limits.series_slices} frames and "
+            f"{limits.series_pixels} pixels a series",
         )
     allocated = _integer(dataset, _ALLOCATED) or 0
     stored = _integer(dataset, _STORED) or allocated

@@ -15,19 +15,23 @@ class ReadLimits:
     """Bounds for reading one study. The defaults hold ten times the largest competition study."""
 
     file_bytes: int = 512 * 2**20
-    """Largest file that is opened, and the largest data set a deflated file may inflate to."""
+    """Largest file that is opened."""
+    inflated_bytes: int = 128 * 2**20
+    """Largest data set that a deflated file may inflate to."""
+    sequence_bytes: int = 16 * 2**20
+    """Largest sequence of functional groups in a multi-frame file (a frame needs about 2 kB)."""
     series_bytes: int = 1024 * 2**20
     """Sum of the file sizes of one series."""
-    series_files: int = 4096
-    """Files that are looked at in one series folder."""
+    series_slices: int = 4096
+    """Files that are looked at in one series folder, and frames in one file."""
     frame_pixels: int = 4096 * 4096
     """Pixels (rows x columns) of one slice."""
-    series_pixels: int = 256 * 2**20
+    series_pixels: int = 128 * 2**20
     """Pixels of all slices of one series; a float32 takes four bytes of memory."""
-    study_pixels: int = 512 * 2**20
+    study_pixels: int = 256 * 2**20
     """Pixels of all slices of one study."""
     study_seconds: float = 60.0
-    """Wall-clock seconds for one study; looked at before each file and each slice."""
+    """Wall-clock seconds for one study; looked at before each file, each slice and each read of the parser."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -44,9 +48,14 @@ class Budget:
     started: float = field(default_factory=time.monotonic)
 
     @property
+    def deadline(self) -> float:
+        """The ``time.monotonic()`` at which the study's seconds are over."""
+        return self.started + self.limits.study_seconds
+
+    @property
     def out_of_time(self) -> bool:
         """Whether the study has used up its seconds."""
-        return time.monotonic() - self.started > self.limits.study_seconds
+        return time.monotonic() > self.deadline
 
     def take_pixels(self, count: int) -> bool:
         """Account for ``count`` more pixels; False, and nothing taken, if the study may not have them."""

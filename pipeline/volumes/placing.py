@@ -7,7 +7,7 @@ the study.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +18,7 @@ from pipeline.volumes.geometry import (
     angle_degrees,
     canonical_axes,
     clean_orientation,
+    group_orientations,
     plane_of,
     source_affine,
     to_canonical,
@@ -105,6 +106,9 @@ def place_frames(frames: Sequence[Frame], told: Plane | None) -> tuple[list[Plac
     fallback = _common_axes(axes, positions, told)
     spacings = _spacings(frames)
     known = [index for index, position in enumerate(positions) if position is not None]
+    line = _line(
+        [frames[index].instance_number for index in known], [place for place in positions if place is not None]
+    )
     placed, lost = [], []
     for index, frame in enumerate(frames):
         own_axes = axes[index]
@@ -113,10 +117,16 @@ def place_frames(frames: Sequence[Frame], told: Plane | None) -> tuple[list[Plac
         spacing = spacings[index] or _nominal_spacing(frame, plane)
         position = positions[index]
         if position is None:
-            position = _assumed_position(index, frames, positions, known, directions, spacing, plane)
-            if position is None:
+            if len(known) > 1 and line is None:
                 lost.append(frame)
                 continue
+            if line is not None:
+                position = np.array([frame.instance_number, 1.0]) @ line
+            else:
+                rank, anchor = (
+                    (index - known[0], positions[known[0]]) if known else (index - (len(frames) - 1) / 2, None)
+                )
+                position = _stacked_position(frame, rank, anchor, directions, spacing, plane)
         flags = (
             *((MISSING_ORIENTATION,) if own_axes is None else ()),
             *((MISSING_POSITION,) if positions[index] is None else ()),
@@ -127,6 +137,20 @@ def place_frames(frames: Sequence[Frame], told: Plane | None) -> tuple[list[Plac
         change = to_canonical(directions, pixel_format.rows, pixel_format.cols, plane)
         placed.append(PlacedFrame(frame, plane, change, source, source @ change, flags))
     return placed, lost
+
+
+def group_stacks(placed: list[PlacedFrame]) -> list[list[PlacedFrame]]:
+    """Split a series by plane, size and spacing, then by orientation."""
+    alike: defaultdict[tuple[Plane, tuple[int, int], tuple[float, ...]], list[PlacedFrame]] = defaultdict(list)
+    for one in placed:
+        spacing = tuple(np.round(np.linalg.norm(one.affine[:3, :2], axis=0), 4).tolist())
+        alike[one.plane, one.shape, spacing].append(one)
+    stacks = []
+    for members in alike.values():
+        centres = np.stack([one.centre_mm for one in members])
+        for group in group_orientations([one.affine for one in members], centres):
+            stacks.append([members[index] for index in group])
+    return stacks
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -181,30 +205,23 @@ def _nominal_spacing(frame: Frame, plane: Plane) -> tuple[float, float]:
     return pixel, pixel
 
 
-def _assumed_position(
-    index: int,
-    frames: Sequence[Frame],
-    positions: Sequence[Floats | None],
-    known: Sequence[int],
-    axes: Floats,
-    spacing: tuple[float, float],
-    plane: Plane,
-) -> Floats | None:
-    """(3,) mm for a slice without a position, or None if the slices that have one are on no line."""
-    frame = frames[index]
+def _line(numbers: Sequence[int], places: Sequence[Floats]) -> Floats | None:
+    """(2, 3) so that ``(instance number, 1) @ line`` is the position in mm; None if the slices are on no line."""
+    if len(numbers) < 2:
+        return None
+    design = np.stack([np.array(numbers, dtype=float), np.ones(len(numbers))], axis=1)
+    line, *_ = np.linalg.lstsq(design, np.stack(places), rcond=None)
+    return line if np.abs(design @ line - np.stack(places)).max() <= _FIT_MM else None
+
+
+def _stacked_position(
+    frame: Frame, rank: float, anchor: Floats | None, axes: Floats, spacing: tuple[float, float], plane: Plane
+) -> Floats:
+    """(3,) mm of a slice that is ``rank`` places after the one at ``anchor``, or after the origin."""
     step = next((mm for mm in (frame.between_mm, frame.thickness_mm) if mm and 0.1 <= mm <= 50), NOMINAL_STEP_MM)
     along = np.cross(axes[0], axes[1])
     along = along if along @ canonical_axes(plane)[2] >= 0 else -along
-    if not known:
+    if anchor is None:
         rows, cols = frame.source.format.rows, frame.source.format.cols
-        corner = axes[0] * spacing[1] * (cols - 1) / 2 + axes[1] * spacing[0] * (rows - 1) / 2
-        return np.asarray(along * step * (index - (len(frames) - 1) / 2) - corner)
-    places = np.stack([place for place in positions if place is not None])
-    if len(known) == 1:
-        return np.asarray(places[0] + along * step * (index - known[0]))
-    numbers = np.array([frames[other].instance_number for other in known], dtype=float)
-    design = np.stack([numbers, np.ones_like(numbers)], axis=1)
-    line, *_ = np.linalg.lstsq(design, places, rcond=None)
-    if np.abs(design @ line - places).max() > _FIT_MM:
-        return None
-    return np.asarray(np.array([frame.instance_number, 1.0]) @ line)
+        anchor = -(axes[0] * spacing[1] * (cols - 1) + axes[1] * spacing[0] * (rows - 1)) / 2
+    return np.asarray(anchor + along * step * rank)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +22,12 @@ from pipeline.volumes.geometry import (
     SAME_POSITION_MM,
     angle_degrees,
     canonical_axes,
-    group_orientations,
     reorient,
 )
 from pipeline.volumes.headers import BadFileError, Frame, parse_file
 from pipeline.volumes.limits import DEFAULT_LIMITS, Budget, ReadLimits
-from pipeline.volumes.placing import ASSUMED, PlacedFrame, number_frames, place_frames
-from pipeline.volumes.volume import Plane, SeriesReading, StudyVolumes, Volume
+from pipeline.volumes.placing import ASSUMED, PlacedFrame, group_stacks, number_frames, place_frames
+from pipeline.volumes.volume import SeriesReading, StudyVolumes, Volume
 
 Image = NDArray[np.float32]
 
@@ -61,20 +59,26 @@ class _SeriesReader:
 
     def read(self) -> SeriesReading:
         volumes: list[Volume] = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders warn about headers; what matters is checked and reported here
-            frames = number_frames(self._frames())
-            placed, lost = place_frames(frames, told_plane(self._ref.description))
-            for frame in lost:
-                self._problem("no-position", "no ImagePositionPatient, and the other slices are on no line", frame.file)
-            for stack in _stacks(placed):
-                volumes.extend(self._volumes(stack))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # decoders warn about headers; what matters is checked and reported
+                volumes.extend(self._read())
+        except Exception as error:  # one series must never end a run; the fuzz target counts this as a crash
+            self._problem("internal-error", f"{type(error).__name__}: {error}")
         if not volumes:
             self._problem("no-volume", f"no readable image in {self._ref.path}")
         for flag in sorted({flag for volume in volumes for flag in volume.flags} & ASSUMED.keys()):
             self._problem(flag, ASSUMED[flag])
         volumes.sort(key=_anatomical_order)
         return SeriesReading(tuple(volumes), tuple(self._problems))
+
+    def _read(self) -> Iterator[Volume]:
+        frames = number_frames(self._frames())
+        placed, lost = place_frames(frames, told_plane(self._ref.description))
+        for frame in lost:
+            self._problem("no-position", "no ImagePositionPatient, and the other slices are on no line", frame.file)
+        for stack in group_stacks(placed):
+            yield from self._volumes(stack)
 
     def _problem(self, what: str, detail: str, file: str | None = None) -> None:
         self._problems.append(Problem(self._ref.study_id, self._ref.series_id, file, what, detail))
@@ -84,7 +88,7 @@ class _SeriesReader:
         pixels = 0
         for name, content in self._contents():
             try:
-                found = parse_file(name, content, self._limits)
+                found = parse_file(name, content, self._limits, self._budget.deadline)
             except BadFileError as error:
                 self._problem(error.what, str(error), name)
                 continue
@@ -129,62 +133,61 @@ class _SeriesReader:
         except OSError as error:
             self._problem("unreadable-series", f"{self._ref.path}: {error.strerror or error}")
             return []
-        if len(names) > self._limits.series_files:
-            limit = self._limits.series_files
+        if len(names) > self._limits.series_slices:
+            limit = self._limits.series_slices
             self._problem("too-many-files", f"{len(names)} files; only the first {limit} by name were read")
-        return names[: self._limits.series_files]
+        return names[: self._limits.series_slices]
 
     def _volumes(self, stack: list[PlacedFrame]) -> Iterator[Volume]:
         """The stack, and further ones made of slices at positions that it already holds."""
         normal = stack[0].affine[:3, 2]
-        rows, cols = stack[0].shape
-        layers: list[list[tuple[PlacedFrame, Image]]] = []
-        for placed in sorted(stack, key=lambda one: (float(one.centre_mm @ normal), one.frame.instance_number)):
-            image = self._image(placed)
-            if image is None:
+        ordered = sorted(stack, key=lambda one: (float(one.centre_mm @ normal), one.frame.instance_number))
+        places = [float(one.centre_mm @ normal) for one in ordered]
+        pixels = np.empty((len(ordered), *stack[0].shape), dtype=np.float32)
+        layers: list[list[int]] = []
+        for index, one in enumerate(ordered):
+            if not self._read_pixels(one, pixels[index]):
                 continue
-            place = float(placed.centre_mm @ normal)
             for layer in layers:
-                last, other = layer[-1]
-                if place - float(last.centre_mm @ normal) > SAME_POSITION_MM:
-                    layer.append((placed, image))
+                last = layer[-1]
+                if places[index] - places[last] > SAME_POSITION_MM:
+                    layer.append(index)
                     break
-                if np.array_equal(image, other) and np.abs(last.affine - placed.affine).max() <= SAME_POSITION_MM:
-                    self._problem("duplicate-slice", f"the same image as {last.frame.file}", placed.frame.file)
+                shift = np.abs(ordered[last].affine - one.affine).max()
+                if shift <= SAME_POSITION_MM and np.array_equal(pixels[index], pixels[last]):
+                    self._problem("duplicate-slice", f"the same image as {ordered[last].frame.file}", one.frame.file)
                     break
             else:
-                layers.append([(placed, image)])
+                layers.append([index])
         for layer in layers:
-            yield self._volume(layer, (rows, cols), repeated=len(layers) > 1)
+            whole = len(layer) == len(ordered)
+            yield self._volume(
+                [ordered[index] for index in layer], pixels if whole else pixels[layer], repeated=len(layers) > 1
+            )
 
-    def _image(self, placed: PlacedFrame) -> Image | None:
-        """(rows, cols) scaled pixels in canonical orientation; None, with a problem, if they cannot be had."""
+    def _read_pixels(self, placed: PlacedFrame, out: Image) -> bool:
+        """Put the scaled pixels into ``out`` (rows, cols), canonical; False, with a problem, if they cannot be had."""
         frame = placed.frame
         pixel_format = frame.source.format
         if self._budget.out_of_time:
             self._problem("out-of-time", f"the study's {self._limits.study_seconds:g} s are over", frame.file)
-            return None
+            return False
         if not self._budget.take_pixels(pixel_format.rows * pixel_format.cols):
             self._problem("too-large", f"the study passes the limit of {self._limits.study_pixels} pixels", frame.file)
-            return None
+            return False
         try:
-            stored = decode(frame.source, frame.index)
+            out[...] = reorient(decode(frame.source, frame.index), placed.change)
         except BadFileError as error:
             self._problem(error.what, str(error), frame.file)
-            return None
-        image = reorient(stored, placed.change).astype(np.float32, order="C")
+            return False
         if pixel_format.inverted:
-            low, high = stored_range(pixel_format)
-            image = (low + high) - image
+            np.subtract(sum(stored_range(pixel_format)), out, out=out)
         if frame.slope != 1.0 or frame.intercept != 0.0:
-            image = image * np.float32(frame.slope) + np.float32(frame.intercept)
-        return image
+            out *= np.float32(frame.slope)
+            out += np.float32(frame.intercept)
+        return True
 
-    def _volume(self, layer: list[tuple[PlacedFrame, Image]], shape: tuple[int, int], repeated: bool) -> Volume:
-        pixels = np.empty((len(layer), *shape), dtype=np.float32)
-        for index, (_, image) in enumerate(layer):
-            pixels[index] = image
-        placed = [one for one, _ in layer]
+    def _volume(self, placed: list[PlacedFrame], pixels: Image, repeated: bool) -> Volume:
         plane = placed[0].plane
         flags = {flag for one in placed for flag in one.flags}
         affines = np.stack([one.affine for one in placed])
@@ -212,20 +215,6 @@ def _regular_size(path: Path) -> int:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise OSError(f"it is {kind}; expected a DICOM file")
     return status.st_size
-
-
-def _stacks(placed: list[PlacedFrame]) -> list[list[PlacedFrame]]:
-    """Split a series by plane, size and spacing, then by orientation."""
-    alike: defaultdict[tuple[Plane, tuple[int, int], tuple[float, ...]], list[PlacedFrame]] = defaultdict(list)
-    for one in placed:
-        spacing = tuple(np.round(np.linalg.norm(one.affine[:3, :2], axis=0), 4).tolist())
-        alike[one.plane, one.shape, spacing].append(one)
-    stacks = []
-    for members in alike.values():
-        centres = np.stack([one.centre_mm for one in members])
-        for group in group_orientations([one.affine for one in members], centres):
-            stacks.append([members[index] for index in group])
-    return stacks
 
 
 def _anatomical_order(volume: Volume) -> tuple[str, float]:

@@ -1,0 +1,199 @@
+"""Resampling, projecting and cropping return the linear oracle to 0.01 mm, and nothing where there is no data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.volumes import normalise, read_series, resample_in_plane, sample_cube, sample_grid, sample_patch
+from tests.volumes.oracle import (
+    AXIAL,
+    SAGITTAL,
+    SLANTED,
+    TOLERANCE,
+    X,
+    Y,
+    Z,
+    assert_linear,
+    positions,
+    reference,
+    turned,
+    write_series,
+)
+
+
+def make(folder, axes=SAGITTAL, steps=(-6, -2, 2, 6), shape=(40, 50), spacing=(0.5, 0.8), gradient=SLANTED):
+    places = positions(axes, (5, -7, 11), steps, shape, spacing)
+    (volume,) = read_series(
+        reference(write_series(folder, axes, places, shape=shape, spacing=spacing, gradient=gradient))
+    ).volumes
+    return volume
+
+
+def oblique_frame(seed):
+    """Three orthonormal directions, as rows."""
+    matrix, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    return matrix.T
+
+
+@pytest.mark.parametrize("spacing", [0.3, 0.5, 0.65, 1.0, 2.0])
+@pytest.mark.parametrize("axes", [SAGITTAL, turned(turned(AXIAL, X, 17), Z, 5)])
+def test_in_plane_resampling_is_exact(tmp_path, axes, spacing):
+    volume = make(tmp_path / "1", axes)
+    result = resample_in_plane(volume, spacing)
+    assert result.spacing_mm == pytest.approx((spacing, spacing))
+    assert result.shape[0] == volume.shape[0]
+    assert np.allclose(result.centres_mm, volume.centres_mm)
+    assert_linear(result)
+    old, new = (np.array(v.shape[1:]) * v.spacing_mm for v in (volume, result))
+    assert np.all(old - new < 2 * spacing + 0.8)
+
+
+def test_resampled_points_still_map_to_the_files_pixels(tmp_path):
+    volume = make(tmp_path / "1", turned(SAGITTAL, Z, 9))
+    result = resample_in_plane(volume, 1.1)
+    point = result.to_patient(np.array([2]), np.array([4.0]), np.array([7.0]))
+    assert np.allclose(result.to_source_pixel(point, np.array([2])), volume.to_source_pixel(point, np.array([2])))
+    assert np.array_equal(result.instance_numbers, volume.instance_numbers)
+
+
+def test_growing_pixels_does_not_alias(tmp_path):
+    """Stripes finer than the new grid become grey; point sampling would keep them at full contrast."""
+    stripes = np.where(np.arange(50) % 2, 2000, 1000) * np.ones((40, 1))
+
+    def change(data):
+        data.PixelData = stripes.astype("<u2").tobytes()
+        data.RescaleSlope, data.RescaleIntercept = 1, 0
+
+    places = positions(SAGITTAL, (0, 0, 0), [0, 4], (40, 50), (0.5, 0.5))
+    folder = write_series(tmp_path / "1", SAGITTAL, places, shape=(40, 50), spacing=(0.5, 0.5), change=change)
+    (volume,) = read_series(reference(folder)).volumes
+    result = resample_in_plane(volume, 1.5)
+    inner = result.pixels[:, 2:-2, 2:-2]
+    assert np.abs(inner - 1500).max() < 60
+
+
+def test_spacing_must_be_positive(tmp_path):
+    with pytest.raises(ValueError, match="in-plane spacing is 0"):
+        resample_in_plane(make(tmp_path / "1"), 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_patch_is_projected_onto_the_slice(tmp_path, seed):
+    volume = make(tmp_path / "1", turned(SAGITTAL, Z, 12))
+    rng = np.random.default_rng(seed)
+    right = turned(SAGITTAL, X, rng.uniform(-40, 40))[0]
+    down = np.cross(right, [-1.0, 0, 0])
+    down = down / np.linalg.norm(down)
+    size, spacing = (9, 14), 0.37
+    centre = volume.centres_mm[1] + rng.normal(size=3)
+    patch = sample_patch(volume, 1, centre, right, down, size, spacing)
+    assert patch.shape == size
+    assert patch.dtype == np.float32
+    rows, cols = np.indices(size)
+    points = centre + right * ((cols - 6.5) * spacing)[..., None] + down * ((rows - 4.0) * spacing)[..., None]
+    normal = volume.affines[1, :3, 2]
+    projected = points - ((points - volume.centres_mm[1]) @ normal)[..., None] * normal
+    assert np.abs(patch - projected @ SLANTED).max() <= TOLERANCE
+
+
+def test_patch_beyond_the_slice_is_fill_and_never_repeated_pixels(tmp_path):
+    volume = make(tmp_path / "1", spacing=(1.0, 1.0))
+    corner = volume.to_patient(np.array([0]), np.array([0.0]), np.array([0.0]))[0]
+    patch = sample_patch(volume, 0, corner, Y, -Z, (5, 5), 0.4)
+    assert np.isfinite(patch[2:, 2:]).all()
+    assert np.isnan(patch[:2]).all()
+    assert np.isnan(patch[:, :2]).all()
+    filled = sample_patch(volume, 0, corner, Y, -Z, (5, 5), 0.4, fill=-1.0)
+    assert (filled[:2] == -1).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("steps", [(-6, -2, 2, 6), (-6.5, -2, 2, 5)], ids=["regular", "irregular"])
+def test_oblique_cube_is_exact(tmp_path, seed, steps):
+    volume = make(tmp_path / "1", turned(SAGITTAL, Z, 7), steps)
+    axes, spacing, shape = oblique_frame(seed), (0.7, 0.5, 0.4), (4, 6, 8)
+    centre = volume.centres_mm.mean(axis=0)
+    cube = sample_cube(volume, centre, axes, spacing, shape)
+    index = np.indices(shape).transpose(1, 2, 3, 0) - (np.array(shape) - 1) / 2
+    expected = (centre + (index * spacing) @ axes) @ SLANTED
+    assert cube.shape == shape
+    assert cube.dtype == np.float32
+    assert np.abs(cube - expected).max() <= TOLERANCE
+
+
+def test_cube_larger_than_the_stack_has_no_values_outside(tmp_path):
+    volume = make(tmp_path / "1")
+    for stack in (volume, make(tmp_path / "2", steps=(-6, -2, 2.5, 6))):
+        cube = sample_cube(stack, stack.centres_mm.mean(axis=0), np.eye(3)[[0, 1, 2]], (1, 1, 1), (31, 41, 61))
+        assert np.isnan(cube[[0, -1]]).all()
+        inside = np.isfinite(cube)
+        index = np.argwhere(inside) - (np.array(cube.shape) - 1) / 2
+        points = stack.centres_mm.mean(axis=0) + index
+        assert inside.any()
+        assert np.abs(cube[inside] - points @ SLANTED).max() <= TOLERANCE
+        assert np.ptp(points[:, 0]) <= 12 + 1e-6
+
+
+def test_a_gap_holds_no_data_but_its_borders_do(tmp_path):
+    volume = make(tmp_path / "1", steps=(0, 4, 8, 30, 34))
+    middle = volume.centres_mm
+    gap = int(np.argmax(volume.slice_steps_mm))
+    points = np.stack([middle[0] * 0.5 + middle[1] * 0.5, middle[gap], (middle[gap] + middle[gap + 1]) / 2])
+    values = sample_grid(volume, points)
+    assert np.isnan(values).tolist() == [False, False, True]
+    assert np.abs(values[:2] - points[:2] @ SLANTED).max() <= TOLERANCE
+
+
+def test_grid_after_motion_uses_each_slices_own_affine(tmp_path):
+    folder = tmp_path / "1"
+    for instance, shift in enumerate([0.0, 3.0, -2.0], start=1):
+        (place,) = positions(SAGITTAL, (4.0 * instance, shift, -shift), [0], (40, 50))
+        write_series(folder, SAGITTAL, [place], first_instance=instance, shape=(40, 50))
+    (volume,) = read_series(reference(folder)).volumes
+    points = np.array([8.0, 0.0, 0.0]) + np.random.default_rng(0).uniform(-3, 3, (5, 7, 3))
+    values = sample_grid(volume, points)
+    assert values.shape == (5, 7)
+    assert np.abs(values - points @ SLANTED).max() <= TOLERANCE
+
+
+def test_a_single_slice_has_values_in_its_plane_only(tmp_path):
+    volume = make(tmp_path / "1", steps=(0,))
+    centre = volume.centres_mm[0]
+    values = sample_grid(volume, centre + np.array([[0.0, 0, 0], [0, 1, 1], [0.5, 0, 0]]))
+    assert np.isnan(values).tolist() == [False, False, True]
+    cube = sample_cube(volume, centre, np.eye(3), (1, 1, 1), (3, 3, 3))
+    assert np.isfinite(cube[1]).all()
+    assert np.isnan(cube[[0, 2]]).all()
+
+
+def test_normalise_is_about_zero_to_one_without_losing_levels():
+    values = np.arange(1000, dtype=np.float32).reshape(10, 10, 10) * 3 - 500
+    values[0, 0, 0], values[-1, -1, -1] = -1e4, 1e5
+    result = normalise(values)
+    assert result.dtype == np.float32
+    assert -0.5 <= result.min() < 0 < 1 < result.max() <= 1.5
+    assert len(np.unique(result)) > 990
+    order = np.argsort(values.ravel())
+    assert np.all(np.diff(result.ravel()[order]) >= 0)
+    assert np.percentile(result, 50) == pytest.approx(0.5, abs=0.02)
+
+
+def test_normalise_ignores_units_and_keeps_nan():
+    values = np.random.default_rng(0).gamma(2, 100, (4, 50, 50)).astype(np.float32)
+    assert np.allclose(normalise(values), normalise(values * 7 + 300), atol=1e-4)
+    values[0, 0, :3] = np.nan
+    assert np.isnan(normalise(values)).sum() == 3
+
+
+@pytest.mark.parametrize("pixels", [np.full((2, 3, 3), 7.0), np.full((2, 3, 3), np.nan)])
+def test_normalise_without_contrast(pixels):
+    result = normalise(pixels.astype(np.float32))
+    assert np.array_equal(np.isnan(result), np.isnan(pixels))
+    assert np.nan_to_num(result).max() == 0
+
+
+def test_normalise_of_mostly_background_uses_the_whole_range():
+    values = np.zeros((1, 100, 100), np.float32)
+    values[0, 0, :50] = np.arange(50)
+    assert np.ptp(normalise(values)) == pytest.approx(1.0)
