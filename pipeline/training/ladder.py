@@ -190,7 +190,7 @@ def _overfit(
         loss.backward()
         silent = {name for name in silent if (grad := named[name].grad) is None or not bool((grad != 0).any())}
         optimizer.step()
-        # Not before every part had its chance: views are dropped at random, and a zero head at first passes nothing back
+        # Not before every part had its chance: views are dropped at random, a zero head passes nothing back at first
         if losses[-1] < settings.reach * losses[0] and not silent:
             break
     if silent:

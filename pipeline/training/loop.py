@@ -239,9 +239,10 @@ class _Run:
         with self.request.at_once(), torch.no_grad(), self.accelerator.autocast():
             figures = {name: float(value) for name, value in self.task.evaluate(model, self.device).items()}
             image = self.task.picture(model, self.device)
-        if not math.isfinite(figures.get("score", math.nan)):
+        if math.isinf(figures.get("score", math.inf)):
             raise ValueError(
-                f"{self.task.name}: evaluate() must give a finite 'score' (lower is better), gave {figures}"
+                f"{self.task.name}: evaluate() must give a 'score' (lower is better, NaN for nothing held out) that is "
+                f"not infinite, gave {figures}"
             )
         if image is not None:
             self.tracker.picture(image, f"epoch{self.epoch + 1:02d}", self.epoch + 1)

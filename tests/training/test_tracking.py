@@ -1,0 +1,80 @@
+"""Pictures, history and the log."""
+
+import csv
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.training.checkpoint import write_atomically
+from pipeline.training.tracking import Tracker, contact_sheet, save_png, to_rgb
+
+
+def test_pictures_keep_their_colours(tmp_path):
+    image = np.zeros((5, 7, 3), np.uint8)
+    image[..., 0] = 250
+    save_png(tmp_path / "a" / "red.png", image)
+    assert np.array_equal(cv2.imread(str(tmp_path / "a" / "red.png"))[:, :, ::-1], image)
+    with pytest.raises(ValueError, match=r"\(rows, cols, 3\) uint8"):
+        save_png(tmp_path / "grey.png", image[..., 0])
+
+
+def test_history_has_every_column_that_ever_occurred(tmp_path):
+    Tracker(tmp_path).history([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0, "score": 0.5}])
+    with (tmp_path / "history.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert rows[0]["score"] == ""
+    assert float(rows[1]["score"]) == 0.5
+
+
+def test_without_tensorboard_a_run_goes_on_and_says_so_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    tracker = Tracker(tmp_path)
+    tracker.scalars({"loss": 1.0}, 0)
+    tracker.scalars({"loss": 1.0}, 1)
+    tracker.close()
+    assert (tmp_path / "log.txt").read_text().count("TensorBoard is not installed") == 1
+
+
+def test_a_quiet_tracker_writes_nothing(tmp_path):
+    tracker = Tracker(tmp_path, quiet=True)
+    tracker.say("hello")
+    tracker.scalars({"loss": 1.0}, 0)
+    tracker.history([{"epoch": 1.0}])
+    tracker.picture(np.zeros((2, 2, 3), np.uint8), "a", 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_contact_sheet_places_tiles_of_several_sizes():
+    white = np.full((10, 20, 3), 255, np.uint8)
+    sheet = contact_sheet([white, white[:4, :4], white], columns=2, gap=1)
+    assert sheet.shape == (2 * 11 + 1, 2 * 21 + 1, 3)
+    assert (sheet == 255).all(2).sum() == 200 + 16 + 200
+    titled = contact_sheet([white], ["L4/L5"], columns=2)
+    assert titled.shape[0] == 10 + 12 + 4
+    with pytest.raises(ValueError, match="no contact sheet"):
+        contact_sheet([])
+    with pytest.raises(ValueError, match="1 tiles and 2 titles"):
+        contact_sheet([white], ["a", "b"])
+
+
+def test_any_range_of_grey_becomes_visible():
+    ramp = np.linspace(-3000, 9000, 100).reshape(10, 10)
+    shown = to_rgb(ramp)
+    assert (shown.min(), shown.max()) == (0, 255)
+    assert to_rgb(np.full((4, 4), np.nan)).max() == 0
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
