@@ -23,7 +23,8 @@ class DecodeSettings:
     """The prior along the spine and the bounds of the search.
 
     Attributes:
-        radius_mm: evidence within this distance of a candidate counts for it; adjacent discs are some 25 to 45 mm apart.
+        radius_mm: evidence within this distance of a candidate counts for it; adjacent discs are about 25 to 45 mm
+            apart.
         candidates: at most so many discs are considered.
         step_mm: mean distance between adjacent levels.
         step_log_sd: standard deviation of its logarithm; wide, as the pixel size may be nominal.
@@ -72,12 +73,19 @@ def decode_levels(
         positions: (H, W, 2) canvas x, y of the maps' cells.
         pixel_mm: side of a canvas pixel in mm.
         settings: prior and bounds.
+
+    Returns:
+        At least one level, however poor its evidence; none where no map sees anything (all zero, or not a number).
     """
     settings = settings or DecodeSettings()
     places = _candidates(maps, positions, pixel_mm, settings)
+    if not len(places):
+        return Chain(np.full((LEVEL_COUNT, 2), np.nan), np.zeros(LEVEL_COUNT), np.array([0.0, 1.0, 0.0]))
     distance = np.linalg.norm(positions[None] - places[:, None, None], axis=-1) * pixel_mm
     evidence = np.einsum("lhw,khw->lk", maps, (distance <= settings.radius_mm).astype(maps.dtype))
-    first, chosen = max(_assignments(len(places)), key=lambda run: _score(evidence, places, pixel_mm, *run, settings))
+    first, chosen = max(
+        _assignments(len(places)), key=lambda run: _score(evidence, places, pixel_mm, run[0], run[1], settings)
+    )
     points, mass = np.full((LEVEL_COUNT, 2), np.nan), np.zeros(LEVEL_COUNT)
     for offset, k in enumerate(chosen):
         level = first + offset
@@ -127,7 +135,7 @@ def _candidates(maps: np.ndarray, positions: np.ndarray, pixel_mm: float, settin
 
 def _assignments(count: int) -> list[tuple[int, tuple[int, ...]]]:
     """Every run of levels (first level, candidates from superior to inferior)."""
-    found = []
+    found: list[tuple[int, tuple[int, ...]]] = []
     for length in range(1, min(count, LEVEL_COUNT) + 1):
         for first in range(LEVEL_COUNT - length + 1):
             found.extend((first, chosen) for chosen in combinations(range(count), length))

@@ -1,25 +1,52 @@
 """``python -m pipeline evaluate landmarks``: predicted points against labelled ones, in millimetres.
 
 Errors are measured in the plane of the labelled slice (patient millimetres), and the choice of slice apart from them:
-that is how a grader meets them. A point is *shifted* if it lies nearer to the labelled point of another level of the same
-condition than to its own; its *side* is wrong if it lies nearer to the other side's point in patient x.
+that is how a grader meets them. A point is *shifted* if it lies nearer to the labelled point of another level of the
+same condition than to its own (on sagittal slices in their plane, because slice positions may be nominal); its *side*
+is wrong if it lies nearer to the other side's point in patient x.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition, StudyRef, make_folds, open_competition
+from pipeline.competition import Competition, CompetitionError, StudyRef, TableError, make_folds, open_competition
 from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Family
 from pipeline.landmarks.landmarks import Landmarks
 
+if TYPE_CHECKING:
+    from pipeline.volumes import StudyVolumes, Volume
+
 WITHIN_MM = (3.0, 5.0, 6.0, 10.0)
+STUDIES_A_JOB = 20
+COMPARED = (
+    "study_id",
+    "series_id",
+    "instance_number",
+    "condition",
+    "level",
+    "in_plane_mm",
+    "along_normal_mm",
+    "slices",
+    "shifted",
+    "wrong_side",
+    "confidence",
+    "x_mm",
+    "y_mm",
+    "z_mm",
+    "true_x",
+    "true_y",
+    "true_z",
+)
+"""The columns of ``errors.csv``, see :func:`compare`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,23 +61,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict, compare, print and write ``label_coordinates.csv``, ``errors.csv``, ``landmarks.json``, ``worst.png``."""
+    """Predict, compare, print; write ``label_coordinates.csv``, ``errors.csv``, ``landmarks.json`` and ``worst.png``.
+
+    Returns:
+        1 where the weights cannot be used, 2 where a folder has nothing to compare with.
+    """
+    from pipeline.ensemble.manifest import Manifest, WeightsError
+
+    try:
+        Manifest.load(args.weights)
+        competitions = [open_competition(path, split="train") for path in args.data]
+        studies = [_studies(competition, args.fold, args.limit) for competition in competitions]
+        args.out.mkdir(parents=True, exist_ok=True)
+        _evaluate(competitions, studies, args)
+    except (CompetitionError, TableError) as error:
+        print(f"evaluate landmarks: {error}", file=sys.stderr)
+        return 2
+    except WeightsError as error:
+        print(f"evaluate landmarks: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _evaluate(
+    competitions: Sequence[Competition], studies: Sequence[Sequence[StudyRef]], args: argparse.Namespace
+) -> None:
     from joblib import Parallel, delayed
     from tqdm import tqdm
 
-    args.out.mkdir(parents=True, exist_ok=True)
     comparisons, tables = [], []
-    for path in args.data:
-        competition = open_competition(path, split="train")
-        studies = _studies(competition, args.fold, args.limit)
+    for competition, chosen in zip(competitions, studies, strict=True):
         parallel = Parallel(n_jobs=args.workers, return_as="generator")
         jobs = [
-            delayed(predict_and_compare)(batch, competition.coordinates, args.weights)
-            for batch in np.array_split(np.array(studies, dtype=object), max(1, len(studies) // 20))
+            delayed(predict_and_compare)(chosen[start : start + STUDIES_A_JOB], competition, args.weights)
+            for start in range(0, len(chosen), STUDIES_A_JOB)
         ]
-        for predicted, errors in tqdm(parallel(jobs), total=len(jobs), desc=path.name):
+        for predicted, errors in tqdm(parallel(jobs), total=len(jobs), desc=competition.root.name):
             tables.append(predicted)
-            comparisons.append(errors.assign(folder=path.name))
+            comparisons.append(errors.assign(folder=competition.root.name))
     pd.concat(tables).to_csv(args.out / "label_coordinates.csv", index=False)
     errors = pd.concat(comparisons, ignore_index=True)
     errors.to_csv(args.out / "errors.csv", index=False)
@@ -58,92 +106,80 @@ def run(args: argparse.Namespace) -> int:
     (args.out / "landmarks.json").write_text(json.dumps(summary, indent=1))
     for folder, figures in summary.items():
         print(f"{folder}\n{_text(figures)}")
-    if worst_cases(errors, [open_competition(path, split="train") for path in args.data], args.out / "worst.png"):
+    if worst_cases(errors, competitions, args.out / "worst.png"):
         print(f"worst cases: {args.out / 'worst.png'}")
     print(f"wrote {args.out}")
-    return 0
 
 
 def predict_and_compare(
-    studies: Sequence[StudyRef], coordinates: pd.DataFrame, weights: Path
+    studies: Sequence[StudyRef], competition: Competition, weights: Path
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Predict some studies with networks that have not seen them and compare; see :func:`compare`."""
+    """Predict some studies with networks that have not seen them and compare; see :func:`compare`.
+
+    Raises:
+        CompetitionError: the folder has no coordinates.
+    """
     import torch
 
     from pipeline.landmarks.load import load_predictor
     from pipeline.volumes import read_study
 
+    if competition.coordinates is None:
+        raise CompetitionError(f"{competition.root}: no label coordinates to compare with")
     torch.set_num_threads(1)
     predicted, errors = [], []
     for study in studies:
         volumes = read_study(study)
         landmarks = load_predictor(weights, unseen=study.study_id).predict(volumes)
         predicted.append(landmarks.to_frame())
-        errors.append(compare(landmarks, volumes, coordinates))
+        errors.append(compare(landmarks, volumes, competition.coordinates))
     return pd.concat(predicted), pd.concat(errors)
 
 
-def compare(landmarks: Landmarks, volumes: object, coordinates: pd.DataFrame) -> pd.DataFrame:
+def compare(landmarks: Landmarks, volumes: StudyVolumes, coordinates: pd.DataFrame) -> pd.DataFrame:
     """One row a labelled point of the study.
 
     Args:
         landmarks: predicted.
-        volumes: the study's :class:`pipeline.volumes.StudyVolumes`.
+        volumes: the study.
         coordinates: labelled points, all studies.
 
     Returns:
-        ``study_id, series_id, instance_number, condition, level, in_plane_mm, along_normal_mm, slices, shifted,
-        wrong_side, confidence``; distances NaN where the point was not found.
+        :data:`COMPARED`: the label, the distance in mm in the plane of its slice and along the normal, ``slices``
+        between the predicted and the labelled slice (NaN where the prediction lies in another stack), ``shifted`` and
+        ``wrong_side``, the predicted and the true place. Distances are NaN where the point was not found.
     """
     from pipeline.landmarks.examples import labelled_points
-    from pipeline.volumes import StudyVolumes
 
-    assert isinstance(volumes, StudyVolumes)
     truth = labelled_points(volumes, coordinates)
+    cells = [Cell(Condition(str(row.condition)), str(row.level)) for row in truth.itertuples(index=False)]
+    places = truth[["x_mm", "y_mm", "z_mm"]].to_numpy(float)
+    by_cell = dict(zip(cells, places, strict=True))
     rows = []
-    by_cell = {Cell(Condition(r.condition), r.level): np.array([r.x_mm, r.y_mm, r.z_mm]) for r in truth.itertuples()}
-    for row in truth.itertuples(index=False):
-        condition = Condition(row.condition)
-        i = CELL_INDEX[Cell(condition, row.level)]
-        volume, index = _slice_of(volumes, row.series_id, row.instance_number)
-        own = by_cell[Cell(condition, row.level)]
+    for cell, own, series_id, number in zip(cells, places, truth["series_id"], truth["instance_number"], strict=True):
+        i = CELL_INDEX[cell]
+        volume, index = _slice_of(volumes, str(series_id), int(number))
         point = landmarks.points_mm[i]
+        found = bool(landmarks.found[i])
         offset = point - own
-        along = float(offset @ volume.normal)
-        in_plane = float(np.linalg.norm(offset - along * volume.normal))
-        slices = np.nan
-        if landmarks.found[i] and landmarks.series_id[i] == volume.series_id:
-            predicted = np.nonzero(volume.instance_numbers == landmarks.instance_number[i])[0]
-            slices = float(abs(int(predicted[0]) - index)) if len(predicted) else np.nan
-        shifted, wrong_side = False, False
-        if landmarks.found[i]:
-            others = {level: by_cell.get(Cell(condition, level)) for level in LEVELS}
-            distances = {
-                level: _in_plane(point - other, volume.normal) for level, other in others.items() if other is not None
-            }
-            shifted = min(distances, key=distances.__getitem__) != row.level
-            wrong_side = _on_other_side(point, own, condition, row.level, by_cell)
         rows.append(
             (
                 landmarks.study_id,
-                row.series_id,
-                row.instance_number,
-                condition.value,
-                row.level,
-                in_plane,
-                abs(along),
-                slices,
-                shifted,
-                wrong_side,
+                series_id,
+                number,
+                cell.condition.value,
+                cell.level,
+                _in_plane(offset, volume.normal),
+                abs(float(offset @ volume.normal)),
+                _slices_apart(landmarks, i, volume, index),
+                found and _nearest_level(point, cell.condition, by_cell, volume) != cell.level,
+                found and _on_other_side(point, cell, by_cell),
                 float(landmarks.confidence[i]),
                 *point,
                 *own,
             )
         )
-    names = "study_id series_id instance_number condition level in_plane_mm along_normal_mm slices shifted wrong_side"
-    return pd.DataFrame(
-        rows, columns=[*names.split(), "confidence", "x_mm", "y_mm", "z_mm", "true_x", "true_y", "true_z"]
-    )
+    return pd.DataFrame(rows, columns=list(COMPARED))
 
 
 def summarise(errors: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -161,7 +197,7 @@ def summarise(errors: pd.DataFrame) -> dict[str, dict[str, float]]:
     return figures
 
 
-def error_distribution(errors: pd.DataFrame) -> dict[str, dict[str, object]]:
+def error_distribution(errors: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """What stage four's jitter reads: per family the spread in plane and the frequencies of slice offsets.
 
     Returns:
@@ -169,7 +205,7 @@ def error_distribution(errors: pd.DataFrame) -> dict[str, dict[str, object]]:
         and ``slice_offsets`` {"0": share, "1": share, ...} of the distance in slices.
     """
     family = errors["condition"].map(lambda name: Condition(name).family.value)
-    result: dict[str, dict[str, object]] = {}
+    result: dict[str, dict[str, Any]] = {}
     for name, rows in errors[errors["in_plane_mm"].notna()].groupby(family):
         counts = rows["slices"].dropna().clip(upper=3).astype(int).value_counts(normalize=True).sort_index()
         result[str(name)] = {
@@ -182,7 +218,17 @@ def error_distribution(errors: pd.DataFrame) -> dict[str, dict[str, object]]:
 
 
 def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path: Path, count: int = 12) -> bool:
-    """A contact sheet of the studies with the largest errors: truth green, prediction red, on the labelled slice."""
+    """A contact sheet of the studies with the largest errors: truth green, prediction red, on the labelled slice.
+
+    Args:
+        errors: of :func:`compare`, with the ``folder`` of each row.
+        competitions: the folders.
+        path: of the picture.
+        count: at most so many cases.
+
+    Returns:
+        Whether there was anything to draw.
+    """
     import cv2
 
     from pipeline.report.overlay import slice_picture
@@ -190,21 +236,21 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
 
     found = errors[errors["in_plane_mm"].notna()].sort_values("in_plane_mm", ascending=False)
     found = found.drop_duplicates(["study_id", "condition"]).head(count)
+    by_folder = {competition.root.name: competition for competition in competitions}
     tiles = []
-    for row in found.itertuples(index=False):
-        competition = next(c for c in competitions if row.study_id in {s.study_id for s in c.studies})
-        volumes = read_study(competition.study(row.study_id))
-        volume, index = _slice_of(volumes, row.series_id, row.instance_number)
-        same = errors[(errors["study_id"] == row.study_id) & (errors["condition"] == row.condition)]
+    for _, row in found.iterrows():
+        volumes = read_study(by_folder[row["folder"]].study(row["study_id"]))
+        volume, index = _slice_of(volumes, row["series_id"], row["instance_number"])
+        same = errors[(errors["study_id"] == row["study_id"]) & (errors["condition"] == row["condition"])]
         tiles.append(
             slice_picture(
                 volume,
                 index,
                 points=[
-                    (same[["true_x", "true_y", "true_z"]].to_numpy(), (0, 220, 0)),
-                    (same[["x_mm", "y_mm", "z_mm"]].dropna().to_numpy(), (230, 60, 60)),
+                    (same[["true_x", "true_y", "true_z"]].to_numpy(float), (0, 220, 0)),
+                    (same[["x_mm", "y_mm", "z_mm"]].dropna().to_numpy(float), (230, 60, 60)),
                 ],
-                caption=f"{row.study_id} {row.level} {row.in_plane_mm:.0f} mm",
+                caption=f"{row['study_id']} {row['level']} {row['in_plane_mm']:.0f} mm",
             )
         )
     if not tiles:
@@ -215,38 +261,66 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
 
 
 def _studies(competition: Competition, fold: int | None, limit: int | None) -> list[StudyRef]:
+    """The labelled studies of a folder, or of its held-out fold.
+
+    Raises:
+        CompetitionError: there is none, or no table to tell.
+    """
     if competition.coordinates is None:
-        raise ValueError(f"{competition.root}: no label coordinates to compare with")
+        raise CompetitionError(f"{competition.root}: no label coordinates to compare with")
     labelled = set(competition.coordinates["study_id"])
     if fold is not None:
-        assert competition.labels is not None
+        if competition.labels is None:
+            raise CompetitionError(f"{competition.root}: no train.csv; folds cannot be made without labels")
         folds = make_folds(competition.labels)
         labelled &= set(folds.index[folds == fold])
-    return [study for study in competition.studies if study.study_id in labelled][:limit]
+    chosen = [study for study in competition.studies if study.study_id in labelled][:limit]
+    if not chosen:
+        raise CompetitionError(f"{competition.root}: no labelled study{'' if fold is None else f' in fold {fold}'}")
+    return chosen
 
 
-def _slice_of(volumes: object, series_id: str, instance_number: int) -> tuple[object, int]:
-    for volume in volumes.volumes:  # type: ignore[attr-defined]
+def _slice_of(volumes: StudyVolumes, series_id: str, instance_number: int) -> tuple[Volume, int]:
+    for volume in volumes.volumes:
         if volume.series_id == series_id and instance_number in volume.instance_numbers:
             return volume, int(np.nonzero(volume.instance_numbers == instance_number)[0][0])
-    raise KeyError(f"no slice {instance_number} in series {series_id}")
+    raise KeyError(f"study {volumes.study_id}: no slice {instance_number} in series {series_id}")
+
+
+def _slices_apart(landmarks: Landmarks, i: int, volume: Volume, index: int) -> float:
+    """Slices between a predicted point and slice ``index`` of the label's stack; NaN where it is in another stack."""
+    if not landmarks.found[i] or landmarks.series_id[i] != volume.series_id:
+        return float("nan")
+    predicted = np.nonzero(volume.instance_numbers == landmarks.instance_number[i])[0]
+    return float(abs(int(predicted[0]) - index)) if len(predicted) else float("nan")
 
 
 def _in_plane(offset: np.ndarray, normal: np.ndarray) -> float:
     return float(np.linalg.norm(offset - (offset @ normal) * normal))
 
 
-def _on_other_side(
-    point: np.ndarray, own: np.ndarray, condition: Condition, level: str, by_cell: dict[Cell, np.ndarray]
-) -> bool:
-    if condition.side is None:
+def _nearest_level(point: np.ndarray, condition: Condition, by_cell: dict[Cell, np.ndarray], volume: Volume) -> str:
+    """The level whose labelled point of this condition is nearest. Axial slices lie one behind the other, so there the
+    distance in their plane tells nothing and the whole distance is taken."""
+    axial = condition.family is Family.SUBARTICULAR
+    distances = {
+        level: float(np.linalg.norm(point - other)) if axial else _in_plane(point - other, volume.normal)
+        for level in LEVELS
+        if (other := by_cell.get(Cell(condition, level))) is not None
+    }
+    return min(distances, key=distances.__getitem__)
+
+
+def _on_other_side(point: np.ndarray, cell: Cell, by_cell: dict[Cell, np.ndarray]) -> bool:
+    if cell.condition.side is None:
         return False
-    swap = {"left": "right", "right": "left"}[condition.side.value]
-    other = by_cell.get(Cell(Condition(condition.value.replace(condition.side.value, swap)), level))
-    return other is not None and abs(point[0] - other[0]) < abs(point[0] - own[0])
+    swap = {"left": "right", "right": "left"}[cell.condition.side.value]
+    other = by_cell.get(Cell(Condition(cell.condition.value.replace(cell.condition.side.value, swap)), cell.level))
+    return other is not None and abs(point[0] - other[0]) < abs(point[0] - by_cell[cell][0])
 
 
 def _figures(rows: pd.DataFrame) -> dict[str, float]:
+    """Shares are of all labelled points, found or not; distances of those found."""
     distance = rows["in_plane_mm"].to_numpy(float)
     found = np.isfinite(distance)
     known = distance[found]
@@ -259,8 +333,9 @@ def _figures(rows: pd.DataFrame) -> dict[str, float]:
     figures |= {f"within_{limit:g}mm": float((known <= limit).sum() / len(rows)) for limit in WITHIN_MM}
     figures["shifted"] = float(rows["shifted"].mean())
     figures["wrong_side"] = float(rows["wrong_side"].mean())
-    figures["slice_off_by_more_than_1"] = float((rows["slices"] > 1).mean())
     figures["same_slice"] = float((rows["slices"] == 0).mean())
+    figures["slice_off_by_more_than_1"] = float((rows["slices"] > 1).mean())
+    figures["other_stack"] = float((found & rows["slices"].isna()).mean())
     return figures
 
 

@@ -89,11 +89,13 @@ def labelled_points(volumes: StudyVolumes, coordinates: pd.DataFrame) -> pd.Data
         ``series_id, instance_number, condition, level, x_mm, y_mm, z_mm``; rows whose slice was not read are left out.
     """
     rows = []
-    for row in coordinates[coordinates["study_id"] == volumes.study_id].itertuples(index=False):
+    own = coordinates[coordinates["study_id"] == volumes.study_id]
+    columns = (own[name] for name in ("series_id", "instance_number", "condition", "level", "x", "y"))
+    for series_id, number, condition, level, x, y in zip(*columns, strict=True):
         for volume in volumes.volumes:
-            if volume.series_id == str(row.series_id) and int(row.instance_number) in volume.instance_numbers:
-                point = volume.from_source_pixel(int(row.instance_number), float(row.x), float(row.y))
-                rows.append((str(row.series_id), int(row.instance_number), str(row.condition), row.level, *point))
+            if volume.series_id == str(series_id) and int(number) in volume.instance_numbers:
+                point = volume.from_source_pixel(int(number), float(x), float(y))
+                rows.append((str(series_id), int(number), str(condition), level, *point))
                 break
     names = ["series_id", "instance_number", "condition", "level", "x_mm", "y_mm", "z_mm"]
     return pd.DataFrame(rows, columns=names)
@@ -233,7 +235,7 @@ def build_examples(
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
     for _ in tqdm(parallel(jobs), total=len(jobs), desc=f"{kind} slices", disable=not jobs):
         pass
-    rows = []
+    rows: list[tuple[int, str, str, int]] = []
     for number, study_id, path in files:
         with np.load(path) as data:
             rows.extend((number, study_id, str(path), i) for i in range(len(data["point_weight"])))

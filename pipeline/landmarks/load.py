@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -27,11 +30,14 @@ def load_point_net(path: Path, settings: PointModelSettings) -> PointNet:
     return model.eval()
 
 
-def load_predictor(weights: Path, device: str = "cpu", unseen: str | None = None) -> LandmarkPredictor:
-    """The predictor of a weights folder.
+def load_predictor(
+    weights: Path, names: Sequence[str] | None = None, device: str = "cpu", unseen: str | None = None
+) -> LandmarkPredictor:
+    """The predictor of a weights folder: its first sagittal and its first axial network that may be used.
 
     Args:
         weights: folder with ``manifest.json``.
+        names: only members of these names; None for all.
         device: where the networks run.
         unseen: a study id; networks that were trained on that study are passed over.
 
@@ -39,8 +45,8 @@ def load_predictor(weights: Path, device: str = "cpu", unseen: str | None = None
         pipeline.ensemble.manifest.WeightsError: no manifest, or a file that is not what the manifest records.
     """
     manifest = Manifest.load(weights)
-    sagittal = _first(manifest, "landmarks", unseen)
-    axial = _first(manifest, "axial", unseen)
+    sagittal = _first(manifest, "landmarks", names, unseen)
+    axial = _first(manifest, "axial", names, unseen)
     settings = LandmarkSettings()
     recorded = (sagittal.config if sagittal else {}).get("settings")
     if recorded:
@@ -85,10 +91,11 @@ def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None, 
     return Manifest.load(weights).add_member(member)
 
 
-def _first(manifest: Manifest, task: str, unseen: str | None) -> Member | None:
-    """The first member of a task, or the first that has not seen a study."""
+def _first(manifest: Manifest, task: str, names: Sequence[str] | None, unseen: str | None) -> Member | None:
+    """The first member of a task that is among ``names`` and has not seen a study."""
     for member in manifest.of_task(task):
-        if unseen is None or study_hash(unseen) not in manifest.seen(member):
+        named = names is None or member.name in names
+        if named and (unseen is None or study_hash(unseen) not in manifest.seen(member)):
             return member
     return None
 
@@ -106,8 +113,8 @@ def _cached_network(path: Path, settings: PointModelSettings) -> PointNet:
 
 
 def _best_score(history: Path) -> float | None:
-    import pandas as pd
-
+    """The lowest held-out score of a run; None where nothing was held out."""
     if not history.is_file():
         return None
-    return float(pd.read_csv(history)["score"].min())
+    best = float(pd.read_csv(history)["score"].min())
+    return best if math.isfinite(best) else None

@@ -9,6 +9,7 @@ term keeps the map unimodal. A visibility per channel, read from the features wh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +48,11 @@ class PointNet(nn.Module):
         super().__init__()
         self.settings = settings
         self.encoder = create_backbone(settings.backbone, settings.initial, in_chans=1, features_only=True)
-        channels: list[int] = self.encoder.feature_info.channels()
-        reductions: list[int] = self.encoder.feature_info.reduction()
+        stages: Any = self.encoder.feature_info
+        channels: list[int] = stages.channels()
+        reductions: list[int] = stages.reduction()
         self.used = [i for i, reduction in enumerate(reductions) if reduction >= 4]
-        self.stride = reductions[self.used[0]]
+        self.stride: int = reductions[self.used[0]]
         self.lateral = nn.ModuleList(nn.Conv2d(channels[i], settings.width, 1) for i in self.used)
         self.smooth = nn.ModuleList(_separable(settings.width) for _ in self.used)
         self.heat = nn.Conv2d(settings.width, settings.channels, 1)

@@ -30,7 +30,7 @@ from pipeline.landmarks.sagittal import (
 from pipeline.volumes import StudyVolumes, Volume
 
 STEP_MM = 33.0
-"""Distance between adjacent lumbar discs where nothing in the study tells it (adult mean, as in the decoder's prior)."""
+"""Distance between adjacent lumbar discs where nothing in the study tells it: adult mean, as in the decoder's prior."""
 GUESSED = 0.05
 """The confidence of a point that rests on the order of axial stacks alone."""
 
@@ -190,7 +190,7 @@ def _best(found: list[LevelPoints]) -> LevelPoints | None:
 
 
 def _along(canal: np.ndarray, level: int) -> np.ndarray:
-    """(3,) unit vector along the spine at a level, from the neighbouring canal points; patient z where there are none."""
+    """(3,) unit vector along the spine at a level, from the canal points beside it; patient z where there are none."""
     known = [i for i in (level - 1, level, level + 1) if 0 <= i < len(canal) and np.isfinite(canal[i]).all()]
     if len(known) < 2:
         return np.array([0.0, 0.0, 1.0])

@@ -1,8 +1,8 @@
 """Sagittal series: network output on every slice → canal and foraminal points in the patient.
 
-Slices vote: the map of a group (all slices for the canal, one side's slices for the foramina) is the mean of its slices'
-maps weighted by visibility; the levels are decoded on it once, and each point is then taken from the slice that shows it
-best. Sides come from patient x relative to the canal (LPS, +x is the patient's left), never from slice order.
+Slices vote: the map of a group (all slices for the canal, one side's slices for the foramina) is the mean of its
+slices' maps weighted by visibility; the levels are decoded on it once, and each point is then taken from the slice that
+shows it best. Sides come from patient x relative to the canal (LPS, +x is the patient's left), never from slice order.
 """
 
 from __future__ import annotations

@@ -106,6 +106,7 @@ class PointTask(Task):
         held_out: table of held-out examples, may be empty.
     """
 
+    model: PointNet
     train_set: PointExamples
 
     def __init__(self, name: str, settings: LandmarkTrainSettings, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
@@ -149,6 +150,8 @@ class PointTask(Task):
             right += float((said * weight).sum())
             counted += float(weight.sum())
         all_errors = np.concatenate(errors)
+        if not len(all_errors):  # slices were held out, but no point is marked on them
+            return {"score": float("nan")}
         return {
             "score": float(np.minimum(all_errors, 30.0).mean()),
             "median_mm": float(np.median(all_errors)),
@@ -257,8 +260,8 @@ def _tile(image: np.ndarray, truth: np.ndarray, guess: np.ndarray, error: float,
 def train(task: str, args: argparse.Namespace) -> int:
     """Train ``landmarks`` or ``axial`` as the command line says; returns the exit status.
 
-    Each folder of ``--data`` is split by :func:`pipeline.competition.make_folds`; the held-out fold is scored after each
-    epoch and its studies are in no batch.
+    Each folder of ``--data`` is split by :func:`pipeline.competition.make_folds`; the held-out fold is scored after
+    each epoch and its studies are in no batch.
     """
     settings = load_settings(LandmarkTrainSettings, args.preset, task, args.set)
     kind, channels = ("axial", AXIAL_CHANNELS) if task == "axial" else ("sagittal", SAGITTAL_CHANNELS)
@@ -286,12 +289,14 @@ def train(task: str, args: argparse.Namespace) -> int:
     return 0
 
 
-def held_out_studies(competitions: Sequence[Competition], fold: int) -> list[set[str]]:
-    """The held-out studies of each folder.
+def held_out_studies(competitions: Sequence[Competition], fold: int | None) -> list[set[str]]:
+    """The held-out studies of each folder; none where ``fold`` is None.
 
     Raises:
         ValueError: if a folder has no labels to make folds of.
     """
+    if fold is None:
+        return [set() for _ in competitions]
     found = []
     for competition in competitions:
         if competition.labels is None:
