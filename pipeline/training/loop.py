@@ -241,8 +241,8 @@ class _Run:
             image = self.task.picture(model, self.device)
         if math.isinf(figures.get("score", math.inf)):
             raise ValueError(
-                f"{self.task.name}: evaluate() must give a 'score' (lower is better, NaN for nothing held out) that is "
-                f"not infinite, gave {figures}"
+                f"{self.task.name}: evaluate() must give a finite 'score' (lower is better; not a number where nothing "
+                f"was held out), gave {figures}"
             )
         if image is not None:
             self.tracker.picture(image, f"epoch{self.epoch + 1:02d}", self.epoch + 1)
