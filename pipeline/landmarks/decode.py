@@ -9,6 +9,7 @@ numbering is. A level may be absent (field of view that ends at L3): then fewer 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -83,9 +84,7 @@ def decode_levels(
         return Chain(np.full((LEVEL_COUNT, 2), np.nan), np.zeros(LEVEL_COUNT), np.array([0.0, 1.0, 0.0]))
     distance = np.linalg.norm(positions[None] - places[:, None, None], axis=-1) * pixel_mm
     evidence = np.einsum("lhw,khw->lk", maps, (distance <= settings.radius_mm).astype(maps.dtype))
-    first, chosen = max(
-        _assignments(len(places)), key=lambda run: _score(evidence, places, pixel_mm, run[0], run[1], settings)
-    )
+    first, chosen = _best_run(evidence, places, pixel_mm, settings)
     points, mass = np.full((LEVEL_COUNT, 2), np.nan), np.zeros(LEVEL_COUNT)
     for offset, k in enumerate(chosen):
         level = first + offset
@@ -133,33 +132,43 @@ def _candidates(maps: np.ndarray, positions: np.ndarray, pixel_mm: float, settin
     return found[np.argsort(found[:, 1])]
 
 
-def _assignments(count: int) -> list[tuple[int, tuple[int, ...]]]:
-    """Every run of levels (first level, candidates from superior to inferior)."""
-    found: list[tuple[int, tuple[int, ...]]] = []
-    for length in range(1, min(count, LEVEL_COUNT) + 1):
+def _best_run(
+    evidence: np.ndarray, places: np.ndarray, pixel_mm: float, settings: DecodeSettings
+) -> tuple[int, tuple[int, ...]]:
+    """The best of all runs of levels: its first level and its candidates from superior to inferior."""
+    best: tuple[int, tuple[int, ...]] = (0, (0,))
+    best_score = -np.inf
+    for length in range(1, min(len(places), LEVEL_COUNT) + 1):
+        runs = _runs(len(places), length)
         for first in range(LEVEL_COUNT - length + 1):
-            found.extend((first, chosen) for chosen in combinations(range(count), length))
-    return found
+            scores = _score(evidence, places, pixel_mm, first, runs, settings)
+            k = int(scores.argmax())
+            if scores[k] > best_score:
+                best, best_score = (first, tuple(int(c) for c in runs[k])), float(scores[k])
+    return best
+
+
+@functools.lru_cache(maxsize=64)
+def _runs(count: int, length: int) -> np.ndarray:
+    """(R, length) every choice of that many of ``count`` candidates, in order."""
+    return np.array(list(combinations(range(count), length)))
 
 
 def _score(
-    evidence: np.ndarray,
-    places: np.ndarray,
-    pixel_mm: float,
-    first: int,
-    chosen: tuple[int, ...],
-    settings: DecodeSettings,
-) -> float:
-    """Log evidence plus log prior (up to a constant) of one assignment."""
-    levels = np.arange(first, first + len(chosen))
-    score = float(np.log(np.maximum(evidence[levels, list(chosen)], settings.floor)).sum())
-    score += (LEVEL_COUNT - len(chosen)) * float(np.log(settings.absent))
-    steps = np.linalg.norm(np.diff(places[list(chosen)], axis=0), axis=1) * pixel_mm
-    if len(steps):
+    evidence: np.ndarray, places: np.ndarray, pixel_mm: float, first: int, runs: np.ndarray, settings: DecodeSettings
+) -> np.ndarray:
+    """(R,) log evidence plus log prior (up to a constant) of R runs (R, length) that start at level ``first``."""
+    length = runs.shape[1]
+    levels = np.arange(first, first + length)
+    scores: np.ndarray = np.log(np.maximum(evidence[levels, runs], settings.floor)).sum(axis=1)
+    scores = scores + (LEVEL_COUNT - length) * float(np.log(settings.absent))
+    if length > 1:
+        steps = np.linalg.norm(np.diff(places[runs], axis=1), axis=2) * pixel_mm
         log_steps = np.log(np.maximum(steps, 1e-3))
-        score -= 0.5 * float(np.square((log_steps - np.log(settings.step_mm)) / settings.step_log_sd).mean())
-        score -= 0.5 * float(np.square(np.diff(log_steps) / settings.evenness_log_sd).sum())
-    return score
+        unlike = (log_steps - np.log(settings.step_mm)) / settings.step_log_sd
+        uneven = np.diff(log_steps, axis=1) / settings.evenness_log_sd
+        scores = scores - 0.5 * np.square(unlike).mean(axis=1) - 0.5 * np.square(uneven).sum(axis=1)
+    return scores
 
 
 def _shift_probability(
@@ -185,8 +194,9 @@ def _shift_probability(
             options.append([*run, (LEVEL_COUNT - 1, chosen[-1] + 1)])
         for option in options:
             if option:
-                used = tuple(k for _, k in option)
-                scores[index] = max(scores[index], _score(evidence, places, pixel_mm, option[0][0], used, settings))
+                used = np.array([[k for _, k in option]])
+                score = _score(evidence, places, pixel_mm, option[0][0], used, settings)
+                scores[index] = max(scores[index], float(score[0]))
     weights = np.exp(scores - scores.max())
     result: np.ndarray = weights / weights.sum()
     return result
