@@ -20,6 +20,7 @@ Files whose tensors are named otherwise are matched **by order**, which is safe 
 
 from __future__ import annotations
 
+import difflib
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -61,7 +62,7 @@ def create_backbone(
         BackboneError: see there.
     """
     if not timm.is_model(name):
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise BackboneError(f"timm {timm.__version__} has no network {name!r}; near it: {', '.join(close) or 'none'}")
     options |= (
         {"in_chans": in_chans, "features_only": True}

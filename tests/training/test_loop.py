@@ -28,7 +28,7 @@ def assert_same_weights(first, second):
         assert torch.equal(one[name], two[name]), name
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 5, 8, 15])
+@pytest.mark.parametrize("stop_at", [1, 5, 8])
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop_at):
     whole = fit(ToyTask(), SETTINGS, tmp_path / "whole")
     with pytest.raises(TrainingStopped) as stopped:
