@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,9 +79,9 @@ def make_plan(
     rounds: list[list[StudyTask]] = [[] for _ in graders]
     for study in studies:
         mark = study_hash(study.study_id)
-        points = tuple(member.name for member in finders if allowed(member, mark))
+        points = _first_of_each(member for member in finders if allowed(member, mark))
         mine = [[member for member in members if allowed(member, mark)] for members in graders]
-        if not _sees(points, networks):
+        if not points:
             mine = [[] for _ in graders]
         free = {Family(member.task) for members in mine for member in members}
         guarded = frozenset({Family(member.task) for members in graders for member in members} - free)
@@ -96,6 +96,9 @@ def make_plan(
     return Plan(full, len(everyone), kept_out, tuple(sorted(unrecorded)))
 
 
-def _sees(names: Sequence[str], networks: Networks) -> bool:
-    """Whether the networks ``names`` can find points: a sagittal one is needed, the axial one only refines."""
-    return any(networks.named(name).task == "landmarks" for name in names)
+def _first_of_each(members: Iterable[Member]) -> tuple[str, ...]:
+    """The first sagittal and the first axial point network; () without a sagittal one, on which all points hang."""
+    first: dict[str, str] = {}
+    for member in members:
+        first.setdefault(member.task, member.name)
+    return tuple(first.values()) if "landmarks" in first else ()

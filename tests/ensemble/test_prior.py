@@ -1,0 +1,63 @@
+"""Reweighted class frequencies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.ensemble.metric import score_arrays
+from pipeline.ensemble.prior import PRIOR_FILE, make_prior, read_prior
+from pipeline.labels import CELL_INDEX, Cell, Condition
+from pipeline.tables import TableError, read_labels
+
+
+def test_frequencies_are_weighted_one_two_four(write_labels):
+    grades = np.zeros((10, 25))
+    grades[:3, 0], grades[3:5, 0] = 1, 2
+    prior = make_prior(read_labels(write_labels(grades)).strict())
+    row = prior.iloc[0]
+    assert (row["condition"], row["level"], row["graded"]) == ("spinal_canal_stenosis", "l1_l2", 10)
+    assert row[["normal_mild", "moderate", "severe"]].to_list() == pytest.approx([5 / 19, 6 / 19, 8 / 19])
+
+
+def test_a_grade_never_seen_is_not_impossible(write_labels):
+    prior = make_prior(read_labels(write_labels(np.zeros((10, 25)))).strict())
+    assert (prior[["normal_mild", "moderate", "severe"]] > 0).all(axis=None)
+
+
+def test_command_writes_a_table_that_reads_back(write_labels, tmp_path, capsys):
+    grades = np.random.default_rng(0).integers(0, 3, (50, 25)).astype(float)
+    out = tmp_path / "prior.csv"
+    assert main(["prior", str(write_labels(grades)), "--out", str(out)]) == 0
+    assert str(out) in capsys.readouterr().out
+    counts = np.bincount(grades[:, 3].astype(int), minlength=3) * [1, 2, 4]
+    assert read_prior(out)[3] == pytest.approx(counts / counts.sum(), abs=1e-5)
+
+
+def test_it_is_the_best_constant_answer(write_labels):
+    rng = np.random.default_rng(0)
+    grades = rng.choice(3, (200, 25), p=[0.7, 0.2, 0.1]).astype(float)
+    prior = make_prior(read_labels(write_labels(grades)).strict())[["normal_mild", "moderate", "severe"]].to_numpy()
+    best = score_arrays(grades, np.repeat(prior[None], 200, 0)).foraminal
+    for _ in range(20):
+        other = prior * rng.uniform(0.8, 1.25, prior.shape)
+        assert score_arrays(grades, np.repeat(other[None], 200, 0)).foraminal > best
+
+
+def test_the_package_has_one_that_knows_where_stenosis_is():
+    prior = read_prior()
+    severe = prior[:, 2]
+    at = {level: severe[CELL_INDEX[Cell(Condition.CANAL, level)]] for level in ("l1_l2", "l4_l5")}
+    assert at["l4_l5"] > 3 * at["l1_l2"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("severe", "grave", "'severe'"), ("l1_l2", "l1_l3", "row 2"), ("l2_l3", "l1_l2", "second time")],
+)
+def test_a_damaged_table_is_refused(tmp_path, old, new, message):
+    path = tmp_path / "prior.csv"
+    path.write_text(PRIOR_FILE.read_text().replace(old, new, 1))
+    with pytest.raises(TableError, match=message):
+        read_prior(path)

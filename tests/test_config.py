@@ -1,0 +1,96 @@
+"""Settings: what is accepted, what is refused and how the refusal reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from pipeline.config import ConfigError, from_dict, load_settings, to_dict
+
+
+class Colour(StrEnum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: int | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    name: str = "a"
+    epochs: int = 5
+    colour: Colour = Colour.RED
+    mode: Literal["fast", "slow"] = "fast"
+    sizes: tuple[int, ...] = ()
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ValueError("epochs is negative")
+
+
+def test_overrides_reach_nested_settings_and_are_converted():
+    settings = load_settings(
+        Settings, overrides=["optimiser.lr=1e-4", "sizes=[1, 2]", "colour=blue", "optimiser.warmup=3", "folder=/tmp/x"]
+    )
+    assert settings.optimiser == Optimiser(lr=1e-4, warmup=3)
+    assert settings.sizes == (1, 2)
+    assert settings.colour is Colour.BLUE
+    assert settings.folder == Path("/tmp/x")
+
+
+def test_preset_section_then_overrides(tmp_path):
+    preset = tmp_path / "p.yaml"
+    preset.write_text("a:\n  epochs: 7\n  optimiser: {betas: [0.5, 0.6]}\nb:\n  epochs: 9\n")
+    settings = load_settings(Settings, preset, "a", ["optimiser.lr=2"])
+    assert (settings.epochs, settings.optimiser) == (7, Optimiser(lr=2.0, betas=(0.5, 0.6)))
+    assert load_settings(Settings, preset, "absent") == Settings()
+
+
+def test_settings_survive_a_round_trip_through_plain_values():
+    settings = Settings(colour=Colour.BLUE, sizes=(3,), folder=Path("x"), optimiser=Optimiser(warmup=2))
+    assert from_dict(Settings, to_dict(settings)) == settings
+    assert to_dict(settings)["colour"] == "blue"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epoch=3", r"unknown setting 'epoch' of Settings; did you mean epochs\?"),
+        ("optimiser.learning_rate=1", r"unknown setting 'optimiser.learning_rate' of Optimiser"),
+        ("epochs=2.5", r"'epochs': expected int, found 2.5 \(float\)"),
+        ("epochs=true", "expected int, found True"),
+        ("optimiser.betas=[0.9]", "expected 2 values"),
+        ("colour=green", "expected one of 'red', 'blue', found 'green'"),
+        ("mode=medium", "expected one of 'fast', 'slow'"),
+        ("optimiser=3", "expected a mapping of Optimiser"),
+        ("epochs", "is not key=value"),
+        ("epochs=-1", "epochs is negative"),
+        ("name.first=x", "unknown|expected"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_settings(Settings, overrides=[override])
+
+
+def test_unknown_preset_names_the_known_ones():
+    with pytest.raises(ConfigError, match="expected one of cpu, kaggle, winner"):
+        load_settings(Settings, "fast")
+
+
+def test_a_preset_that_is_not_yaml_is_refused(tmp_path):
+    preset = tmp_path / "p.yaml"
+    preset.write_text("a: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_settings(Settings, preset, "a")

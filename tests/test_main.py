@@ -1,0 +1,35 @@
+"""The dispatcher: help without torch, exit statuses."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.__main__ import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+HELP_WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None  # any import of it fails
+from pipeline.__main__ import COMMANDS, main
+from pipeline.ensemble.submit_command import main as submit
+print({name: main([name, "--help"]) for name in COMMANDS} | {"": main(["--help"]), "submit": submit(["--help"])})
+"""
+
+
+def test_every_help_answers_without_torch():
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert ast.literal_eval(done.stdout.splitlines()[-1]) == dict.fromkeys([*COMMANDS, "", "submit"], 0)
+    assert "--time-budget" in done.stdout
+
+
+def test_a_wrong_call_is_status_two(capsys):
+    assert main(["scoer"]) == 2
+    assert "expected one of phantom, check, score" in capsys.readouterr().err
+    assert main([]) == 2
+    assert main(["score", "only-one.csv"]) == 2
