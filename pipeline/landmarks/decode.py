@@ -17,6 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 LEVEL_COUNT = 5
+AGREE_MM = 14.0
+"""Two decodings of a level closer than this mean the same disc: less than half the usual step of 33 mm."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class DecodeSettings:
     step_log_sd: float = 0.25
     evenness_log_sd: float = 0.22
     floor: float = 0.01
-    absent: float = 0.06
+    absent: float = 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +96,31 @@ def decode_levels(
         points[level] = (
             np.einsum("hw,hwk->k", weights, positions) / weights.sum() if weights.sum() > 1e-6 else places[k]
         )
-    return Chain(points, mass, _shift_probability(evidence, places, pixel_mm, first, chosen, settings))
+    shift = _shift_probability(evidence, places, pixel_mm, first, chosen, settings)
+    return Chain(_continued(points, positions), mass, shift)
+
+
+def reconciled(chain: Chain, reference: Chain, maps: np.ndarray, positions: np.ndarray, pixel_mm: float) -> Chain:
+    """A chain numbered like a reference that was decoded on more evidence.
+
+    Left and right foramina of a level lie at nearly the same height, so both sides together number the levels better
+    than either alone. A chain that agrees keeps its own points; one that is off by about a step, and any level that it
+    lacks, takes the reference's place, refined on the chain's own maps.
+
+    Args:
+        chain: of one side.
+        reference: of both.
+        maps: (5, H, W) the side's maps.
+        positions: (H, W, 2) canvas x, y of the maps' cells.
+        pixel_mm: side of a canvas pixel in mm.
+    """
+    apart = np.linalg.norm(chain.points - reference.points, axis=1) * pixel_mm
+    agrees = bool(np.isfinite(apart).any()) and float(np.nanmedian(apart)) <= AGREE_MM
+    points, mass = chain.points.copy(), chain.mass.copy()
+    for level in range(LEVEL_COUNT):
+        if np.isfinite(reference.points[level, 0]) and not (agrees and np.isfinite(apart[level])):
+            points[level], mass[level] = refine(maps[level], positions, reference.points[level], pixel_mm, AGREE_MM)
+    return Chain(points, np.minimum(mass, 1.0), (chain.shift + reference.shift) / 2 if agrees else reference.shift)
 
 
 def refine(
@@ -118,6 +144,24 @@ def refine(
     if mass < 1e-3:
         return around.astype(float), mass
     return np.einsum("hw,hwk->k", weights, positions) / mass, mass
+
+
+def _continued(points: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The points with absent end levels continued by the last step, as far as that stays on the canvas.
+
+    The network may be blind at an end that the picture shows; where the field of view ends, nothing is invented.
+    """
+    low, high = positions.reshape(-1, 2).min(axis=0), positions.reshape(-1, 2).max(axis=0)
+    margin = 0.04 * (high - low)
+    result = points.copy()
+    for step, order in ((1, range(2, LEVEL_COUNT)), (-1, range(LEVEL_COUNT - 3, -1, -1))):
+        for level in order:
+            before, last = result[level - 2 * step], result[level - step]
+            if np.isnan(result[level, 0]) and np.isfinite([*before, *last]).all():
+                place = 2 * last - before
+                if ((place >= low + margin) & (place <= high - margin)).all():
+                    result[level] = place
+    return result
 
 
 def _candidates(maps: np.ndarray, positions: np.ndarray, pixel_mm: float, settings: DecodeSettings) -> np.ndarray:

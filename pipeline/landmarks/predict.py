@@ -31,6 +31,8 @@ from pipeline.volumes import StudyVolumes, Volume
 
 STEP_MM = 33.0
 """Distance between adjacent lumbar discs where nothing in the study tells it: adult mean, as in the decoder's prior."""
+LEAST = 0.01
+"""The confidence of a point that the network did not see, continued from its neighbours."""
 GUESSED = 0.05
 """The confidence of a point that rests on the order of axial stacks alone."""
 
@@ -42,7 +44,7 @@ class LandmarkSettings:
     Attributes:
         decode: prior along the spine.
         axial: slices and windows of the axial series.
-        least_confidence: points below it are dropped; a study whose best sagittal confidence is below it is no spine.
+        least_confidence: a group of points whose best confidence is below it is no spine, and none of it is kept.
     """
 
     decode: DecodeSettings = field(default_factory=DecodeSettings)
@@ -105,22 +107,17 @@ class LandmarkPredictor:
         if canal is not None and canal.confidence.max() < self.settings.least_confidence:
             canal = None
         if canal is not None:
-            table.fill(Condition.CANAL, canal, self.settings.least_confidence)
-        for side, condition in (
-            (Side.LEFT, Condition.LEFT_FORAMINAL),
-            (Side.RIGHT, Condition.RIGHT_FORAMINAL),
-        ):
-            for kind, group in ((SeriesKind.SAGITTAL_T1, t1), (SeriesKind.SAGITTAL_T2, t2)):
-                candidates = []
-                for output in group:
-                    midline, _ = midline_from(output, canal)
-                    candidates.append(foraminal_points(output, side, midline, decode))
-                best = _best([found for found in candidates if found is not None])
-                if best is not None and best.confidence.max() >= self.settings.least_confidence:
-                    table.fill(condition, best, self.settings.least_confidence)
+            table.fill(Condition.CANAL, canal)
+        for kind, group in ((SeriesKind.SAGITTAL_T1, t1), (SeriesKind.SAGITTAL_T2, t2)):
+            found = [foraminal_points(output, midline_from(output, canal)[0], decode) for output in group]
+            for side, condition in ((Side.LEFT, Condition.LEFT_FORAMINAL), (Side.RIGHT, Condition.RIGHT_FORAMINAL)):
+                best = _best([sides[side] for sides in found if side in sides])
+                if best is None or table.has(condition):
+                    continue
+                if best.confidence.max() >= self.settings.least_confidence:
+                    table.fill(condition, best)
                     if kind is SeriesKind.SAGITTAL_T2:
                         notes.append(f"{condition.title} points from sagittal T2: none found on T1")
-                    break
         if canal is not None:
             return canal.points_mm
         return _canal_from_foramina(table)
@@ -154,16 +151,20 @@ class _Table:
         self.instance = np.full(len(CELLS), ABSENT)
         self.x, self.y = np.full(len(CELLS), np.nan), np.full(len(CELLS), np.nan)
 
-    def fill(self, condition: Condition, found: LevelPoints, least: float) -> None:
+    def has(self, condition: Condition) -> bool:
+        """Whether any level of a condition has its point."""
+        return any(np.isfinite(self.points_mm[CELL_INDEX[Cell(condition, level)], 0]) for level in LEVELS)
+
+    def fill(self, condition: Condition, found: LevelPoints) -> None:
         for level in range(len(LEVELS)):
-            if found.slice_index[level] >= 0 and found.confidence[level] >= least:
+            if found.slice_index[level] >= 0:
                 self.set(
                     condition,
                     level,
                     found.volume,
                     int(found.slice_index[level]),
                     found.points_mm[level],
-                    float(found.confidence[level]),
+                    max(LEAST, float(found.confidence[level])),
                 )
 
     def set(

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.labels import Side
 from pipeline.landmarks.canvas import Canvases, whole_slice_canvases
-from pipeline.landmarks.decode import Chain, DecodeSettings, decode_levels, refine
+from pipeline.landmarks.decode import Chain, DecodeSettings, decode_levels, reconciled, refine
 from pipeline.landmarks.examples import CANAL_CHANNELS, FORAMINAL_CHANNELS
 from pipeline.landmarks.model import PointNet, map_grid
 from pipeline.volumes import Volume
@@ -92,7 +92,8 @@ def canal_points(output: SliceOutput, settings: DecodeSettings) -> LevelPoints:
     levels (a scoliotic spine leans), because a single slice's visibility is noisy.
     """
     visible = output.visible[:, CANAL_CHANNELS]
-    chain = _decode(output, np.arange(len(visible)), CANAL_CHANNELS, settings)
+    maps = _group_maps(output, np.arange(len(visible)), CANAL_CHANNELS)
+    chain = decode_levels(maps, output.positions, output.canvases.pixel_mm, settings)
     levels = np.nonzero(np.isfinite(chain.points[:, 0]))[0]
     weights = np.square(visible) + 1e-6
     middle = (weights * output.x_mm[:, None]).sum(axis=0) / weights.sum(axis=0)
@@ -103,33 +104,38 @@ def canal_points(output: SliceOutput, settings: DecodeSettings) -> LevelPoints:
     return _place(output, chain, chosen, CANAL_CHANNELS, settings)
 
 
-def foraminal_points(
-    output: SliceOutput, side: Side, midline_mm: np.ndarray, settings: DecodeSettings
-) -> LevelPoints | None:
-    """The five foraminal points of one side, each on the slice that shows it best.
+def foraminal_points(output: SliceOutput, midline_mm: np.ndarray, settings: DecodeSettings) -> dict[Side, LevelPoints]:
+    """The five foraminal points of each side, each on the slice that shows it best.
 
     Args:
         output: the network's view of the volume.
-        side: the patient's side.
         midline_mm: (5,) patient x of the midline at each level, mm.
         settings: of the decoding.
 
     Returns:
-        None if no slice lies on that side.
+        The sides on which there are slices.
     """
-    sign = 1.0 if side is Side.LEFT else -1.0
-    distance = sign * (output.x_mm[:, None] - midline_mm[None])
-    slices = np.nonzero((distance > 0).any(axis=1))[0]
-    if not len(slices):
-        return None
-    chain = _decode(output, slices, FORAMINAL_CHANNELS, settings)
-    visible = np.where(distance > 0, output.visible[:, FORAMINAL_CHANNELS], -1.0)
-    mass = np.zeros_like(visible)
-    for level in np.nonzero(np.isfinite(chain.points[:, 0]))[0]:
-        near = np.linalg.norm(output.positions - chain.points[level], axis=-1) * output.canvases.pixel_mm
-        maps = output.maps[:, FORAMINAL_CHANNELS][:, level]
-        mass[:, level] = (maps * (near <= settings.radius_mm)).sum(axis=(1, 2))
-    return _place(output, chain, (visible * (0.2 + mass)).argmax(axis=0), FORAMINAL_CHANNELS, settings)
+    distance = output.x_mm[:, None] - midline_mm[None]
+    groups = {}
+    for side, sign in ((Side.LEFT, 1.0), (Side.RIGHT, -1.0)):
+        slices = np.nonzero((sign * distance > 0).any(axis=1))[0]
+        if len(slices):
+            groups[side] = (sign * distance > 0, _group_maps(output, slices, FORAMINAL_CHANNELS))
+    if not groups:
+        return {}
+    pixel_mm = output.canvases.pixel_mm
+    both = decode_levels(np.mean([maps for _, maps in groups.values()], axis=0), output.positions, pixel_mm, settings)
+    found = {}
+    for side, (here, maps) in groups.items():
+        chain = decode_levels(maps, output.positions, pixel_mm, settings)
+        chain = reconciled(chain, both, maps, output.positions, pixel_mm)
+        visible = np.where(here, output.visible[:, FORAMINAL_CHANNELS], -1.0)
+        mass = np.zeros_like(visible)
+        for level in np.nonzero(np.isfinite(chain.points[:, 0]))[0]:
+            near = np.linalg.norm(output.positions - chain.points[level], axis=-1) * pixel_mm
+            mass[:, level] = (output.maps[:, FORAMINAL_CHANNELS][:, level] * (near <= settings.radius_mm)).sum((1, 2))
+        found[side] = _place(output, chain, (visible * (0.2 + mass)).argmax(axis=0), FORAMINAL_CHANNELS, settings)
+    return found
 
 
 def midline_from(output: SliceOutput, canal: LevelPoints | None) -> tuple[np.ndarray, str]:
@@ -164,10 +170,11 @@ def sees_canal(output: SliceOutput) -> bool:
     return bool(np.median(best) >= VISIBLE_CANAL)
 
 
-def _decode(output: SliceOutput, slices: np.ndarray, channels: slice, settings: DecodeSettings) -> Chain:
+def _group_maps(output: SliceOutput, slices: np.ndarray, channels: slice) -> np.ndarray:
+    """(5, H, W) mean of the maps of a group of slices, weighted by visibility."""
     weights = output.visible[slices][:, channels] + 1e-3
-    maps = np.einsum("sl,slhw->lhw", weights / weights.sum(axis=0), output.maps[slices][:, channels])
-    return decode_levels(maps, output.positions, output.canvases.pixel_mm, settings)
+    maps: np.ndarray = np.einsum("sl,slhw->lhw", weights / weights.sum(axis=0), output.maps[slices][:, channels])
+    return maps
 
 
 def _place(
