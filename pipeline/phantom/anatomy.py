@@ -186,6 +186,16 @@ def grade_of_measurement(family: Family, value: float) -> int:
     return int(value < (edges[1] + edges[2]) / 2) + int(value < (edges[3] + edges[4]) / 2)
 
 
+def joint_circle(vertebra: Vertebra) -> tuple[float, float, float]:
+    """The circle in (|u|, v) along which the facet joints of a vertebra run: centre and radius, mm.
+
+    The superior articular process of the lower vertebra lies around it in front and laterally, the inferior one of
+    the upper vertebra inside.
+    """
+    scale = vertebra.half_width / 22.5
+    return 11.0 * scale, 17.0 + vertebra.canal_depth + 5.0, 8.6 * scale
+
+
 def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     """Draw one patient."""
     narrowing = sample_narrowing(rng)
@@ -275,7 +285,7 @@ def _sample_column(
         discs.append(Disc(
             s, s + thickness, degeneration,
             (float(3 * foraminal[0] + rng.uniform(0, 1)), float(3 * foraminal[1] + rng.uniform(0, 1))),
-            float(rng.uniform(0, 7) * degeneration), (modic, float(rng.uniform(4, 11))),
+            float(rng.uniform(0, 4.5) * degeneration), (modic, float(rng.uniform(4, 11))),
             float(rng.random() < 0.15), float(rng.random() < 0.15 * degeneration),
         ))
         s += thickness

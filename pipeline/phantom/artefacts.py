@@ -23,8 +23,7 @@ class Artefacts:
         ghost: amplitude of the copy shifted along the phase direction; ``ghost_shift`` in shares of the image.
         blur_px: Gaussian width.
         noise: standard deviation of the noise relative to the tissue level.
-        gamma: exponent of the grey scale.
-        border: strength of the curved black borders that correction of gradient distortion leaves, 0 none.
+            border: strength of the curved black borders that correction of gradient distortion leaves, 0 none.
         maximum: grey value of the brightest tissue in the file.
     """
 
@@ -46,7 +45,8 @@ def sample_artefacts(plan: SeriesPlan, rng: np.random.Generator) -> Artefacts:
     """Draw the imperfections of one series."""
     sagittal = plan.kind is not SeriesKind.AXIAL_T2
     return Artefacts(
-        coil_mm=float(rng.uniform(60, 170)), coil_floor=float(rng.uniform(0.03, 0.4)),
+        coil_mm=float(rng.uniform(60, 170) if sagittal else rng.uniform(45, 140)),
+        coil_floor=float(rng.uniform(0.03, 0.3)),
         band=float(rng.choice([0.0, rng.uniform(0.7, 0.97)], p=[0.35, 0.65])) if sagittal else float(
             rng.choice([0.0, rng.uniform(0.4, 0.9)], p=[0.6, 0.4])),
         band_mm=float(rng.uniform(34, 60)) if sagittal else float(rng.uniform(45, 70)),
@@ -55,7 +55,7 @@ def sample_artefacts(plan: SeriesPlan, rng: np.random.Generator) -> Artefacts:
         ghost_shift=float(rng.uniform(0.08, 0.45)), ghost_vertical=bool(rng.random() < 0.5),
         blur_px=float(rng.uniform(0.35, 0.85)), noise=float(np.exp(rng.uniform(np.log(0.008), np.log(0.05)))),
         border=float(rng.choice([0.0, rng.uniform(0.3, 1.0)], p=[0.5, 0.5])) if sagittal else 0.0,
-        maximum=float(rng.uniform(500, 2600)),
+        maximum=float(rng.uniform(500, 2000)),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.phantom.anatomy import FIRST_LUMBAR, Anatomy, Disc, Vertebra
+from pipeline.phantom.anatomy import FIRST_LUMBAR, Anatomy, Disc, Vertebra, joint_circle
 from pipeline.phantom.canal import push_profile
-from pipeline.phantom.canvas import Canvas, Window, capsule, ellipsoid, join
+from pipeline.phantom.canvas import Canvas, Window, capsule, ellipsoid, join, rounded
 from pipeline.phantom.contrast import Contrast, Weighting
 
 
@@ -25,14 +25,23 @@ def _outline(u: np.ndarray, v: np.ndarray, half_width: float, half_depth: float)
 def draw_column(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
     """Bodies and discs from the thorax to the sacrum."""
     grain, clumps, fine = canvas.texture(0.9), canvas.texture(4.0), canvas.texture(0.6)
-    near = (np.abs(canvas.coarse_u) < 40) & (np.abs(canvas.coarse_v) < 36)
+    side, depth = np.abs(canvas.coarse_u), canvas.coarse_v
     for index, vertebra in enumerate(anatomy.vertebrae):
-        window = canvas.window(near & (canvas.coarse_s > vertebra.top - 3) & (canvas.coarse_s < vertebra.bottom + 3))
+        reach = vertebra.half_width + 6
+        if not canvas.reaches(vertebra.top - 3, vertebra.bottom + 3, -reach, reach):
+            continue
+        window = canvas.window((side < reach) & (depth > -vertebra.half_depth - 9) & (depth < vertebra.half_depth + 2)
+                               & (canvas.coarse_s > vertebra.top - 2) & (canvas.coarse_s < vertebra.bottom + 2))
         if window is not None:
             above = anatomy.discs[index - 1] if index else None
             _draw_body(canvas, window, vertebra, above, anatomy.discs[index], contrast, grain, clumps)
     for index, disc in enumerate(anatomy.discs[:-1]):
-        window = canvas.window(near & (canvas.coarse_s > disc.top - 7) & (canvas.coarse_s < disc.bottom + 7))
+        body = anatomy.vertebrae[index]
+        reach = body.half_width + 8
+        if not canvas.reaches(disc.top - 4, disc.bottom + 4, -reach, reach):
+            continue
+        window = canvas.window((side < reach) & (depth > -body.half_depth - 5) & (depth < body.half_depth + 9)
+                               & (canvas.coarse_s > disc.top - 4) & (canvas.coarse_s < disc.bottom + 4))
         if window is not None:
             _draw_disc(canvas, window, anatomy, index, contrast, fine, clumps)
 
@@ -46,7 +55,7 @@ def _draw_body(canvas: Canvas, window: Window, vertebra: Vertebra, above: Disc |
     waist = 1.6 * (1 - np.clip(height * height, 0, 1))
     radial = _outline(u, v, vertebra.half_width, vertebra.half_depth) + waist
     spurs = (above.osteophyte if above else 0.0, below.osteophyte)
-    lip = np.where(height < 0, spurs[0], spurs[1]) * np.clip(np.abs(height) * 2.5 - 1.6, 0, 1)
+    lip = np.where(height < 0, spurs[0], spurs[1]) * np.clip(np.abs(height) * 2.8 - 1.9, 0, 1)
     radial -= lip * np.clip(-v / 18 + 0.25 * np.abs(u) / 20, 0, 1)
     dish = np.clip(1 - (u / np.float32(vertebra.half_width)) ** 2 - (v / np.float32(vertebra.half_depth)) ** 2, 0, 1)
     slope = np.float32(vertebra.wedge) * v
@@ -83,7 +92,7 @@ def _draw_disc(canvas: Canvas, window: Window, anatomy: Anatomy, index: int, con
     s, u, v = window.s, window.u, window.v
     half_depth = (upper.half_depth + lower.half_depth) / 2
     half_width = (upper.half_width + lower.half_width) / 2
-    half = np.float32((disc.bottom - disc.top) / 2)
+    half = float(disc.bottom - disc.top) / 2
     radial = _outline(u, v, half_width + 1.0, half_depth)
     radial -= 0.8 * np.clip(-v / 10, 0, 1)
     level = index - FIRST_LUMBAR
@@ -92,7 +101,7 @@ def _draw_disc(canvas: Canvas, window: Window, anatomy: Anatomy, index: int, con
         canal = anatomy.canal
         at = float(canal.recess_u[row])
         centre = float(canal.front[row] - canal.wall[row])
-        push = push_profile(u, np.float32(centre), canal.bulge[0, row], canal.bulge[1, row], np.float32(at))
+        push = push_profile(u, centre, float(canal.bulge[0, row]), float(canal.bulge[1, row]), at)
         for column, sign in ((0, 1.0), (1, -1.0)):
             reach = np.clip((sign * u - at - 2) / 6, 0, 1)
             push = push + disc.lateral[column] * reach * np.clip((v + 8) / 20, 0, 1)
@@ -108,7 +117,7 @@ def _draw_disc(canvas: Canvas, window: Window, anatomy: Anatomy, index: int, con
         canvas.paint(window, distance, value)
         return
     # The nucleus lies a little behind the middle; a dry one loses signal, a split one shows a dark cleft.
-    dry = np.float32(np.clip(disc.degeneration * 1.35, 0, 1))
+    dry = min(disc.degeneration * 1.35, 1.0)
     nucleus = contrast["nucleus"] * (1 - dry) + contrast["nucleus_dry"] * dry
     core = np.sqrt((u / (0.74 * half_width)) ** 2 + ((v - 1.0) / (0.68 * half_depth)) ** 2)
     cover = np.clip((0.98 - core) * 3.2 + 0.12 * clumps[area], 0, 1)
@@ -129,56 +138,69 @@ def _draw_disc(canvas: Canvas, window: Window, anatomy: Anatomy, index: int, con
 def draw_posterior(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
     """Pedicles, laminae, articular, transverse and spinous processes; the sacral wings and crest."""
     grain, bend = canvas.texture(1.2), canvas.texture(5.0)
-    points = canvas.coarse_points
+    side = np.abs(canvas.coarse_u)
     for vertebra in anatomy.vertebrae:
+        if not canvas.reaches(vertebra.top - 24, vertebra.bottom + 30):
+            continue
         row = int(anatomy.curve.rows(np.array(vertebra.middle)))
         centre, axes = anatomy.curve.centre[row], anatomy.curve.frames[row]
-        local = (points - centre) @ axes.T
-        reach = 62.0 if vertebra.sacral else 52.0
-        near = ((np.abs(local[..., 0]) < reach) & (local[..., 1] > -12) & (local[..., 1] < 80)
-                & (np.abs(local[..., 2]) < 40))
-        window = canvas.window(near)
-        if window is None:
-            continue
-        u, v, t = canvas.local(window, centre, axes)
-        v = v - np.float32(vertebra.half_depth - 17.0)
-        area = (window.rows, window.cols)
-        wobble = 0.55 * bend[area]
-        marrow = contrast["marrow"] + 0.35 * (contrast["marrow_fatty"] - contrast["marrow"])
-        value = marrow * (1 + 0.10 * grain[area])
+        back, down = canvas.coarse_v - (vertebra.half_depth - 17.0), canvas.coarse_s - vertebra.middle
+        marrow = 0.85 * contrast["marrow"] + 0.15 * contrast["marrow_fatty"]
         if vertebra.sacral:
-            _paint_bone(canvas, window, _sacral_wing(u, v, t, vertebra) + wobble, value, contrast)
-            continue
-        scale = vertebra.half_width / 22.5
-        side = np.abs(u)
-        distance = _arch(side, v, t, vertebra, scale)
-        growth = np.where(u > 0, np.float32(vertebra.facet_growth[0]), np.float32(vertebra.facet_growth[1]))
-        joint = 0.62 * (side - 16.2 * scale) - 0.79 * (v - 33.8 * scale)
-        lower = ellipsoid(side, v, t, (14.0 * scale, 38.0 * scale, 19.5), (5.0 * scale, 5.0 * scale, 11.0))
-        lower = np.maximum(lower - 2.2 * growth, joint + 0.35)
-        upper = ellipsoid(side, v, t, (19.0 * scale, 30.5 * scale, -13.5), (5.2 * scale, 5.5 * scale, 10.5))
-        upper = np.maximum(upper - 2.2 * growth, 0.35 - joint)
-        _paint_bone(canvas, window, join(join(distance, lower), upper) + wobble, value, contrast)
+            parts = [((side < 60) & (back > -8) & (back < 46) & (np.abs(down) < 26), _sacral_wing)]
+        else:
+            length = 17 + vertebra.canal_depth + 30
+            parts = [((side > 14) & (side < 45) & (back > 20) & (back < 38) & (down > -15) & (down < 2), _transverse),
+                     ((side < 27) & (back > 10) & (back < length) & (down > -27) & (down < 35), _arch)]
+        for near, shape in parts:
+            window = canvas.window(near)
+            if window is None:
+                continue
+            u, v, t = canvas.local(window, centre, axes)
+            area = (window.rows, window.cols)
+            distance = shape(u, v - np.float32(vertebra.half_depth - 17.0), t, vertebra) + 0.55 * bend[area]
+            _paint_bone(canvas, window, distance, marrow * (1 + 0.10 * grain[area]), contrast)
 
 
-def _arch(side: np.ndarray, v: np.ndarray, t: np.ndarray, vertebra: Vertebra, scale: float) -> np.ndarray:
-    """Pedicles, laminae, spinous and transverse processes in local coordinates (|u|, v, t), mm."""
-    back = np.float32(17.0 + vertebra.canal_depth)
+def _transverse(u: np.ndarray, v: np.ndarray, t: np.ndarray, vertebra: Vertebra) -> np.ndarray:
+    scale = vertebra.half_width / 22.5
+    return capsule(np.abs(u), v, t, (18.0 * scale, 27.0, -5.0), (40.0 * scale, 31.0, -7.0), 3.2)
+
+
+def _arch(u: np.ndarray, v: np.ndarray, t: np.ndarray, vertebra: Vertebra) -> np.ndarray:
+    """Pedicles, laminae, articular and spinous processes in local coordinates, mm."""
+    scale = vertebra.half_width / 22.5
+    side = np.abs(u)
+    back = 17.0 + vertebra.canal_depth
     thick = 4.0 + max(0.0, (vertebra.canal_half_width - 11.0)) * 0.9
     at = vertebra.canal_half_width + thick
     pedicle = np.sqrt(((side - at) / thick) ** 2 + ((t + 5.0) / 7.0) ** 2) - 1
     pedicle = np.maximum(pedicle * thick, np.abs(v - 22) - 10)
-    edge = np.float32(vertebra.canal_half_width + 3.0)
+    edge = vertebra.canal_half_width + 3.0
     rise = np.clip(1 - side / edge, 0, 1)
     lamina = np.abs(v - (back - 2.0 + 5.5 * rise + 0.22 * t)) - 2.8
-    lamina = np.maximum(np.maximum(lamina, side - edge), np.abs(t - 5.0) - 9.0 + 2 * (1 - rise))
-    tip = np.float32(back + 27.0 * scale)
-    process = np.maximum(np.abs(v - (back + 3 + tip) / 2) - (tip - back - 3) / 2,
-                         np.abs(t - 8.0 - 0.16 * (v - back)) - 8.5)
-    process = np.maximum(process, side - 2.4 - 1.8 * np.clip((v - tip + 8) / 8, 0, 1))
+    lamina = rounded(lamina, side - edge, np.abs(t - 7.0) - 11.5 + 3 * (1 - rise), radius_mm=1.5)
+    tip = back + 27.0 * scale
+    process = rounded(np.abs(v - (back + 3 + tip) / 2) - (tip - back - 3) / 2,
+                      np.abs(t - 7.5 - 0.16 * (v - back)) - 8.0 - 0.06 * (v - back),
+                      side - 2.6 - 1.6 * np.clip((v - tip + 8) / 8, 0, 1), radius_mm=2.5)
     pars = capsule(side, v, t, (17.5 * scale, 30.5, -5.0), (14.0 * scale, 36.5, 13.0), 4.0)
-    transverse = capsule(side, v, t, (18.0 * scale, 27.0, -5.0), (40.0 * scale, 31.0, -7.0), 3.4)
-    return join(join(join(pedicle, pars), join(lamina, process)), transverse)
+    return join(join(join(pedicle, pars), join(lamina, process)), _facets(u, v, t, vertebra))
+
+
+def _facets(u: np.ndarray, v: np.ndarray, t: np.ndarray, vertebra: Vertebra) -> np.ndarray:
+    across, behind, radius = joint_circle(vertebra)
+    side = np.abs(u)
+    growth = np.where(u > 0, np.float32(2.4 * vertebra.facet_growth[0]), np.float32(2.4 * vertebra.facet_growth[1]))
+    dx, dv = side - across, v - behind
+    reach = np.sqrt(dx * dx + dv * dv)
+    # The joint opens outwards and forwards: what points inwards or far back belongs to neither process.
+    forward = 0.55 * dx - 0.83 * dv
+    wall = 2.9 + growth
+    upper = rounded(np.abs(reach - (radius + 0.6 + wall)) - wall, 0.35 * radius - forward, np.abs(t + 15.0) - 9.5,
+                    radius_mm=1.8)
+    lower = rounded(reach - radius + 0.7, np.abs(t - 18.5) - 11.0, -4.0 - dx, radius_mm=1.8)
+    return np.minimum(upper, lower)
 
 
 def _sacral_wing(u: np.ndarray, v: np.ndarray, t: np.ndarray, vertebra: Vertebra) -> np.ndarray:
@@ -192,16 +214,14 @@ def _sacral_wing(u: np.ndarray, v: np.ndarray, t: np.ndarray, vertebra: Vertebra
     canal = np.maximum(13.5 * scale - side, -1e3)
     body = np.maximum(wing, canal)
     if vertebra.name == "S1":
-        facet = ellipsoid(side, v, t, (20.0, 31.0, -15.0), (5.0, 5.5, 9.0))
-        joint = 0.62 * (side - 16.2) - 0.79 * (v - 33.8)
-        body = join(body, np.maximum(facet, 0.35 - joint))
+        body = join(body, np.where(t < 0, _facets(u, v, t, vertebra), np.float32(9.0)))
     foramen = ellipsoid(side, v, t, (15.5 * scale, 15.0, 13.0), (4.5, 6.5, 4.5))
     return join(np.maximum(body, -foramen), join(roof, crest))
 
 
 def _paint_bone(canvas: Canvas, window: Window, distance: np.ndarray, value: np.ndarray, contrast: Contrast) -> None:
-    canvas.paint(window, distance, contrast["cortex"])
-    canvas.paint(window, distance + 1.1, value)
+    canvas.paint(window, distance - 0.2, contrast["cortex"])
+    canvas.paint(window, distance + 1.3, value, softness=1.6)
 
 
 __all__ = ["draw_column", "draw_posterior"]

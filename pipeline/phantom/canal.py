@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.phantom.anatomy import FIRST_LUMBAR, Anatomy, Foramen
+from pipeline.phantom.anatomy import FIRST_LUMBAR, Anatomy, Foramen, joint_circle
 from pipeline.phantom.canvas import Canvas, Window, ellipse
 from pipeline.phantom.contrast import Contrast
 
 _GANGLION_ABOVE_DISC = 6.5
 
 
-def push_profile(u: np.ndarray, centre: np.ndarray, left: np.ndarray, right: np.ndarray, at: np.ndarray) -> np.ndarray:
+def push_profile(u: np.ndarray, centre: np.ndarray | float, left: np.ndarray | float, right: np.ndarray | float,
+                 at: np.ndarray | float) -> np.ndarray:
     """How far the back border of a disc lies behind the bodies' wall, mm, at ``u``.
 
     Args:
         centre, left, right: the displacement at u = 0 and at the left and right recess (``at`` from the midline).
     """
-    tail = centre * np.exp(-((at / 6.5) ** 2))
+    tail = centre * np.exp(-((np.float32(1 / 6.5) * at) ** 2))
     push: np.ndarray = centre * np.exp(-((u / 6.5) ** 2))
-    push = push + np.maximum(left - tail, 0) * np.exp(-(((u - at) / 4.5) ** 2))
-    push = push + np.maximum(right - tail, 0) * np.exp(-(((u + at) / 4.5) ** 2))
+    push = push + np.maximum(left - tail, 0).astype(np.float32) * np.exp(-(((u - at) / 4.5) ** 2))
+    push = push + np.maximum(right - tail, 0).astype(np.float32) * np.exp(-(((u + at) / 4.5) ** 2))
     return push
 
 
 def draw_ligaments(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
     """Fill the space between bodies and arches with ligament; bones are drawn over it, fat and sac carved into it."""
     last = anatomy.vertebrae[-2].middle
+    if not canvas.reaches(anatomy.vertebrae[0].top, last, -24, 24):
+        return
     near = ((np.abs(canvas.coarse_u) < 24) & (canvas.coarse_v > 6) & (canvas.coarse_v < 48)
             & (canvas.coarse_s < last) & (canvas.coarse_s > anatomy.vertebrae[0].top))
     window = canvas.window(near)
@@ -45,26 +48,35 @@ def draw_ligaments(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None
         window = _foramen_window(canvas, foramen)
         if window is None:
             continue
+        # Capsule and ligament fill what the fat of a wide foramen would: they show where it is narrowed.
         lateral, ds, dv = _foramen_coordinates(window, foramen)
-        zone = np.maximum(np.maximum(np.abs(lateral - 18.5) - 7.5, np.abs(ds + 4.5) - 11.0), np.abs(dv - 5.0) - 5.5)
-        canvas.paint(window, zone, contrast["ligament"] * 1.15, softness=2.5)
-    scale = anatomy.habitus.scale
-    for disc in anatomy.discs[FIRST_LUMBAR:FIRST_LUMBAR + 5]:
+        ds, dv = ds + _GANGLION_ABOVE_DISC - 0.32 * (lateral - 20), dv - 4.6 + 0.06 * (lateral - 20)
+        zone = np.minimum(ellipse(ds, dv, (1.2, 0.2), (8.4, 5.6)),
+                          ellipse(ds, dv, (_GANGLION_ABOVE_DISC - 0.8, -0.3), (6.6, 3.4)))
+        zone = np.maximum(zone, np.abs(lateral - 18.5) - 6.5)
+        canvas.paint(window, zone, contrast["ligament"] * 1.15, softness=2.0)
+    lumbar = slice(FIRST_LUMBAR, FIRST_LUMBAR + 5)
+    for disc, vertebra in zip(anatomy.discs[lumbar], anatomy.vertebrae[lumbar], strict=True):
+        if not canvas.reaches(disc.middle - 16, disc.middle + 16, -30, 30):
+            continue
         near = ((np.abs(canvas.coarse_s - disc.middle) < 16) & (np.abs(canvas.coarse_u) < 30)
                 & (canvas.coarse_v > 20) & (canvas.coarse_v < 48))
         window = canvas.window(near)
         if window is not None:
-            side = np.abs(window.u)
-            joint = 0.62 * (side - 16.2 * scale) - 0.79 * (window.v - 33.8 * scale)
-            along = 0.79 * (side - 16.2 * scale) + 0.62 * (window.v - 33.8 * scale)
-            gap = np.maximum(np.maximum(np.abs(joint) - 0.7, np.abs(along) - 6), np.abs(window.s - disc.middle) - 9)
-            canvas.paint(window, gap, contrast["joint"], opacity=0.4 + 0.5 * disc.degeneration)
+            across, behind, radius = joint_circle(vertebra)
+            dx, dv = np.abs(window.u) - across, window.v - (behind + vertebra.half_depth - 17.0)
+            gap = np.maximum(np.abs(np.sqrt(dx * dx + dv * dv) - radius) - 0.9, 0.3 * radius - 0.55 * dx + 0.83 * dv)
+            gap = np.maximum(gap, np.abs(window.s - disc.middle) - 9)
+            canvas.paint(window, gap, contrast["joint"], opacity=0.35 + 0.5 * disc.degeneration)
 
 
 def _foramen_window(canvas: Canvas, foramen: Foramen) -> Window | None:
+    low, high = (8.0, 34.0) if foramen.side > 0 else (-34.0, -8.0)
+    if not canvas.reaches(foramen.disc_s - 18, foramen.disc_s + 10, low, high):
+        return None
     lateral = foramen.side * canvas.coarse_u
-    near = ((np.abs(canvas.coarse_s - foramen.disc_s) < 20) & (lateral > 7) & (lateral < 36)
-            & (np.abs(canvas.coarse_v - foramen.wall - 5) < 13))
+    near = ((np.abs(canvas.coarse_s - foramen.disc_s + 5) < 14) & (lateral > 8) & (lateral < 34)
+            & (np.abs(canvas.coarse_v - foramen.wall - 4.5) < 8))
     return canvas.window(near)
 
 
@@ -87,12 +99,13 @@ def draw_foramina(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
         ds = ds - centre_s
         dv = dv - centre_v
         tall, deep = foramen.root
-        fat = ellipse(ds, dv, (-0.4 * foramen.clearance * 0.5, 0.2),
-                      (tall + 1.25 * foramen.clearance, deep + 0.8 * foramen.clearance))
+        room = foramen.clearance * np.clip((30 - lateral) / 7, 0.25, 1)
+        fat = np.sqrt(((ds - 0.45 * room) / (tall + 1.45 * room)) ** 2 + ((dv - 0.2) / (deep + 0.75 * room)) ** 2) - 1
+        fat *= deep + 0.75 * room
         if foramen.lower_width > 0.3:
             lower = ellipse(ds, dv, (_GANGLION_ABOVE_DISC - 0.8, -0.6), (6.2, foramen.lower_width / 2 + 0.3))
             fat = np.minimum(fat, lower)
-        ends = np.maximum(9.5 - lateral, lateral - 31)
+        ends = np.maximum(9.5 - lateral, lateral - 29 - bend[area])
         fat = np.maximum(fat + 0.4 * bend[area], ends)
         canvas.paint(window, fat, contrast["fat"] * (0.95 + 0.06 * grain[area]))
         if foramen.clearance > 1.0:
@@ -105,6 +118,8 @@ def draw_foramina(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
 def draw_canal(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
     """Carve epidural fat and dural sac, and fill the sac with fluid, conus and roots."""
     last = anatomy.vertebrae[-2].middle
+    if not canvas.reaches(anatomy.vertebrae[0].top, last, -24, 24):
+        return
     near = ((np.abs(canvas.coarse_u) < 22) & (canvas.coarse_v > 4) & (canvas.coarse_v < 46)
             & (canvas.coarse_s < last) & (canvas.coarse_s > anatomy.vertebrae[0].top - 20))
     window = canvas.window(near)
@@ -125,7 +140,7 @@ def draw_canal(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
     border = tables["wall"] + push + 0.5 - v
     # The sac: flat in front, tapering behind like the canal it lies in.
     a, b = u / np.maximum(half_width, 0.3), (v - middle) / np.maximum(half_depth, 0.3)
-    narrow = a * (1 + 0.22 * np.clip(b, 0, 1))
+    narrow = a * (1 + 0.42 * np.clip(0.77 * b + 0.23, 0, 1))
     radius = np.where(b < 0, (np.abs(narrow) ** 3 + np.abs(b) ** 3 + 1e-6) ** np.float32(1 / 3),
                       np.sqrt(narrow**2 + b**2 + np.float32(1e-6)))
     sac = (radius - 1) * np.minimum(half_depth, half_width)
@@ -141,7 +156,16 @@ def draw_canal(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
     space = np.minimum(space, np.maximum(side - 0.5 - 0.8 * (pad - v), np.maximum(v - pad, middle - v)))
     canvas.paint(window, np.maximum(space, window.s - np.float32(last)), contrast["fat"] * (0.92 + 0.07 * grain))
     _draw_traversing_roots(canvas, window, anatomy, contrast, rows, tables, (left, right))
-    _draw_sac(canvas, window, anatomy, contrast, sac, a, b, half_width, half_depth, tables["tightness"])
+    hits_rows, hits_cols = np.flatnonzero((sac < 1.5).any(1)), np.flatnonzero((sac < 1.5).any(0))
+    if not len(hits_rows):
+        return
+    part_rows, part_cols = slice(hits_rows[0], hits_rows[-1] + 1), slice(hits_cols[0], hits_cols[-1] + 1)
+    part = (part_rows, part_cols)
+    inner = Window(slice(window.rows.start + part_rows.start, window.rows.start + part_rows.stop),
+                   slice(window.cols.start + part_cols.start, window.cols.start + part_cols.stop),
+                   window.s[part], window.u[part], window.v[part])
+    _draw_sac(canvas, inner, anatomy, contrast, sac[part], a[part], b[part], half_width[part], half_depth[part],
+              tables["tightness"][part])
 
 
 def _draw_traversing_roots(
@@ -176,6 +200,8 @@ def _draw_sac(
         reach = (s > conus - 55) & (s < path.leaves)
         drift = 0.10 * np.sin(s / 26.0 + path.phase) * (1 + 2.0 * tightness)
         da = (a - path.across - drift) * half_width
+        if not np.any((np.abs(da) < 2.5) & (inside > 0)):
+            continue
         db = (b - path.back + 0.5 * drift) * half_depth
         distance = np.sqrt(da * da + db * db) - np.float32(path.radius)
         cover = np.clip(0.5 - distance / canvas.edge, 0, 1) * reach * np.clip((s - conus + 55) / 40, 0, 1)

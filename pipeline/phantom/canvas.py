@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import cv2
@@ -28,12 +29,15 @@ class Window:
 class Canvas:
     """One infinitely thin slice.
 
+    ``coarse_s``, ``coarse_u``, ``coarse_v`` are the spine coordinates on a coarse grid over the part of the slice
+    where the spine can be (possibly nothing); ``s``, ``u``, ``v`` those of every pixel.
+
     Args:
         curve: the spine.
         origin: (3,) body-frame position of pixel (0, 0), mm.
         step_col, step_row: (3,) body-frame displacement per column and per row, mm.
         shape: (rows, cols).
-        rng: for the textures; two sub-slices of one slice get generators in the same state.
+        rng: for the textures.
     """
 
     def __init__(self, curve: SpineCurve, origin: np.ndarray, step_col: np.ndarray, step_row: np.ndarray,
@@ -47,10 +51,40 @@ class Canvas:
         k = self.factor
         rows = np.arange(-1, -(-shape[0] // k) + 1) * k + (k - 1) / 2
         cols = np.arange(-1, -(-shape[1] // k) + 1) * k + (k - 1) / 2
-        self.coarse_points = (origin + rows[:, None, None] * step_row + cols[None, :, None] * step_col)
-        s, u, v = curve.locate(self.coarse_points)
-        self.coarse_s, self.coarse_u, self.coarse_v = s, u, v
+        self.coarse_points = origin + rows[:, None, None] * step_row + cols[None, :, None] * step_col
+        s, u, v, self._frames = curve.locate(self.coarse_points)
+        self._set_fields(s, u, v)
+
+    def moved(self, offset: np.ndarray, rng: np.random.Generator) -> Canvas:
+        """A blank canvas displaced by a few mm (3,): the spine coordinates are carried along to first order."""
+        other = copy.copy(self)
+        other.rng, other.origin = rng, self.origin + offset
+        other.image = np.zeros(self.shape, np.float32)
+        s, u, v = self._full
+        shift = self._frames @ offset
+        other._set_fields(s + shift[..., 2], u + shift[..., 0], v + shift[..., 1])
+        return other
+
+    def _set_fields(self, s: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
+        self._full = (s, u, v)
         self.s, self.u, self.v = self.refine(s), self.refine(u), self.refine(v)
+        core = (np.abs(u) < 60) & (v > -30) & (v < 76)
+        rows, cols = np.flatnonzero(core.any(1)), np.flatnonzero(core.any(0))
+        if not len(rows):
+            self._reach, self._corner = None, (0, 0)
+            self.coarse_s = self.coarse_u = self.coarse_v = np.zeros((0, 0), np.float32)
+            return
+        block = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
+        self._corner = (int(rows[0]), int(cols[0]))
+        self.coarse_s, self.coarse_u, self.coarse_v = (field[block].astype(np.float32) for field in (s, u, v))
+        self._reach = (float(s[core].min()), float(s[core].max()), float(u[core].min()), float(u[core].max()))
+
+    def reaches(self, s_low: float, s_high: float, u_low: float = -62.0, u_high: float = 62.0) -> bool:
+        """Whether the slice may show the spine between these coordinates (mm); False is certain."""
+        if self._reach is None:
+            return False
+        low, high, right, left = self._reach
+        return low <= s_high and high >= s_low and right <= u_high and left >= u_low
 
     def refine(self, coarse: np.ndarray) -> np.ndarray:
         """A field on the coarse grid, interpolated to the pixels: (rows, cols) float32."""
@@ -60,14 +94,20 @@ class Canvas:
         return np.ascontiguousarray(big[k:k + self.shape[0], k:k + self.shape[1]])
 
     def window(self, coarse_mask: np.ndarray) -> Window | None:
-        """The smallest window that holds every pixel near a set node of the coarse grid; None if there is none."""
+        """The smallest window that holds every pixel near a set node of the coarse grid; None if there is none.
+
+        Args:
+            coarse_mask: on the grid of ``coarse_points`` or on that of ``coarse_s``.
+        """
+        corner = (0, 0) if coarse_mask.shape == self.coarse_points.shape[:2] else self._corner
+        hit_rows = coarse_mask.any(axis=1).nonzero()[0]
+        if not len(hit_rows):
+            return None
+        hit_cols = coarse_mask[hit_rows[0]:hit_rows[-1] + 1].any(axis=0).nonzero()[0]
         bounds = []
-        for axis, limit in ((1, self.shape[0]), (0, self.shape[1])):
-            hits = np.flatnonzero(coarse_mask.any(axis=axis))
-            if not len(hits):
-                return None
-            low, high = (hits[0] - 2) * self.factor, (hits[-1] + 1) * self.factor
-            low, high = max(int(low), 0), min(int(high), limit)
+        for hits, start, limit in zip((hit_rows, hit_cols), corner, self.shape, strict=True):
+            low = max((int(hits[0]) + start - 2) * self.factor, 0)
+            high = min((int(hits[-1]) + start + 1) * self.factor, limit)
             if low >= high:
                 return None
             bounds.append(slice(low, high))
@@ -91,13 +131,16 @@ class Canvas:
         """Put ``value`` where the signed ``distance`` (mm, negative inside) is below 0, with an edge one pixel wide."""
         cover = distance * np.float32(-1.0 / (self.edge * softness))
         cover += np.float32(0.5)
-        np.clip(cover, 0.0, 1.0, out=cover)
+        np.maximum(cover, np.float32(0.0), out=cover)
+        np.minimum(cover, np.float32(1.0), out=cover)
         self.blend(window, cover if opacity == 1.0 else cover * np.float32(opacity), value)
 
     def blend(self, window: Window, cover: np.ndarray, value: np.ndarray | float) -> None:
         """Mix ``value`` in by ``cover`` (0..1)."""
         view = self.image[window.rows, window.cols]
-        view += cover * (value - view)
+        change = value - view
+        change *= cover
+        view += change
 
     def texture(self, sigma_mm: float, stretch: float = 1.0) -> np.ndarray:
         """A texture of the whole slice, (rows, cols); cut it with the window's ranges."""
@@ -143,3 +186,15 @@ def join(first: np.ndarray, second: np.ndarray, blend_mm: float = 2.0) -> np.nda
     weight = np.clip(0.5 + (second - first) / np.float32(2 * blend_mm), 0, 1)
     joined: np.ndarray = second + weight * (first - second) - np.float32(blend_mm) * weight * (1 - weight)
     return joined
+
+
+def rounded(*faces: np.ndarray, radius_mm: float) -> np.ndarray:
+    """Intersection of half spaces (their signed distances, mm) with edges rounded to ``radius_mm``."""
+    total = np.zeros_like(faces[0])
+    nearest = faces[0] + radius_mm
+    for face in faces:
+        inner = face + np.float32(radius_mm)
+        nearest = np.maximum(nearest, inner)
+        total += np.maximum(inner, 0) ** 2
+    distance: np.ndarray = np.where(nearest > 0, np.sqrt(total), nearest) - np.float32(radius_mm)
+    return distance

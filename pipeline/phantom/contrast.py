@@ -32,7 +32,7 @@ TISSUES: dict[str, tuple[float, float, float]] = {
     "muscle": (1000, 36, 0.82),
     "nucleus": (1200, 115, 0.92),
     "nucleus_dry": (950, 42, 0.72),
-    "annulus": (900, 24, 0.55),
+    "annulus": (900, 30, 0.62),
     "csf": (3500, 900, 1.0),
     "cord": (900, 85, 0.82),
     "root": (950, 75, 0.80),

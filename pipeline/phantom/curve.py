@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 STEP_MM = 0.5
+_ITERATIONS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,28 +49,29 @@ class SpineCurve:
         result: np.ndarray = centre + u * frame[0] + v * frame[1]
         return result
 
-    def locate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Spine coordinates (s, u, v) of body-frame points (..., 3).
+    def locate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Spine coordinates (s, u, v) of body-frame points (..., 3), and the frames (..., 3, 3) they were read in.
 
         Each point is put on the plane perpendicular to the curve that contains it, by fixed-point iteration from its
         height. Beyond the curve's ends the coordinates go on straight. Points so far off the curve that several
         planes hold them get one of these.
         """
+        flat = points.reshape(-1, 3)
         heights = self.centre[::-1, 2]
-        row = len(heights) - 1 - np.searchsorted(heights, points[..., 2]).clip(0, len(heights) - 1)
-        s = self.start + STEP_MM * row.astype(np.float64)
-        for _ in range(6):
-            rows = self.rows(s)
-            along = np.einsum("...i,...i->...", points - self.centre[rows], self.frames[rows, 2])
-            s = self.start + STEP_MM * rows + 0.8 * along
-            s = np.clip(s, self.start - 200, self.stop + 200)
-        rows = self.rows(s)
-        offset = points - self.centre[rows]
+        rows = len(heights) - 1 - np.searchsorted(heights, flat[:, 2]).clip(0, len(heights) - 1)
+        tangents = self.frames[:, 2]
+        along_table = (self.centre * tangents).sum(1)
+        last = len(self.centre) - 1
+        for _ in range(_ITERATIONS):
+            axis = tangents[rows]
+            along = np.einsum("ij,ij->i", flat, axis) - along_table[rows]
+            rows = np.clip(rows + np.rint(along * (0.85 / STEP_MM)).astype(np.intp), 0, last)
         frame = self.frames[rows]
-        s = self.start + STEP_MM * rows + np.einsum("...i,...i->...", offset, frame[..., 2, :])
-        u = np.einsum("...i,...i->...", offset, frame[..., 0, :])
-        v = np.einsum("...i,...i->...", offset, frame[..., 1, :])
-        return s, u, v
+        local = (frame @ (flat - self.centre[rows])[:, :, None])[:, :, 0]
+        shape = points.shape[:-1]
+        s = self.start + STEP_MM * rows + local[:, 2]
+        return (s.reshape(shape), local[:, 0].reshape(shape), local[:, 1].reshape(shape),
+                frame.reshape(*shape, 3, 3))
 
 
 def build_curve(

@@ -13,7 +13,8 @@ from pipeline.phantom.contrast import Contrast
 from pipeline.phantom.soft_tissue import Surroundings, draw_pelvis, draw_soft_tissue
 
 _SUBSLICES = (-0.27, 0.27)
-"""Depths at which a slice is drawn, in shares of its thickness; their mean makes partial volume."""
+"""Depths at which the spine is drawn, in shares of the slice's thickness; their mean makes partial volume. The soft
+tissue around it changes slowly and is drawn once."""
 
 
 def render_slice(
@@ -24,14 +25,21 @@ def render_slice(
     Args:
         seed: of the textures, the same for all depths of the slice.
     """
-    total = np.zeros((plane.rows, plane.cols), np.float32)
     back = pose.rotation.T
+    step_col, step_row = back @ plane.right * plane.spacing, back @ plane.down * plane.spacing
+    shape = (plane.rows, plane.cols)
+
+    origin = back @ (plane.position - pose.shift)
+    middle = Canvas(anatomy.curve, origin, step_col, step_row, shape, np.random.default_rng((seed, 0)))
+    draw_soft_tissue(middle, anatomy, around, contrast)
+    draw_pelvis(middle, anatomy, around, contrast)
+    if not middle.reaches(anatomy.vertebrae[0].top, anatomy.vertebrae[-1].bottom):
+        return middle.image
+    total = np.zeros(shape, np.float32)
     for depth in _SUBSLICES:
-        origin = back @ (plane.position + depth * plane.thickness * plane.normal - pose.shift)
-        canvas = Canvas(anatomy.curve, origin, back @ plane.right * plane.spacing, back @ plane.down * plane.spacing,
-                        (plane.rows, plane.cols), np.random.default_rng(seed))
-        draw_soft_tissue(canvas, anatomy, around, contrast)
-        draw_pelvis(canvas, anatomy, around, contrast)
+        offset = depth * plane.thickness * (back @ plane.normal)
+        canvas = middle.moved(offset, np.random.default_rng((seed, 1)))
+        canvas.image[:] = middle.image
         draw_ligaments(canvas, anatomy, contrast)
         draw_posterior(canvas, anatomy, contrast)
         draw_column(canvas, anatomy, contrast)

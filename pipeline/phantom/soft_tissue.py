@@ -12,7 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from pipeline.phantom.anatomy import VERTEBRAE, Anatomy
-from pipeline.phantom.canvas import Canvas, Window, ellipse, ellipsoid
+from pipeline.phantom.canvas import Canvas, Window, ellipse
 from pipeline.phantom.contrast import Contrast, Weighting
 
 _SPINOUS_TIPS = (46.0, 48.0, 51.0, 56.0, 60.0, 63.0, 64.0, 62.0, 56.0, 42.0, 32.0, 26.0, 22.0)
@@ -72,7 +72,7 @@ def draw_soft_tissue(canvas: Canvas, anatomy: Anatomy, around: Surroundings, con
     slow = canvas.texture(8.0)
     septa = np.abs(canvas.texture(5.0))
     fat = contrast["fat"] * (1 + 0.05 * texture + 0.05 * slow)
-    fat -= contrast["fat"] * 0.35 * np.clip(1 - septa * 9, 0, 1)
+    fat -= contrast["fat"] * 0.2 * np.clip(1 - septa * 9, 0, 1) * np.clip(0.5 + slow, 0, 1)
     canvas.paint(whole, -depth, contrast["skin"])
     canvas.paint(whole, 1.8 - depth, fat)
     _draw_abdomen(canvas, contrast, points, y, level, inside, slow)
@@ -87,17 +87,22 @@ def _draw_abdomen(canvas: Canvas, contrast: Contrast, points: np.ndarray, y: np.
     if window is not None:
         area = (window.rows, window.cols)
         distance = canvas.refine(-front)[area]
-        blobs, other = canvas.texture(11.0)[area], canvas.texture(5.0)[area]
-        value = contrast["fat"] * (0.85 + 0.1 * slow[area])
-        value = np.where(blobs > 0.35, contrast["bowel"] * (1 + 0.35 * other), value)
-        value = np.where(blobs > 1.25, 0.75 * contrast["csf"] * (0.8 + 0.2 * other), value)
-        value = np.where((blobs < -1.35) & (other > -0.5), contrast["gas"], value)
-        value = np.where(np.abs(blobs - 0.35) < 0.12, contrast["muscle"], value)
+        blobs, other, folds = (canvas.texture(sigma)[area] for sigma in (9.0, 3.0, 1.6))
+        loops = np.clip((blobs - 0.25) / 0.25, 0, 1)
+        value = contrast["fat"] * (0.8 + 0.1 * slow[area] + 0.06 * folds)
+        content = contrast["bowel"] * (1 + 0.22 * other + 0.1 * folds)
+        content = content + np.clip((blobs - 1.1) / 0.5, 0, 1) * (0.7 * contrast["csf"] * (0.8 + 0.2 * other) - content)
+        content = content * np.clip(1.2 * other + 2.2, 0.05, 1)
+        value = value + loops * (content - value)
+        wall = np.clip(1 - np.abs(blobs - 0.3) * 7, 0, 1) * 0.6
+        value = value + wall * (contrast["muscle"] - value)
+        vessels = np.clip(1.2 - np.abs(other + 1.9) * 2.5, 0, 1) * (1 - loops)
+        value = value * (1 - 0.8 * vessels)
         canvas.paint(window, distance, value, softness=3.0)
     wall = canvas.window(inside < 40)
     if wall is not None and front.max() > 0:
         area = (wall.rows, wall.cols)
-        ring = canvas.refine(np.where(y < 15, np.abs(inside - 22) - 5, 9.0))[area]
+        ring = canvas.refine(np.where((y < 15) & (points[..., 1] < -15), np.abs(inside - 22) - 5, 9.0))[area]
         canvas.paint(wall, ring, contrast["muscle"])
     x, z = points[..., 0], points[..., 2]
     for sign in (1, -1):
@@ -110,7 +115,8 @@ def _draw_abdomen(canvas: Canvas, contrast: Contrast, points: np.ndarray, y: np.
             canvas.paint(window, distance - 1.2, contrast["cortex"])
             canvas.paint(window, distance, contrast["kidney"] * (1 + 0.08 * grain))
             canvas.paint(window, distance + 17, contrast["fat"] * (0.8 + 0.2 * grain), softness=4.0)
-    liver = np.maximum(np.maximum(x + 62 + 0.15 * z, level - 1.4), np.maximum(y + 8, 24 - inside))
+    liver = (np.sqrt(((x + 105) / 52) ** 2 + ((y + 45) / 62) ** 2 + ((level + 1.6) / 3.0) ** 2) - 1) * 50
+    liver = np.maximum(liver, 24 - inside)
     window = canvas.window(liver < 3)
     if window is not None:
         grain = canvas.texture(1.6)[window.rows, window.cols]
@@ -125,7 +131,7 @@ def _draw_muscles(canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.nd
     texture, fine, slow = textures
     side = np.abs(x)
     stretch = 1.0 if abs(float(canvas.step_row[2])) < 0.6 * canvas.spacing else 3.0
-    streaks = np.abs(canvas.texture(1.4, stretch)) + 0.25 * np.abs(fine)
+    streaks = np.abs(canvas.texture(1.3, stretch))
     patches = canvas.texture(8.0)
     muscle = contrast["muscle"] * (1 + 0.10 * texture + 0.05 * fine)
     # Psoas grows from L1 downwards and moves forward at the sacrum; quadratus lumborum lies lateral to it.
@@ -141,7 +147,7 @@ def _draw_muscles(canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.nd
         if window is None:
             continue
         area = (window.rows, window.cols)
-        distance = canvas.refine(shape)[area] + 0.7 * slow[area]
+        distance = canvas.refine(shape)[area] + 1.1 * slow[area] + 0.5 * patches[area]
         share = replaced * (0.4 + habitus.muscle_fat)
         value = muscle[area] + (contrast["fat"] - muscle[area]) * _fat_streaks(streaks[area], patches[area], share)
         canvas.paint(window, distance, value)
@@ -153,7 +159,7 @@ def _draw_muscles(canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.nd
     if window is None:
         return
     area = (window.rows, window.cols)
-    distance = canvas.refine(compartment)[area]
+    distance = canvas.refine(compartment)[area] + 0.9 * slow[area]
     lateral, back = canvas.refine(side)[area], canvas.refine(y)[area]
     heights = canvas.refine(level)[area]
     share = np.clip(habitus.muscle_fat + habitus.lumbar_muscle_fat * np.clip((heights - 1.5) / 4, 0, 1)
@@ -171,9 +177,11 @@ def _draw_muscles(canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.nd
 
 
 def _fat_streaks(streaks: np.ndarray, patches: np.ndarray, share: np.ndarray | float) -> np.ndarray:
-    """Cover 0..1 of fat inside a muscle: thin veins along the noise's zero lines, more of them in patches."""
-    width = np.float32(0.9) * share * np.clip(1 + 0.9 * patches, 0.05, 3)
-    cover: np.ndarray = np.clip((width - streaks) / 0.16 + 0.3, 0, 1)
+    """Cover 0..1 of fat inside a muscle: thin veins along the noise's zero lines, merging where much is replaced."""
+    local = share * np.clip(1 + 0.7 * patches, 0.1, 2.5)
+    veins = np.clip((0.05 + 0.55 * local - streaks) / 0.22, 0, 1) * np.clip(0.25 + 2.2 * local, 0, 0.95)
+    merged = np.clip(1.6 * (local - 0.3) - 0.25 * streaks, 0, 0.85)
+    cover: np.ndarray = np.maximum(veins, merged)
     return cover.astype(np.float32)
 
 
@@ -217,10 +225,9 @@ def draw_pelvis(canvas: Canvas, anatomy: Anatomy, around: Surroundings, contrast
     window = canvas.window(plate < 3)
     if window is None:
         return
-    distance = canvas.refine(plate)[window.rows, window.cols]
+    bend = canvas.texture(8.0)[window.rows, window.cols]
+    distance = canvas.refine(plate)[window.rows, window.cols] + 2.0 * bend
     grain = canvas.texture(1.6)[window.rows, window.cols]
     canvas.paint(window, distance, contrast["cortex"])
     canvas.paint(window, distance + 1.6, contrast["marrow_fatty"] * (0.9 + 0.08 * grain))
 
-
-__all__ = ["Surroundings", "draw_pelvis", "draw_soft_tissue", "ellipsoid", "surroundings"]
