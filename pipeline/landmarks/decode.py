@@ -17,6 +17,10 @@ import numpy as np
 from scipy import ndimage
 
 LEVEL_COUNT = 5
+REFINEMENTS = 4
+"""Mean shift steps; each leaves about half of the distance to go."""
+BLIND = 1e-3
+"""A map with less mass than this within reach says nothing there."""
 AGREE_MM = 14.0
 """Two decodings of a level closer than this mean the same disc: less than half the usual step of 33 mm."""
 
@@ -90,12 +94,8 @@ def decode_levels(
     points, mass = np.full((LEVEL_COUNT, 2), np.nan), np.zeros(LEVEL_COUNT)
     for offset, k in enumerate(chosen):
         level = first + offset
-        near = distance[k] <= settings.radius_mm
-        weights = maps[level] * near
-        mass[level] = min(1.0, weights.sum())
-        points[level] = (
-            np.einsum("hw,hwk->k", weights, positions) / weights.sum() if weights.sum() > 1e-6 else places[k]
-        )
+        points[level], within = refine(maps[level], positions, places[k], pixel_mm, settings.radius_mm)
+        mass[level] = min(1.0, within)
     shift = _shift_probability(evidence, places, pixel_mm, first, chosen, settings)
     return Chain(_continued(points, positions), mass, shift)
 
@@ -128,6 +128,10 @@ def refine(
 ) -> tuple[np.ndarray, float]:
     """The expected position of one map within reach of a point.
 
+    The reach is centred on the result and the expectation taken again (mean shift), because a window that is centred
+    on a cell of the map would draw the result towards the middle of that cell, by up to a millimetre. Its edge is a
+    cell wide, so that no cell enters or leaves it at once.
+
     Args:
         heat: (H, W) probability map.
         positions: (H, W, 2) canvas x, y of its cells.
@@ -136,14 +140,21 @@ def refine(
         radius_mm: reach.
 
     Returns:
-        (2,) x, y in canvas pixels (``around`` itself where the map is blind there) and the map's mass within reach.
+        (2,) x, y in canvas pixels (``around`` itself where the map is blind there) and the map's mass within reach of
+        ``around``.
     """
-    near = np.linalg.norm(positions - around, axis=-1) * pixel_mm <= radius_mm
-    weights = heat * near
-    mass = float(weights.sum())
-    if mass < 1e-3:
-        return around.astype(float), mass
-    return np.einsum("hw,hwk->k", weights, positions) / mass, mass
+    point, first_mass = np.asarray(around, dtype=float), 0.0
+    cell_mm = pixel_mm * float(np.abs(positions[0, 1] - positions[0, 0]).max())
+    for step in range(REFINEMENTS):
+        beyond = np.linalg.norm(positions - point, axis=-1) * pixel_mm - radius_mm
+        weights = heat * np.clip(0.5 - beyond / cell_mm, 0.0, 1.0)
+        mass = float(weights.sum())
+        if step == 0:
+            first_mass = mass
+        if mass < BLIND:
+            break
+        point = np.einsum("hw,hwk->k", weights, positions) / mass
+    return point, first_mass
 
 
 def _continued(points: np.ndarray, positions: np.ndarray) -> np.ndarray:
