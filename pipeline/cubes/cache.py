@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import SimpleITK as sitk
 from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -53,7 +54,6 @@ class CubeCache:
     """Cached cubes of one family.
 
     Attributes:
-        folder: where the arrays are.
         family: the condition family.
         study_ids: the studies, in the order of the first axis of every array.
         cells: positions in ``CELLS``, in the order of the second axis.
@@ -63,7 +63,6 @@ class CubeCache:
         present: by (kind, source): (studies, cells, slices) bool.
     """
 
-    folder: Path
     family: Family
     study_ids: tuple[str, ...]
     cells: tuple[int, ...]
@@ -118,28 +117,37 @@ def build_cache(
         raise ValueError(f"{family}: no labelled points (train_label_coordinates.csv) and no table of predicted points")
     views = tuple(view.widened(margin.mm, margin.slices) for view in settings.of(family))
     wide = CubeSettings(**{**_fields(settings), family.value: views})
-    folder = root / f"{family}-{_fingerprint(work, family, wide)}"
-    shapes = {view.kind: (len(work), len(cells), view.slices, view.pixels, view.pixels) for view in views}
-    _allocate(folder, shapes, sources, work, cells)
-    done = np.load(folder / "done.npy")
-    left = [n for n in range(len(work)) if not done[n]]
-    runs = Parallel(n_jobs=jobs if len(left) > 8 else 1, return_as="generator_unordered")(
-        delayed(_cut_study)(work[n], n, family, wide, folder, shapes, sources) for n in left
-    )
+    pixels: dict[tuple[SeriesKind, Source], NDArray[np.float16]] = {}
+    present: dict[tuple[SeriesKind, Source], NDArray[np.bool_]] = {}
+    for source in sources:
+        folder = root / f"{family}-{source}-{_fingerprint(work, family, wide, source)}"
+        _fill(folder, work, family, wide, source, jobs)
+        for view in views:
+            pixels[view.kind, source] = np.load(_file(folder, view.kind, "pixels"), mmap_mode="r")
+            present[view.kind, source] = np.load(_file(folder, view.kind, "present"))
+    return CubeCache(family, tuple(job.study.study_id for job in work), cells, views, margin, pixels, present)
+
+
+def _fill(
+    folder: Path, work: Sequence[_Job], family: Family, settings: CubeSettings, source: Source, jobs: int
+) -> None:
+    """Cut the cubes that are not in the folder yet."""
+    shapes = _shapes(settings, family)
+    _allocate(folder, {kind: (len(work), *shape) for kind, shape in shapes.items()}, work, family)
     flags = np.lib.format.open_memmap(folder / "done.npy", mode="r+")
-    for n in tqdm(runs, total=len(left), desc=f"cubes {family}", unit="study", disable=not left):
+    left = np.flatnonzero(~flags)
+    runs = Parallel(n_jobs=jobs if len(left) > 8 else 1, return_as="generator_unordered")(
+        delayed(_cut_study)(work[n], int(n), family, settings, folder, source) for n in left
+    )
+    for n in tqdm(runs, total=len(left), desc=f"cubes {family} {source}", unit="study", disable=not len(left)):
         flags[n] = True
     flags.flush()
-    return CubeCache(
-        folder,
-        family,
-        tuple(job.study.study_id for job in work),
-        cells,
-        views,
-        margin,
-        {(k, s): np.load(_file(folder, k, s, "pixels"), mmap_mode="r") for k in shapes for s in sources},
-        {(k, s): np.load(_file(folder, k, s, "present")) for k in shapes for s in sources},
-    )
+
+
+def _shapes(settings: CubeSettings, family: Family) -> dict[SeriesKind, tuple[int, int, int, int]]:
+    """(cells, slices, rows, cols) of one study by kind of series."""
+    count = len(family_cells(family))
+    return {view.kind: (count, view.slices, view.pixels, view.pixels) for view in settings.of(family)}
 
 
 @dataclass(frozen=True)
@@ -177,74 +185,65 @@ def _fields(settings: CubeSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
 
 
-def _fingerprint(work: Sequence[_Job], family: Family, settings: CubeSettings) -> str:
+def _fingerprint(work: Sequence[_Job], family: Family, settings: CubeSettings, source: Source) -> str:
     content = hashlib.sha256(json.dumps([_FORMAT, family, to_dict(settings)], default=str).encode())
     for job in work:
         content.update(str(job.study.path).encode())
-        for table in (job.true, job.predicted):
-            if table is not None:
-                content.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+        table: pd.DataFrame | None = getattr(job, source)
+        if table is not None:
+            content.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     return content.hexdigest()[:10]
 
 
-def _file(folder: Path, kind: SeriesKind, source: str, what: str) -> Path:
-    name = kind.name.lower()
-    return folder / f"{name}_{source}_{what}.npy"
+def _file(folder: Path, kind: SeriesKind, what: str) -> Path:
+    return folder / f"{kind.name.lower()}_{what}.npy"
 
 
-def _allocate(
-    folder: Path,
-    shapes: Mapping[SeriesKind, tuple[int, ...]],
-    sources: Sequence[Source],
-    work: Sequence[_Job],
-    cells: tuple[int, ...],
-) -> None:
+def _allocate(folder: Path, shapes: Mapping[SeriesKind, tuple[int, ...]], work: Sequence[_Job], family: Family) -> None:
     """Make the arrays and the index; ``done.npy`` comes last, so a half-made folder is made again."""
     if (folder / "done.npy").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     for kind, shape in shapes.items():
-        for source in sources:
-            for what, extent, dtype in (("pixels", shape, np.float16), ("present", shape[:3], np.bool_)):
-                np.lib.format.open_memmap(_file(folder, kind, source, what), mode="w+", dtype=dtype, shape=extent)
-    rows = [
-        (n, c, job.study.study_id, CELLS[cell].column) for n, job in enumerate(work) for c, cell in enumerate(cells)
-    ]
+        for what, extent, dtype in (("pixels", shape, np.float16), ("present", shape[:3], np.bool_)):
+            np.lib.format.open_memmap(_file(folder, kind, what), mode="w+", dtype=dtype, shape=extent)
+    columns = [CELLS[cell].column for cell in family_cells(family)]
+    rows = [(n, c, job.study.study_id, column) for n, job in enumerate(work) for c, column in enumerate(columns)]
     pd.DataFrame(rows, columns=["study", "cell", "study_id", "column"]).to_csv(folder / "index.csv", index=False)
     np.lib.format.open_memmap(folder / "done.npy", mode="w+", dtype=np.bool_, shape=(len(work),)).flush()
 
 
-def _cut_study(
-    job: _Job,
-    number: int,
-    family: Family,
-    settings: CubeSettings,
-    folder: Path,
-    shapes: Mapping[SeriesKind, tuple[int, ...]],
-    sources: Sequence[Source],
-) -> int:
-    study = _only_kinds(job.study, set(shapes))
-    volumes = read_study(study)
-    for source in sources:
-        rows: pd.DataFrame | None = getattr(job, source)
-        if rows is None:
-            continue
-        marks = (
-            _true_landmarks(volumes, rows) if source == "true" else Landmarks.from_frame(study.study_id, _named(rows))
-        )
-        cubes = cut_cubes(volumes, marks, settings, (family,)).cubes
-        for kind, shape in shapes.items():
-            pixels = np.zeros(shape[1:], dtype=np.float16)
-            present = np.zeros(shape[1:3], dtype=np.bool_)
-            for place, cell in enumerate(family_cells(family)):
-                for cube in cubes.get((cell, kind), ())[:1]:
-                    pixels[place], present[place] = np.clip(cube.pixels, -60000, 60000), cube.present
-            for what, values in (("pixels", pixels), ("present", present)):
-                array = np.lib.format.open_memmap(_file(folder, kind, source, what), mode="r+")
-                array[number] = values
-                array.flush()
-                del array
+def _cut_study(job: _Job, number: int, family: Family, settings: CubeSettings, folder: Path, source: Source) -> int:
+    # Windows are small and studies run in parallel: threads inside SimpleITK only wait for each other.
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    rows: pd.DataFrame | None = getattr(job, source)
+    if rows is None:
+        return number
+    shapes = _shapes(settings, family)
+    volumes = read_study(_only_kinds(job.study, set(shapes)))
+    if source == "true":
+        landmarks = _true_landmarks(volumes, rows)
+    else:
+        landmarks = Landmarks.from_frame(volumes.study_id, rows.drop_duplicates(["condition", "level"]))
+    cubes = cut_cubes(volumes, landmarks, settings, (family,)).cubes
+    for kind, shape in shapes.items():
+        pixels = np.zeros(shape, dtype=np.float16)
+        present = np.zeros(shape[:2], dtype=np.bool_)
+        for place, cell in enumerate(family_cells(family)):
+            for cube in cubes.get((cell, kind), ())[:1]:
+                pixels[place], present[place] = np.clip(cube.pixels, -60000, 60000), cube.present
+        _write_row(_file(folder, kind, "pixels"), number, pixels)
+        _write_row(_file(folder, kind, "present"), number, present)
     return number
+
+
+def _write_row(path: Path, number: int, values: NDArray[Any]) -> None:
+    """Overwrite one row of the first axis. A mapping would be flushed as a whole, which takes a second a study."""
+    with path.open("r+b") as file:
+        version = np.lib.format.read_magic(file)
+        (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+        file.seek(file.tell() + number * values.nbytes)
+        file.write(np.ascontiguousarray(values).tobytes())
 
 
 def _only_kinds(study: StudyRef, kinds: set[SeriesKind]) -> StudyRef:
@@ -260,8 +259,3 @@ def _true_landmarks(volumes: StudyVolumes, rows: pd.DataFrame) -> Landmarks:
         index = CELL_INDEX[Cell(Condition(row.condition), str(row.level))]
         result.points_mm[index] = (row.x_mm, row.y_mm, row.z_mm)
     return result
-
-
-def _named(rows: pd.DataFrame) -> pd.DataFrame:
-    """Predicted rows once a cell: the first, should tables of several folds name a study twice."""
-    return rows.drop_duplicates(["condition", "level"])

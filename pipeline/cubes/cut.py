@@ -83,7 +83,7 @@ def cut_cubes(
 
 
 class _Stacks:
-    """The stacks of a study by kind, normalised and, where windows have larger pixels, smoothed; made when asked for."""
+    """The stacks of a study by kind, normalised and, where windows have larger pixels, smoothed; made when asked."""
 
     def __init__(self, study: StudyVolumes) -> None:
         self._study = study

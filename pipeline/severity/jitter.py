@@ -1,0 +1,28 @@
+"""The jitter of training windows from the errors that the localiser made on studies it had not seen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.labels import Family
+from pipeline.severity.settings import JitterSettings
+
+
+def fitted_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterSettings:
+    """``jitter`` with the in-plane deviation and the share of wrong slices of ``landmark_errors.json``.
+
+    Raises:
+        ValueError: the file is not a table of errors by family, or lacks this one.
+    """
+    try:
+        errors = json.loads(path.read_text(encoding="utf-8"))
+        errors = errors.get("families", errors)[family.value]
+        deviation = float(errors["sd_mm"])
+        offsets = {int(offset): float(share) for offset, share in errors["slice_offsets"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no errors of {family} (sd_mm, slice_offsets): {error!r}") from error
+    total = sum(offsets.values())
+    wrong = 1 - offsets.get(0, 0.0) / total if total > 0 else jitter.slice_share
+    return replace(jitter, sd_mm=deviation, slice_share=min(wrong, 0.9))

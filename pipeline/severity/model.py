@@ -1,0 +1,101 @@
+"""The classifier: slices through a backbone, tokens of all views through a head, one vector to three logits.
+
+Every view gives tokens: one a slice (``sequence``) or one in all (``multichannel``, ``3d``). A token that is absent,
+because the stack ended, the series is missing or the view was dropped in training, is masked in the head, so any
+subset of views is an input the network has seen. The output is logits; :meth:`SeverityModel.log_probabilities` is the
+one place where they become probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.cubes.settings import ViewSettings
+from pipeline.labels import GRADES, LEVELS
+from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder, VolumeEncoder, make_backbone
+from pipeline.severity.heads import make_head
+from pipeline.severity.settings import NetworkSettings, view_name
+
+
+class SeverityModel(nn.Module):
+    """Three logits per cell from the cubes of its views.
+
+    Args:
+        settings: the network.
+        views: the views in the order of their tokens.
+        pretrained: start from ``settings.initial_file``; False where trained weights are loaded afterwards.
+    """
+
+    def __init__(self, settings: NetworkSettings, views: Sequence[ViewSettings], pretrained: bool = False) -> None:
+        super().__init__()
+        if not views:
+            raise ValueError("a severity network needs at least one view")
+        self.names = tuple(view_name(view.kind) for view in views)
+        self.view_drop = settings.view_drop
+        encoders: dict[str, nn.Module] = {}
+        for view, name in zip(views, self.names, strict=True):
+            shared = encoders.get(self.names[0]) if settings.share_encoder else None
+            encoders[name] = shared or _make_encoder(settings, view, pretrained)
+        self.encoders = nn.ModuleDict(encoders)
+        self.view_embedding = nn.Embedding(len(views), settings.width)
+        nn.init.normal_(self.view_embedding.weight, std=0.02)
+        self.head = make_head(settings.head, settings.width)
+        self.level_embedding = nn.Embedding(len(LEVELS), settings.level_width) if settings.level_width else None
+        self.dropout = nn.Dropout(settings.dropout)
+        self.classify = nn.Linear(settings.width + settings.level_width, len(GRADES))
+        nn.init.normal_(self.classify.weight, std=0.01)
+        nn.init.zeros_(self.classify.bias)
+
+    def start_at(self, probabilities: Sequence[float]) -> None:
+        """Let the untrained network answer with these class probabilities, all above 0."""
+        with torch.no_grad():
+            self.classify.bias.copy_(torch.log(torch.tensor(probabilities)))
+
+    def forward(self, pixels: Mapping[str, Tensor], present: Mapping[str, Tensor], level: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            pixels: by view name (B, slices, rows, cols), about 0..1, 0 where absent.
+            present: by view name (B, slices) bool.
+            level: (B,) int64, 0 for L1/L2 to 4 for L5/S1.
+
+        Returns:
+            (B, 3) logits, not probabilities.
+        """
+        masks = self._kept([present[name] for name in self.names])
+        tokens, known = [], []
+        for number, (name, mask) in enumerate(zip(self.names, masks, strict=True)):
+            features, seen = self.encoders[name](pixels[name], mask)
+            tokens.append(features + self.view_embedding.weight[number])
+            known.append(seen)
+        vector = self.head(torch.cat(tokens, 1), torch.cat(known, 1))
+        if self.level_embedding is not None:
+            vector = torch.cat([vector, self.level_embedding(level)], 1)
+        logits: Tensor = self.classify(self.dropout(vector))
+        return logits
+
+    def log_probabilities(self, pixels: Mapping[str, Tensor], present: Mapping[str, Tensor], level: Tensor) -> Tensor:
+        """(B, 3) log-probabilities in float32; the only softmax of the classifier."""
+        return torch.log_softmax(self(pixels, present, level).float(), 1)
+
+    def _kept(self, masks: list[Tensor]) -> list[Tensor]:
+        """The masks with whole views dropped at random in training, never the last one of a cell."""
+        if not self.training or len(masks) < 2 or not self.view_drop:
+            return masks
+        there = torch.stack([mask.any(1) for mask in masks], 1)
+        drop = torch.rand(there.shape, device=there.device) < self.view_drop
+        survivors = there & ~drop
+        drop = drop & survivors.any(1, keepdim=True)
+        return [mask & ~drop[:, [number]] for number, mask in enumerate(masks)]
+
+
+def _make_encoder(settings: NetworkSettings, view: ViewSettings, pretrained: bool) -> nn.Module:
+    if settings.encoder == "3d":
+        return VolumeEncoder(settings.width)
+    channels = 1 if settings.encoder == "sequence" else view.slices
+    backbone = make_backbone(settings, channels, pretrained)
+    kind = SliceEncoder if settings.encoder == "sequence" else ChannelsEncoder
+    return kind(backbone, settings.width)

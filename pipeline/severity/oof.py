@@ -1,0 +1,100 @@
+"""Out-of-fold predictions: a row a cell with its log-probabilities, and the same as a submission-shaped table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.ensemble.prior import read_prior
+from pipeline.ensemble.submission import write_submission
+from pipeline.labels import CELL_COLUMNS, CELLS, GRADES
+
+_LOG_P = tuple(f"log_p_{grade}" for grade in GRADES)
+_COLUMNS = ("study_id", "column", "fold", "grade", "predicted_point", *_LOG_P)
+
+
+@dataclass(frozen=True, eq=False)
+class OofTable:
+    """Predictions for cells by networks that did not see their study.
+
+    Attributes:
+        study_id: (N,) str.
+        cell: (N,) position in ``CELLS``.
+        fold: (N,) the fold that was held out.
+        grade: (N,) 0, 1, 2 or -1 for no grade.
+        predicted_point: (N,) bool, False where the labelled point had to serve.
+        log_p: (N, 3) log-probabilities.
+    """
+
+    study_id: NDArray[np.str_]
+    cell: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    grade: NDArray[np.int64]
+    predicted_point: NDArray[np.bool_]
+    log_p: NDArray[np.float64]
+
+    @staticmethod
+    def concatenate(tables: Sequence[OofTable]) -> OofTable:
+        """The rows of several tables."""
+        names = ("study_id", "cell", "fold", "grade", "predicted_point", "log_p")
+        return OofTable(*(np.concatenate([getattr(table, name) for table in tables]) for name in names))
+
+    def array(self, study_ids: Sequence[str]) -> NDArray[np.float64]:
+        """(studies, 25, 3) log-probabilities, NaN where the table has no row."""
+        place = {study_id: number for number, study_id in enumerate(study_ids)}
+        result = np.full((len(study_ids), len(CELLS), len(GRADES)), np.nan)
+        for study_id, cell, log_p in zip(self.study_id, self.cell, self.log_p, strict=True):
+            if str(study_id) in place:
+                result[place[str(study_id)], cell] = log_p
+        return result
+
+
+def write_oof(table: OofTable, folder: Path) -> None:
+    """Write ``oof.csv`` (log-probabilities) and ``oof_submission.csv`` (25 rows a study, the prior elsewhere)."""
+    frame = pd.DataFrame(
+        {
+            "study_id": table.study_id,
+            "column": [CELL_COLUMNS[cell] for cell in table.cell],
+            "fold": table.fold,
+            "grade": table.grade,
+            "predicted_point": table.predicted_point.astype(int),
+            **{name: table.log_p[:, k] for k, name in enumerate(_LOG_P)},
+        }
+    )
+    frame.to_csv(folder / "oof.csv", index=False, float_format="%.6g")
+    study_ids = sorted({str(study_id) for study_id in table.study_id})
+    log_p = table.array(study_ids)
+    known = np.isfinite(log_p).all(-1, keepdims=True)
+    probabilities = np.where(known, np.exp(log_p), read_prior()[None])
+    write_submission(folder / "oof_submission.csv", study_ids, probabilities)
+
+
+def read_oof(path: Path) -> OofTable:
+    """The inverse of :func:`write_oof`.
+
+    Raises:
+        ValueError: a column or a value is not as written.
+    """
+    frame = pd.read_csv(path, dtype={"study_id": str})
+    missing = [name for name in _COLUMNS if name not in frame.columns]
+    if missing:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; expected an oof.csv of train severity")
+    cells = frame["column"].map({column: index for index, column in enumerate(CELL_COLUMNS)})
+    if cells.isna().any():
+        raise ValueError(f"{path}: unknown cell {frame['column'][cells.isna()].iloc[0]!r}")
+    log_p = frame[list(_LOG_P)].to_numpy(dtype=float)
+    if not np.isfinite(log_p).all() or not np.allclose(np.exp(log_p).sum(1), 1, atol=1e-3):
+        raise ValueError(f"{path}: log-probabilities that do not add up to probability 1")
+    return OofTable(
+        study_id=frame["study_id"].to_numpy(dtype=str),
+        cell=cells.to_numpy(dtype=np.int64),
+        fold=frame["fold"].to_numpy(dtype=np.int64),
+        grade=frame["grade"].to_numpy(dtype=np.int64),
+        predicted_point=frame["predicted_point"].to_numpy(dtype=bool),
+        log_p=log_p,
+    )

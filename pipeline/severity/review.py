@@ -1,0 +1,122 @@
+"""Before the first epoch: what the data holds, what was dropped and why, and whether the network can learn at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.labels import CELLS, GRADES, LEVELS, level_title
+from pipeline.severity.items import CellTable, dropped_rows
+from pipeline.severity.oof import OofTable
+from pipeline.severity.settings import view_name
+from pipeline.severity.task import SeverityTask
+from pipeline.training.ladder import climb
+from pipeline.training.tracking import contact_sheet, save_png
+
+if TYPE_CHECKING:
+    from pipeline.severity.train import SeverityData
+
+_SHOWN = 48
+
+
+def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) -> None:
+    """Print and save the report, draw augmented cubes, and run the sanity ladder.
+
+    Raises:
+        LadderError: a rung failed; the message says which and what to look at.
+    """
+    folds = data.folds.value_counts().sort_index()
+    report: dict[str, Any] = {
+        "task": task.name,
+        "training": class_balance(task.train_table),
+        "held_out": class_balance(task.held_out),
+        "dropped": dropped_rows(data.cells),
+        "studies_per_fold": {str(k): int(v) for k, v in folds.items()},
+        "held_out_fold": fold,
+        "points": {
+            "labelled": int(data.cells.true.sum()),
+            "predicted": int(data.cells.predicted.sum()),
+            "scored_at_labelled_points": int((~task.held_out.predicted).sum()),
+        },
+    }
+    save_png(out / "pictures" / "augmented.png", augmented_sheet(task))
+    report["ladder"] = str(
+        climb(
+            task,
+            task.settings.loop,
+            training_studies=_studies(task, task.train_table),
+            held_out_studies=_studies(task, task.held_out) if fold is not None else (),
+            # Weighted batches have another mix of grades each; sampling by grade has the prior's.
+            prior_loss=task.prior_loss,
+            predict=lambda model, batch: model(*task.inputs(batch), batch["level"]),
+        )
+    )
+    (out / "review.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    for line in review_lines(report):
+        print(line)
+
+
+def _studies(task: SeverityTask, table: CellTable) -> set[str]:
+    return {task.cache.study_ids[study] for study in np.unique(table.study)}
+
+
+def class_balance(table: CellTable) -> dict[str, dict[str, int]]:
+    """Cells by level and grade."""
+    return {
+        level_title(level): {
+            grade: int(((table.level == number) & (table.grade == k)).sum()) for k, grade in enumerate(GRADES)
+        }
+        for number, level in enumerate(LEVELS)
+    }
+
+
+def review_lines(report: dict[str, Any]) -> list[str]:
+    """The report for people."""
+    lines = [f"{report['task']}: {' / '.join(GRADES)} by level, training | held out"]
+    for level, counts in report["training"].items():
+        other = report["held_out"][level]
+        lines.append(f"  {level}  {' / '.join(map(str, counts.values()))} | {' / '.join(map(str, other.values()))}")
+    lines.append("  dropped: " + "; ".join(f"{count} {reason}" for reason, count in report["dropped"].items()))
+    lines.append(f"  studies per fold: {', '.join(f'{k}: {v}' for k, v in report['studies_per_fold'].items())}")
+    at_labelled = report["points"]["scored_at_labelled_points"]
+    if at_labelled:
+        lines.append(f"  note: {at_labelled} held-out cells are scored at their labelled points, not at predicted ones")
+    lines.append(f"  {report['ladder']}")
+    return lines
+
+
+def augmented_sheet(task: SeverityTask) -> NDArray[np.uint8]:
+    """Middle slices of augmented training windows, every view, as (rows, cols, 3) uint8."""
+    generator = np.random.default_rng(0)
+    count = min(_SHOWN, len(task.train_table))
+    chosen = generator.choice(len(task.train_table), count, replace=False)
+    items = [{**task.train_set[int(index)], "dataset_index": int(index)} for index in chosen]
+    batch = task.augment(task.collate(items), torch.Generator().manual_seed(0))
+    tiles, titles = [], []
+    for n, index in enumerate(chosen):
+        cell = CELLS[task.cache.cells[int(task.train_table.cell[index])]]
+        for view in task.views:
+            tiles.append(batch[f"pixels_{view_name(view.kind)}"][n, view.slices // 2].numpy())
+            titles.append(f"{cell.level} {int(task.train_table.grade[index])}")
+    return contact_sheet(tiles, titles)
+
+
+def noisy_labels(data: SeverityData, oof: OofTable, threshold: float) -> NDArray[np.bool_]:
+    """(cells,) cells whose label the out-of-fold networks all but rule out: 1 - p(label) above ``threshold``.
+
+    What is removed is printed by level and grade. A threshold of 0 removes nothing.
+    """
+    noisy = np.zeros(len(data.cells), dtype=bool)
+    if threshold > 0:
+        log_p = oof.array(data.cache.study_ids)[data.cells.study, np.array(data.cache.cells)[data.cells.cell]]
+        known = np.isfinite(log_p).all(1) & (data.cells.grade >= 0)
+        p = np.exp(log_p[known, data.cells.grade[known]])
+        noisy[known] = 1 - p > threshold
+    removed = class_balance(data.cells.rows(noisy))
+    print(f"label noise: {int(noisy.sum())} of {len(noisy)} cells removed (1 - p(label) > {threshold}): {removed}")
+    return noisy

@@ -1,0 +1,158 @@
+"""The settings of one family's classifier: network, loss, data and loop. One section of a preset each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from pipeline.cubes.settings import CubeSettings, ViewSettings
+from pipeline.labels import GRADE_WEIGHTS, Family, SeriesKind
+from pipeline.training.augment import NO_CHANGE, AugmentSettings
+from pipeline.training.settings import LoopSettings
+
+LIGHT = replace(
+    NO_CHANGE,
+    blur=0.7, blur_share=0.1, bias=0.2, bias_share=0.3, gamma=0.25, gamma_share=0.5, contrast=0.2, contrast_share=0.7,
+    noise=0.03, noise_share=0.2,
+)  # fmt: skip
+"""Changes of contrast and sharpness, none of geometry."""
+
+Encoder = Literal["sequence", "multichannel", "3d"]
+Head = Literal["mean", "attention", "lstm", "transformer"]
+Loss = Literal["weighted", "plain", "focal", "ordinal"]
+Sampling = Literal["uniform", "grade", "condition_level"]
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The network of a family.
+
+    Attributes:
+        backbone: any image network of timm.
+        initial: weights to start from: ``random``, ``pretrained`` or a file, see ``training.backbones``.
+        encoder: ``sequence`` encodes each slice alone; ``multichannel`` takes the slices of a view as input channels,
+            which costs one forward pass a view instead of one a slice; ``3d`` is a small volumetric network.
+        head: how the tokens of all slices and views become one vector.
+        share_encoder: one backbone for all views, or one each.
+        width: of the tokens after the backbone's features are projected.
+        level_width: of the level embedding; 0 for none.
+        dropout: before the last layer.
+        drop_path: stochastic depth of the backbone, where it has it.
+        view_drop: probability that a view is hidden in training while another remains.
+    """
+
+    backbone: str = "mobilenetv2_100"
+    initial: str = "random"
+    encoder: Encoder = "sequence"
+    head: Head = "attention"
+    share_encoder: bool = False
+    width: int = 256
+    level_width: int = 16
+    dropout: float = 0.3
+    drop_path: float = 0.0
+    view_drop: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("dropout", "drop_path", "view_drop"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} is {value}, expected a probability in [0, 1)")
+        if self.width < 1 or self.level_width < 0:
+            raise ValueError(f"width {self.width} and level_width {self.level_width}: expected >= 1 and >= 0")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The training loss.
+
+    Attributes:
+        kind: ``weighted`` is the metric itself (cross-entropy weighted 1/2/4), ``plain`` leaves the weights to the
+            calibration, ``focal`` is focal loss with ``alpha`` per grade, ``ordinal`` the cumulative binary losses.
+        gamma: of the focal loss.
+        alpha: of the focal loss, by grade.
+        any_severe: weight of an extra binary loss on "severe" (the metric's fourth term asks for it); 0 for none.
+        smoothing: label smoothing of the cross-entropies.
+    """
+
+    kind: Loss = "weighted"
+    gamma: float = 2.0
+    alpha: tuple[float, ...] = tuple(float(weight) for weight in GRADE_WEIGHTS)
+    any_severe: float = 0.0
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.alpha) != len(GRADE_WEIGHTS) or min(self.alpha) <= 0:
+            raise ValueError(f"alpha is {self.alpha}, expected a positive number for each of the three grades")
+        if not 0 <= self.smoothing < 1 or self.gamma < 0 or self.any_severe < 0:
+            raise ValueError("smoothing must lie in [0, 1), gamma and any_severe at 0 or above")
+
+
+@dataclass(frozen=True)
+class JitterSettings:
+    """How a training window departs from its point; fitted to the localiser's errors where they are known.
+
+    Attributes:
+        sd_mm: standard deviation of the in-plane shift, per axis.
+        limit_mm: no larger shift.
+        slice_share: probability of a shift by one slice, either way.
+        turn_degrees: standard deviation of the in-plane turn.
+        scale: standard deviation of the logarithm of the size.
+        slice_drop: probability that a slice beside the middle is hidden, so that gaps in a stack are nothing new.
+        predicted_share: how often a cell with both is cut at its predicted instead of its labelled point.
+    """
+
+    sd_mm: float = 2.0
+    limit_mm: float = 8.0
+    slice_share: float = 0.15
+    turn_degrees: float = 6.0
+    scale: float = 0.08
+    slice_drop: float = 0.1
+    predicted_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            if getattr(self, name) < 0:
+                raise ValueError(f"jitter.{name} is {getattr(self, name)}, expected 0 or more")
+
+
+@dataclass(frozen=True)
+class SeveritySettings:
+    """Everything that makes a family's classifier; saved with its weights.
+
+    Attributes:
+        views: the cubes it sees; empty takes the family's own of :class:`CubeSettings`.
+        margin_mm: what the training cache holds beyond the window.
+        margin_slices: the same along the stack.
+        network, loss, jitter, loop: the parts.
+        augment: changes of the image; places, turns and sizes are the jitter's.
+        sampling: ``uniform`` draws cells equally often; ``grade`` by 1/2/4 with the loss' weights taken out, which is
+            the same expected loss with less noise; ``condition_level`` balances the grades within each level.
+        label_noise: drop training cells with 1 - OOF probability of their label above this; 0 keeps all.
+        shift_mm: at inference, average over the window and four more, shifted by this much; 0 for the window alone.
+            (Flips are no use here: a mirrored window is another side or upside down.)
+    """
+
+    views: tuple[ViewSettings, ...] = ()
+    margin_mm: float = 9.0
+    margin_slices: int = 1
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    jitter: JitterSettings = field(default_factory=JitterSettings)
+    augment: AugmentSettings = LIGHT
+    loop: LoopSettings = field(default_factory=LoopSettings)
+    sampling: Sampling = "uniform"
+    label_noise: float = 0.0
+    shift_mm: float = 0.0
+
+    def cubes(self, family: Family) -> CubeSettings:
+        """The cube settings with this family's views put in."""
+        return CubeSettings(**{family.value: self.views}) if self.views else CubeSettings()
+
+    def views_of(self, family: Family) -> tuple[ViewSettings, ...]:
+        """The views this classifier sees."""
+        return self.cubes(family).of(family)
+
+
+def view_name(kind: SeriesKind) -> str:
+    """The name of a view in a batch and in a network, e.g. ``sagittal_t1``."""
+    return kind.name.lower()

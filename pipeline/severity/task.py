@@ -1,0 +1,187 @@
+"""A family's classifier as a task of the shared training loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from pipeline.cubes.cache import CubeCache
+from pipeline.cubes.settings import ViewSettings
+from pipeline.labels import CELLS, GRADE_WEIGHTS, GRADES, Family
+from pipeline.severity.figures import family_score, level_figures, level_lines
+from pipeline.severity.items import CellTable, CubeItems, draw_weights
+from pipeline.severity.losses import severity_loss
+from pipeline.severity.model import SeverityModel
+from pipeline.severity.settings import Loss, SeveritySettings, view_name
+from pipeline.severity.windows import drop_slices, middle_window, random_window
+from pipeline.training.augment import StackAugmentation
+from pipeline.training.task import Batch, Task, decayed_groups
+from pipeline.training.tracking import contact_sheet
+
+_EVALUATION_BATCH = 64
+
+
+class SeverityTask(Task):
+    """Train on the cells of some studies, score on those of others.
+
+    Args:
+        family: the condition family.
+        settings: of its classifier.
+        cache: the cubes.
+        train: cells to learn from, all graded and shown.
+        held_out: graded and shown cells of the held-out studies.
+        out: where each epoch's figures are written.
+        name: of the run, e.g. ``foraminal fold 0``.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        settings: SeveritySettings,
+        cache: CubeCache,
+        train: CellTable,
+        held_out: CellTable,
+        out: Path,
+        name: str,
+    ) -> None:
+        self.name, self.family, self.settings, self.cache, self.out = name, family, settings, cache, out
+        self.views: tuple[ViewSettings, ...] = settings.views_of(family)
+        torch.manual_seed(settings.loop.seed)
+        self.model: nn.Module = SeverityModel(settings.network, self.views, pretrained=True)
+        self.prior, self.prior_loss = starting_point(train.grade, settings.loss.kind)
+        self.model.start_at(self.prior)
+        jitter = settings.jitter
+        self.augmentation = StackAugmentation(settings.augment)
+        self.train_table, self.held_out = train, held_out
+        self.train_set = CubeItems(cache, train, jitter.predicted_share, jitter.slice_share)
+        self.sample_weights = draw_weights(train, settings.sampling)
+        self._last: tuple[np.ndarray, int] | None = None
+        self._evaluations = 0
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Embeddings are tables, not matrices, but few enough that decay does not hurt them."""
+        return decayed_groups(self.model, weight_decay)
+
+    def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Windows out of the cubes, jittered in plane and in contrast."""
+        changed, jitter = dict(batch), self.settings.jitter
+        for view in self.views:
+            name = view_name(view.kind)
+            present = drop_slices(batch[f"present_{name}"], jitter.slice_drop, generator)
+            window = random_window(batch[f"pixels_{name}"], view.pixels, view.spacing_mm, jitter, generator)
+            changed[f"pixels_{name}"] = self.augmentation(window, generator, present=present).pixels
+            changed[f"present_{name}"] = present
+        return changed
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The configured loss on a batch of windows."""
+        logits = model(*self.inputs(batch), batch["level"])
+        reweighted = self.settings.sampling == "grade" and self.settings.loss.kind == "weighted"
+        return severity_loss(logits, batch["grade"], self.settings.loss, reweighted), {}
+
+    def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """The competition's term on the held-out cells; tables per level go to ``figures/``."""
+        log_p = self.predict(model, device, self.held_out)
+        grades, levels = self.held_out.grade, self.held_out.level
+        self._evaluations += 1
+        rows = level_figures(log_p, grades, levels)
+        folder = self.out / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"evaluation{self._evaluations:02d}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        (folder / "last.txt").write_text("\n".join(level_lines(rows)) + "\n", encoding="utf-8")
+        spread = float(np.exp(log_p).std(axis=0).max())
+        if spread < 1e-4 and len(log_p) > 1:
+            raise ValueError(
+                f"{self.name}: the same prediction for all {len(log_p)} held-out cells; nothing was learnt"
+            )
+        everything = rows[-1]
+        return {"score": family_score(log_p, grades), "f1": float(everything["macro_f1"])}
+
+    def predict(self, model: nn.Module, device: torch.device, table: CellTable) -> np.ndarray:
+        """(N, 3) log-probabilities of the cells at their predicted points, else at their labelled ones."""
+        loader = DataLoader(CubeItems(self.cache, table), batch_size=_EVALUATION_BATCH, collate_fn=self.collate)
+        results = [predict_batch(model, batch, self.views, self.settings.shift_mm, device) for batch in loader]
+        return np.concatenate(results) if results else np.zeros((0, 3))
+
+    def picture(self, model: nn.Module, device: torch.device) -> np.ndarray | None:
+        """The middle slices of a few held-out cells with their grade and the predicted probabilities."""
+        count = min(32, len(self.held_out))
+        if not count:
+            return None
+        chosen = np.zeros(len(self.held_out), dtype=bool)
+        chosen[np.random.default_rng(0).choice(len(chosen), count, replace=False)] = True
+        table = self.held_out.rows(chosen)
+        p = np.exp(self.predict(model, device, table))
+        items = CubeItems(self.cache, table)
+        name = f"pixels_{view_name(self.views[0].kind)}"
+        tiles = [middle_slice(items[n][name], self.views[0].pixels) for n in range(count)]
+        titles = [f"{g}: " + " ".join(f"{100 * v:.0f}" for v in row) for g, row in zip(table.grade, p, strict=True)]
+        return contact_sheet(tiles, titles)
+
+    def item_name(self, index: int) -> str:
+        """Study and cell."""
+        cell = CELLS[self.cache.cells[int(self.train_table.cell[index])]]
+        return f"study {self.cache.study_ids[int(self.train_table.study[index])]} {cell.column}"
+
+    def centred(self, batch: Batch) -> Batch:
+        """The batch with the middle windows of its cubes."""
+        windows = {
+            f"pixels_{view_name(view.kind)}": middle_window(batch[f"pixels_{view_name(view.kind)}"], view.pixels)
+            for view in self.views
+        }
+        return {**batch, **windows}
+
+    def inputs(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The network's pixels and masks by view."""
+        names = [view_name(view.kind) for view in self.views]
+        return {n: batch[f"pixels_{n}"] for n in names}, {n: batch[f"present_{n}"] for n in names}
+
+
+def starting_point(grades: np.ndarray, loss: Loss) -> tuple[list[float], float | None]:
+    """The best constant answer (3 probabilities) for training cells, and its loss where that is an entropy."""
+    counts = np.maximum(np.bincount(grades, minlength=len(GRADES)), 0.5)
+    shares = counts * np.asarray(GRADE_WEIGHTS) if loss == "weighted" else counts
+    p = shares / shares.sum()
+    return p.tolist(), float(-(p * np.log(p)).sum()) if loss in ("weighted", "plain") else None
+
+
+def predict_batch(
+    model: nn.Module, batch: Batch, views: Sequence[ViewSettings], shift_mm: float, device: torch.device
+) -> np.ndarray:
+    """(B, 3) log-probabilities, averaged over shifted windows if asked for (the mean of logits).
+
+    Args:
+        model: a :class:`SeverityModel` in evaluation mode.
+        batch: ``pixels_<view>`` (B, S, H, W) with a margin of at least ``shift_mm``, ``present_<view>``, ``level``.
+        views: of the network, without margin.
+        shift_mm: 0 for the middle window alone.
+        device: of the network.
+    """
+    level = batch["level"].to(device)
+    total: Tensor | None = None
+    shifts = [(0, 0)] if not shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
+    with torch.inference_mode():
+        for rows, cols in shifts:
+            pixels, present = {}, {}
+            for view in views:
+                name, step = view_name(view.kind), round(shift_mm / view.spacing_mm)
+                window = middle_window(batch[f"pixels_{name}"], view.pixels, (rows * step, cols * step))
+                pixels[name], present[name] = window.to(device), batch[f"present_{name}"].to(device)
+            log_p = model.log_probabilities(pixels, present, level)  # type: ignore[operator]
+            total = log_p if total is None else total + log_p
+    assert total is not None
+    return np.asarray(torch.log_softmax(total / len(shifts), 1).cpu().numpy(), dtype=np.float64)
+
+
+def middle_slice(cube: np.ndarray, size: int) -> np.ndarray:
+    """The middle (size, size) pixels of the middle slice of (S, H, W)."""
+    margin = (cube.shape[-1] - size) // 2
+    window = cube[len(cube) // 2, margin : margin + size, margin : margin + size]
+    return np.asarray(window, dtype=np.float32)

@@ -1,0 +1,225 @@
+"""``python -m pipeline train severity``: train a family's classifier, fold by fold, and keep what it says out of fold.
+
+Predictions are made at the points a localiser predicted without having seen the study, because that is what the
+classifier will be given; without such tables the labelled points serve, and the log says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from pipeline.competition import Competition, make_folds, open_competition, read_folds, write_folds
+from pipeline.config import load_settings, to_dict
+from pipeline.cubes.cache import CubeCache, Margin, build_cache
+from pipeline.ensemble.manifest import study_hash
+from pipeline.labels import Family
+from pipeline.severity.figures import family_score, level_figures, level_lines
+from pipeline.severity.items import CellTable, cell_table, study_positions
+from pipeline.severity.jitter import fitted_jitter
+from pipeline.severity.oof import OofTable, read_oof, write_oof
+from pipeline.severity.review import noisy_labels, review
+from pipeline.severity.settings import SeveritySettings
+from pipeline.severity.task import SeverityTask
+from pipeline.training.device import working_gpu
+from pipeline.training.loop import fit
+
+
+@dataclass(frozen=True, eq=False)
+class SeverityData:
+    """What all folds of a family share.
+
+    Attributes:
+        cache: the cubes.
+        cells: every cell of every study of the cache.
+        labels: grades of those studies, as ``Competition.labels``.
+        folds: the fold of every study, index study_id.
+    """
+
+    cache: CubeCache
+    cells: CellTable
+    labels: pd.DataFrame
+    folds: pd.Series
+
+    def in_fold(self, fold: int) -> NDArray[np.bool_]:
+        """(N,) which cells are of a study of that fold."""
+        return study_positions(self.cache, list(self.folds.index[self.folds == fold]))[self.cells.study]
+
+
+def train(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    family = Family(args.condition)
+    settings = load_settings(SeveritySettings, args.preset, family.value, args.set)
+    if args.landmark_errors:
+        settings = replace(settings, jitter=fitted_jitter(settings.jitter, args.landmark_errors, family))
+    competitions = [open_competition(path, split="train") for path in args.data]
+    data = load_data(
+        competitions, family, settings, args.cache, list(args.landmarks), getattr(args, "split", None), args.workers
+    )
+    noisy = noisy_labels(data, read_oof(args.oof), settings.label_noise) if args.oof else None
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_folds(data.folds, out / "folds.csv")
+    train_fold(data, family, settings, args.fold, out, resume=not args.restart, noisy=noisy)
+    if args.folds == "all":
+        _merge_folds(family, data, out.parent)
+    return 0
+
+
+def _merge_folds(family: Family, data: SeverityData, out: Path) -> None:
+    """Join the out-of-fold tables of all folds, once the last of them is there."""
+    files = [out / f"fold{fold}" / "oof.csv" for fold in sorted(data.folds.unique())]
+    if not all(file.is_file() for file in files):
+        return
+    table = OofTable.concatenate([read_oof(file) for file in files])
+    write_oof(table, out)
+    lines = level_lines(_figures(table))
+    (out / "oof.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+    score = family_score(table.log_p, table.grade)
+    print(f"{family}: out-of-fold {score:.4f} on {int((table.grade >= 0).sum())} cells; wrote {out / 'oof.csv'}")
+
+
+def load_data(
+    competitions: Sequence[Competition],
+    family: Family,
+    settings: SeveritySettings,
+    cache_root: Path,
+    landmark_tables: Sequence[Path],
+    split: Path | None,
+    workers: int,
+) -> SeverityData:
+    """Cubes, cells and folds of some competition folders; fills the cache where it must.
+
+    Raises:
+        ValueError: a folder has no grades, or the table of folds lacks a study.
+    """
+    for competition in competitions:
+        if competition.labels is None:
+            raise ValueError(f"{competition.root}: no train.csv; a classifier cannot learn without grades")
+    predicted = _read_points(landmark_tables) if landmark_tables else None
+    margin = Margin(settings.margin_mm, settings.margin_slices)
+    cache = build_cache(competitions, family, settings.cubes(family), margin, cache_root, predicted, workers)
+    labels = pd.concat([c.labels for c in competitions if c.labels is not None])
+    labels = labels[~labels.index.duplicated()].loc[list(cache.study_ids)]
+    folds = _folds(competitions, labels, split)
+    return SeverityData(cache, cell_table(cache, labels), labels, folds)
+
+
+def train_fold(
+    data: SeverityData,
+    family: Family,
+    settings: SeveritySettings,
+    fold: int | None,
+    out: Path,
+    *,
+    resume: bool = True,
+    noisy: NDArray[np.bool_] | None = None,
+) -> OofTable:
+    """Train with one fold held out and return what the network says of that fold.
+
+    Args:
+        fold: None trains on all studies; the score is then that of a sample of training cells and says little.
+        noisy: (cells,) bool, training cells to leave out; held-out ones are always scored.
+
+    Raises:
+        ValueError: the fold has no cell to train on or to score.
+        LadderError: a sanity check before training failed.
+    """
+    cells = data.cells
+    held = data.in_fold(fold) if fold is not None else np.zeros(len(cells), dtype=bool)
+    usable = (cells.grade >= 0) & (cells.true | cells.predicted)
+    keep = usable & ~held if noisy is None else usable & ~held & ~noisy
+    train_cells, test_cells = cells.rows(keep), cells.rows(usable & held)
+    if fold is None:
+        print(f"{family}: trained on all studies; scores are those of training cells")
+        test_cells = train_cells.rows(np.arange(len(train_cells)) % max(1, len(train_cells) // 500) == 0)
+    if not len(train_cells) or not len(test_cells):
+        raise ValueError(f"{family} fold {fold}: {len(train_cells)} cells to train on, {len(test_cells)} to score")
+    out.mkdir(parents=True, exist_ok=True)
+    name = f"{family} fold {fold}"
+    task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
+    if not (resume and (out / "last.ckpt").exists()):
+        review(task, data, fold, out)
+    seen = sorted({study_hash(data.cache.study_ids[study]) for study in np.unique(train_cells.study)})
+    (out / "seen.txt").write_text("\n".join(seen) + "\n", encoding="utf-8")
+    result = fit(task, settings.loop, out, config=to_dict(settings), resume=resume)
+    return _predict_fold(task, data, cells.rows(held & (cells.true | cells.predicted)), fold, result.weights, out)
+
+
+def _predict_fold(
+    task: SeverityTask, data: SeverityData, cells: CellTable, fold: int | None, weights: Path, out: Path
+) -> OofTable:
+    device = torch.device("cuda" if working_gpu() and task.settings.loop.device != "cpu" else "cpu")
+    task.model.load_state_dict(load_file(weights))
+    model = task.model.to(device).eval()
+    log_p = task.predict(model, device, cells)
+    table = OofTable(
+        study_id=np.array([data.cache.study_ids[study] for study in cells.study]),
+        cell=np.array([data.cache.cells[cell] for cell in cells.cell]),
+        fold=np.full(len(cells), -1 if fold is None else fold),
+        grade=cells.grade,
+        predicted_point=cells.predicted,
+        log_p=log_p,
+    )
+    write_oof(table, out)
+    figures = _figures(table)
+    summary: dict[str, Any] = {
+        "family": task.family.value,
+        "fold": fold,
+        "score": family_score(log_p, cells.grade),
+        "cells": int((cells.grade >= 0).sum()),
+        "predicted_points": int(cells.predicted.sum()),
+        "levels": figures,
+    }
+    (out / "result.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    print("\n".join(level_lines(figures)))
+    print(f"{task.name}: {summary['score']:.4f} on {summary['cells']} held-out cells; wrote {weights}")
+    return table
+
+
+def _figures(table: OofTable) -> list[dict[str, Any]]:
+    levels = np.array([int(cell) % 5 for cell in table.cell])
+    return level_figures(table.log_p, table.grade, levels)
+
+
+def _folds(competitions: Sequence[Competition], labels: pd.DataFrame, split: Path | None) -> pd.Series:
+    if split is None:
+        # Each folder on its own, as the localiser's training does it: its held-out studies are the same.
+        made = [make_folds(c.labels) for c in competitions if c.labels is not None]
+        folds = pd.concat(made)
+        folds = folds[~folds.index.duplicated()]
+    else:
+        folds = read_folds(split)
+    missing = labels.index.difference(folds.index)
+    if len(missing):
+        raise ValueError(f"{split}: no fold for study {missing[0]} and {len(missing) - 1} more; write a line for each")
+    return folds.loc[labels.index]
+
+
+def _read_points(paths: Sequence[Path]) -> pd.DataFrame:
+    """The rows of several tables of predicted points.
+
+    Raises:
+        ValueError: a table lacks patient millimetres.
+    """
+    frames = []
+    for path in paths:
+        frame = pd.read_csv(path, dtype={"study_id": str, "series_id": str})
+        missing = {"study_id", "condition", "level", "x_mm", "y_mm", "z_mm"} - set(frame.columns)
+        if missing:
+            raise ValueError(
+                f"{path}: no column {', '.join(sorted(missing))}; expected a label_coordinates.csv of ours"
+            )
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
