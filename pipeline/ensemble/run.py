@@ -2,8 +2,8 @@
 
 Round after round: the first helps every study with the best networks per second, later ones add further networks on
 cubes kept from the first. A worker that dies (a decoder crash, the kernel's memory killer) takes its pool with it;
-what it had not finished is run again, and the study that killed it twice falls back. The deadline, SIGTERM and
-Ctrl-C end the run early and cleanly.
+what it had not finished is run again alone, and a study that kills its worker then falls back. The deadline, SIGTERM
+and Ctrl-C end the run early and cleanly.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Run:
             try:
                 results = list(self._parallel([task], max(self.workers, 2)))
             except BrokenProcessPool:
-                detail = "the process that read or graded the study was killed, twice"
+                detail = "the process that read or graded the study alone was killed"
                 problem = Problem(task.study.study_id, None, None, "worker-died", detail)
                 results = [StudyResult.fallen_back(task.study.study_id, Reason.WORKER_DIED, (problem,))]
                 with contextlib.suppress(OSError):

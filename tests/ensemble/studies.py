@@ -1,0 +1,125 @@
+"""Tiny competition folders, and networks that behave as a test wants: they grade, fail, hang or take the process down.
+
+The networks stand where :class:`pipeline.ensemble.networks.Networks` stands; what they do to a study is written into
+the study's id, so that it also holds in worker processes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.ensemble.manifest import Manifest, Member
+from pipeline.labels import CELLS, Family, SeriesKind
+from tests.volumes.oracle import AXIAL, SAGITTAL, write_series
+
+SERIES = ((SeriesKind.SAGITTAL_T1, SAGITTAL), (SeriesKind.SAGITTAL_T2, SAGITTAL), (SeriesKind.AXIAL_T2, AXIAL))
+
+
+def write_studies(root: Path, names: list[str], split: str = "test") -> Path:
+    """A competition folder in which every study has the three series of four tiny slices."""
+    rows = []
+    for study in names:
+        for number, (kind, axes) in enumerate(SERIES):
+            write_series(root / f"{split}_images" / study / f"{study}-{number}", axes)
+            rows.append((study, f"{study}-{number}", kind.value))
+    table = pd.DataFrame(rows, columns=["study_id", "series_id", "series_description"])
+    table.to_csv(root / f"{split}_series_descriptions.csv", index=False)
+    return root
+
+
+def members(copies: int = 1) -> tuple[Member, ...]:
+    """A point network and ``copies`` graders of each family; the first copies are worth most per second."""
+    graders = [
+        Member(name=f"{family.value}-{copy}", task=family.value, file="x", sha256="", score=0.4 + 0.1 * copy)
+        for family in Family
+        for copy in range(copies)
+    ]
+    return (Member(name="points", task="landmarks", file="x", sha256=""), *graders)
+
+
+@dataclass(frozen=True)
+class _Points:
+    found: np.ndarray
+    series_id: tuple[str | None, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        return pd.DataFrame({"study_id": ["s"], "x": [1.0]})
+
+
+@dataclass(frozen=True)
+class FakeNetworks:
+    """Grades every found cell (0.2, 0.3, 0.5), sharper with each further network.
+
+    Study ids that contain a word are special: ``dies`` (the process is killed), ``hangs``, ``raises``, ``blind`` (no
+    point is found), ``nothing`` (the networks give NaN).
+    """
+
+    manifest: Manifest
+    members: tuple[Member, ...]
+    scratch: Path
+    seconds: float = 0.0
+    calls: list[str] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, scratch: Path, copies: int = 1, seconds: float = 0.0) -> FakeNetworks:
+        everyone = members(copies)
+        return cls(Manifest(scratch, "fake", "nothing", everyone), everyone, scratch, seconds)
+
+    def named(self, name: str) -> Member:
+        return next(member for member in self.members if member.name == name)
+
+    def family(self, name: str) -> Family:
+        return Family(self.named(name).task)
+
+    def find_landmarks(self, volumes, names, device, threads):
+        study = volumes.study_id
+        (self.scratch / f"{study}.{time.monotonic_ns()}.found").touch()
+        if "dies" in study:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if "hangs" in study:
+            time.sleep(600)
+        if "raises" in study:
+            raise RuntimeError("the network is not well")
+        found = np.full(len(CELLS), "blind" not in study)
+        return _Points(found, tuple("series" if one else None for one in found)), ()
+
+    def cut(self, volumes, points, names):
+        return {"study": volumes.study_id, "found": points.found.tolist(), "names": list(names)}
+
+    def grade(self, name, cubes, device, threads):
+        time.sleep(self.seconds)
+        values = np.full((len(CELLS), 3), np.nan, np.float32)
+        for index, cell in enumerate(CELLS):
+            known = cubes["found"][index] and "nothing" not in cubes["study"]
+            if known and cell.condition.family is self.family(name):
+                values[index] = np.log([0.2, 0.3, 0.5])
+        (self.scratch / f"{cubes['study']}.{name}.graded").touch()
+        return values
+
+    def combine(self, predictions):
+        stacked = np.stack(list(predictions.values()))
+        counts = np.isfinite(stacked).all(-1).sum(0)
+        logs = np.nansum(stacked, axis=0)
+        logs[counts == 0] = np.nan
+        values = np.exp(logs)
+        return values / values.sum(-1, keepdims=True), np.zeros(len(CELLS), bool)
+
+    def load_cubes(self, path, names):
+        if not path.exists():
+            return None
+        study, found = path.read_text().split("|")
+        return {"study": study, "found": [value == "1" for value in found], "names": list(names)}
+
+    def keep_cubes(self, path, cubes):
+        path.write_text(cubes["study"] + "|" + "".join("1" if one else "0" for one in cubes["found"]))
+
+    def times_found(self, study: str) -> int:
+        """How often the points of a study were looked for."""
+        return len(list(self.scratch.glob(f"{study}.*.found")))

@@ -1,0 +1,160 @@
+"""The run over studies: what fails, dies, hangs or is too slow falls back with a reason, and nothing else does."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.competition import open_competition
+from pipeline.ensemble.board import Board
+from pipeline.ensemble.plan import make_plan
+from pipeline.ensemble.prior import read_prior
+from pipeline.ensemble.result import Reason, Source, StudyResult
+from pipeline.ensemble.run import Run
+from pipeline.ensemble.settings import Schedule
+from pipeline.ensemble.stages import Workbench, grade_study
+from pipeline.ensemble.submission import probabilities_of, read_submission
+from pipeline.ensemble.work import WorkFolder
+from tests.ensemble.studies import FakeNetworks, write_studies
+
+
+class Setup:
+    """A folder of studies, fake networks and a run over them."""
+
+    def __init__(self, tmp_path, names, workers=1, copies=1, minutes=None, seconds=30.0, grading=0.0):
+        self.out = tmp_path / "submission.csv"
+        self.competition = open_competition(write_studies(tmp_path / "data", names))
+        (tmp_path / "scratch").mkdir()
+        self.networks = FakeNetworks.make(tmp_path / "scratch", copies, grading)
+        self.work = WorkFolder.open(tmp_path / "work", {})
+        self.bench = Workbench(self.work, "run", self.networks, device="cpu")
+        self.schedule = Schedule(time.time(), minutes)
+        self.plan = make_plan(
+            self.competition.studies, self.networks, minutes is not None, False, seconds, self.schedule.deadline
+        )
+        self.board = Board([s.study_id for s in self.competition.studies], read_prior(), self.out, None)
+        self.run = Run(self.board, self.bench, self.schedule, workers, quiet=True)
+
+    def go(self):
+        self.run.rounds(self.plan.rounds)
+        self.board.write(force=True)
+        return self
+
+    def result(self, name) -> StudyResult:
+        found = self.work.load(self.competition.study(name))
+        assert found is not None
+        return found
+
+    def rows(self, name) -> np.ndarray:
+        return probabilities_of(read_submission(self.out), [name], self.out)[0]
+
+
+def test_every_study_is_graded_and_a_faulty_one_falls_back_alone(tmp_path):
+    setup = Setup(tmp_path, ["1", "2-raises", "3-blind", "4-nothing", "5"]).go()
+    for name in ("1", "5"):
+        assert setup.rows(name) == pytest.approx(np.tile([0.2, 0.3, 0.5], (25, 1)), abs=1e-6)
+        assert set(setup.result(name).source) == {Source.MODEL}
+    for name, reason in (
+        ("2-raises", Reason.STUDY_FAILED),
+        ("3-blind", Reason.LEVEL_NOT_FOUND),
+        ("4-nothing", Reason.MODEL_FAILED),
+    ):
+        assert setup.rows(name) == pytest.approx(read_prior(), abs=1e-6)
+        assert set(setup.result(name).reason) == {reason}
+    (problem,) = setup.result("2-raises").problems
+    assert "RuntimeError" in problem.detail
+    assert "not well" in problem.detail
+    assert setup.board.sources() == {"model": 50, "context": 0, "prior": 75}
+
+
+def test_a_study_over_its_seconds_falls_back(tmp_path):
+    setup = Setup(tmp_path, ["1", "2-hangs"], seconds=1.0).go()
+    assert set(setup.result("2-hangs").reason) == {Reason.STUDY_TOO_SLOW}
+    assert set(setup.result("1").source) == {Source.MODEL}
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_costs_only_the_study_that_kills_it(tmp_path):
+    names = ["1", "2-dies", "3", "4"]
+    setup = Setup(tmp_path, names, workers=2).go()
+    assert set(setup.result("2-dies").reason) == {Reason.WORKER_DIED}
+    for name in ("1", "3", "4"):
+        assert set(setup.result(name).source) == {Source.MODEL}, name
+
+
+def test_a_time_budget_helps_every_study_before_a_second_network_helps_any(tmp_path):
+    setup = Setup(tmp_path, ["1", "2", "3"], copies=3, minutes=10).go()
+    assert [len(tasks) for tasks in setup.plan.rounds] == [3, 3, 3]
+    assert setup.plan.rounds[0][0].graders == ("canal-0", "foraminal-0", "subarticular-0")
+    result = setup.result("2")
+    assert result.members[0] == ("canal-0", "canal-1", "canal-2")
+    marks = sorted(setup.networks.scratch.glob("*.graded"), key=lambda path: path.stat().st_mtime_ns)
+    copies = [path.name.split("-")[1][0] for path in marks]
+    assert copies == sorted(copies)
+    assert setup.networks.times_found("2") == 1  # later rounds use the cubes that were kept
+    expected = np.array([0.2, 0.3, 0.5]) ** 3
+    assert setup.rows("2")[0] == pytest.approx(expected / expected.sum(), abs=1e-6)
+
+
+def test_the_time_ends_in_time_and_says_what_it_could_not_do(tmp_path):
+    started = time.time()
+    setup = Setup(tmp_path, [str(n) for n in range(12)], minutes=8 / 60, grading=0.5).go()
+    assert time.time() - started < 8
+    setup.board.unreached(setup.run.ended_by.reason)
+    reached = [study for study in setup.competition.studies if setup.work.load(study) is not None]
+    assert 0 < len(reached) < 12
+    assert setup.board.reasons()["time over"] >= 25
+    assert len(read_submission(setup.out)) == 12 * 25
+
+
+def test_results_are_kept_for_the_same_inputs_only(tmp_path):
+    setup = Setup(tmp_path, ["1", "2"]).go()
+    study = setup.competition.study("1")
+    assert setup.work.load(study) is not None
+    (study.series[0].path / "1.dcm").unlink()
+    assert setup.work.load(study) is None
+    assert WorkFolder.open(setup.work.folder, {"weights": "others"}).load(setup.competition.study("2")) is None
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\0" * 100])
+def test_a_damaged_result_is_made_again(tmp_path, damage):
+    setup = Setup(tmp_path, ["1"]).go()
+    (kept,) = setup.work.folder.glob("*.npz")
+    kept.write_bytes(damage(kept.read_bytes()))
+    assert setup.work.load(setup.competition.study("1")) is None
+
+
+def test_a_result_survives_the_disk(tmp_path):
+    setup = Setup(tmp_path, ["1"])
+    result = grade_study(setup.plan.rounds[0][0], setup.bench)
+    kept = setup.result("1")
+    assert kept.probabilities == pytest.approx(result.probabilities)
+    for name in ("source", "reason", "members", "series", "done", "problems", "landmarks", "landmark_members"):
+        assert getattr(kept, name) == getattr(result, name), name
+    assert kept.predictions.keys() == result.predictions.keys()
+    assert result.series[0] == ("series", "1-1", "1-2")
+
+
+def test_a_full_disk_costs_the_resume_and_nothing_else(tmp_path, monkeypatch):
+    setup = Setup(tmp_path, ["1"])
+
+    def full(self, path, fingerprint):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(StudyResult, "save", full)
+    setup.go()
+    assert setup.rows("1")[0] == pytest.approx([0.2, 0.3, 0.5], abs=1e-6)
+    assert [problem.what for problem in setup.run.unsaved["1"].problems] == ["result-not-kept"]
+
+
+def test_a_result_that_is_no_distribution_keeps_the_prior(tmp_path):
+    board = Board(["1"], read_prior(), tmp_path / "s.csv", None)
+    values = np.full((25, 3), 1 / 3)
+    values[3], values[4], values[5] = -1, np.inf, 0
+    board.update(StudyResult("1", values, (Source.MODEL,) * 25, (None,) * 25))
+    board.write(force=True)
+    rows = probabilities_of(read_submission(tmp_path / "s.csv"), ["1"], "s.csv")[0]
+    assert rows[3:6] == pytest.approx(read_prior()[3:6], abs=1e-6)
+    assert board.sources() == {"model": 22, "context": 0, "prior": 3}

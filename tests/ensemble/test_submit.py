@@ -1,0 +1,279 @@
+"""``submit.py`` from its arguments to its files, without weights: every row there, every fault counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.__main__ import main as pipeline_main
+from pipeline.ensemble.manifest import Manifest, Member
+from pipeline.ensemble.prior import read_prior
+from pipeline.ensemble.submission import ROW_ORDER, probabilities_of, read_submission
+from pipeline.ensemble.submit_command import main
+from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, row_id
+from tests.ensemble.studies import write_studies
+
+ROOT = Path(__file__).parents[2]
+
+
+def submit(tmp_path, *options, data="data"):
+    out = tmp_path / "out" / "submission.csv"
+    arguments = ["--data", tmp_path / data, "--out", out, "--workers", 1, "--quiet", *options]
+    return main([str(one) for one in arguments]), out
+
+
+def test_every_row_is_there_in_the_order_of_the_sample(tmp_path, capsys):
+    write_studies(tmp_path / "data", ["9", "10"])
+    status, out = submit(tmp_path, "--stages", tmp_path / "stages", "--wide", tmp_path / "wide.csv")
+    assert status == 0
+    rows = read_submission(out)
+    assert list(rows.index) == [row_id(study, CELLS[index]) for study in ("10", "9") for index in ROW_ORDER]
+    assert list(rows.index) == sorted(rows.index)
+    assert rows.to_numpy() == pytest.approx(np.tile(read_prior()[list(ROW_ORDER)], (2, 1)), abs=1e-6)
+    provenance = pd.read_csv(tmp_path / "stages" / "provenance.csv", dtype=str, keep_default_na=False)
+    assert list(provenance["row_id"]) == list(rows.index)
+    assert set(provenance["source"]) == {"prior"}
+    assert set(provenance["reason"]) == {"model absent"}
+    assert not (tmp_path / "stages" / "label_coordinates.csv").exists()
+    assert len(pd.read_csv(tmp_path / "wide.csv").columns) == 76
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "2 studies, 50 rows: 0 from networks, 0 from context, 50 from the prior" in line
+    report = json.loads((out.parent / "run.json").read_text())
+    assert report["reasons"] == {"model absent": 50}
+    assert report["versions"]["numpy"] == np.__version__
+    assert sorted(path.name for path in out.parent.iterdir()) == ["run.json", "submission.csv", "submission.log"]
+
+
+def test_studies_that_only_a_table_names_get_their_rows(tmp_path, capsys):
+    root = write_studies(tmp_path / "data", ["1"])
+    names = ["1", "2", "../../etc"]
+    rows = [f"{name}_{column},0.3,0.3,0.4" for name in names for column in CELL_COLUMNS]
+    (root / "sample_submission.csv").write_text("row_id,normal_mild,moderate,severe\n" + "\n".join(rows) + "\n")
+    with (root / "test_series_descriptions.csv").open("a") as table:
+        table.write("3,33,Axial T2\n1,99,Sagittal T1\n")
+    (root / "test_images" / "4").mkdir()
+    (root / "test_images" / "notes.txt").write_text("x")
+    (root / "test_images" / "loop").symlink_to(root / "test_images" / "loop")
+    status, out = submit(tmp_path)
+    assert status == 0
+    probabilities_of(read_submission(out), ["1", "2", "3", "4", "../../etc"], out)
+    assert len(read_submission(out)) == 5 * 25
+    line = capsys.readouterr().out
+    for counted in ("study absent 100", "study-absent 2", "study-id-unsafe 1", "series-absent 1", "stray-file 2"):
+        assert counted in line
+    assert "study-empty 1" in line
+    assert "study-unlisted 1" in line
+
+
+def test_a_table_that_cannot_be_read_is_counted_and_the_images_speak_for_themselves(tmp_path, capsys):
+    root = write_studies(tmp_path / "data", ["1"])
+    (root / "test_series_descriptions.csv").write_bytes(b"\xff\xfe\x00\x01 not a table")
+    assert submit(tmp_path)[0] == 0
+    assert "table-unreadable 1" in capsys.readouterr().out
+
+
+def test_faults_of_files_and_folders_lose_no_row(tmp_path, capsys):
+    root = write_studies(tmp_path / "data", [str(number) for number in range(8)])
+    images = root / "test_images"
+    truncated = images / "0" / "0-0" / "1.dcm"
+    truncated.write_bytes(truncated.read_bytes()[:300])
+    (images / "1" / "1-1" / "2.dcm").write_bytes(b"")
+    (images / "2" / "2-2" / "3.dcm").write_text("this is a text file\n" * 50)
+    for path in (images / "3" / "3-2").iterdir():
+        path.unlink()
+    (images / "3" / "3-2").rmdir()
+    for path in (images / "4" / "4-0").iterdir():
+        path.unlink()
+    for series in (images / "5").iterdir():
+        for path in list(series.iterdir())[1:]:
+            path.unlink()
+    for path in (images / "6" / "6-1").iterdir():
+        path.write_bytes(os.urandom(200))
+    status, out = submit(tmp_path, "--stages", tmp_path / "stages")
+    assert status == 0
+    assert len(read_submission(out)) == 8 * 25
+    provenance = pd.read_csv(tmp_path / "stages" / "provenance.csv", dtype=str, keep_default_na=False)
+    reasons = provenance.groupby(["study_id", "reason"]).size().to_dict()
+    assert reasons["3", "series missing"] == 10
+    assert reasons["4", "series unreadable"] == 10
+    assert reasons["7", "model absent"] == 25
+    assert ("6", "series unreadable") not in reasons  # the canal is still to be seen on the axial series
+    log = (out.parent / "submission.log").read_text()
+    for place in ("0/0-0/1.dcm", "1/1-1/2.dcm", "2/2-2/3.dcm", "3/3-2", "4/4-0", "6/6-1"):
+        assert place in log, place
+    line = capsys.readouterr().out.strip()
+    assert "\n" not in line
+    assert "series missing 10, series unreadable 10" in line
+
+
+@pytest.mark.slow
+def test_phantoms_with_every_fault_of_files_lose_no_row(tmp_path, capsys):
+    from pipeline.phantom import make_phantom
+
+    faults = ["truncated", "zero_byte", "text_file", "missing_series", "empty_series"]
+    root = make_phantom(tmp_path / "data", len(faults), split="test", size="small", defects=faults)
+    studies = list(pd.read_csv(root / "test_truth.csv", dtype={"study_id": str})["study_id"])
+    one_slice = root / "test_images" / studies[0]
+    for path in [path for series in one_slice.iterdir() for path in sorted(series.iterdir())[1:]]:
+        path.unlink()
+    status, out = submit(tmp_path, "--stages", tmp_path / "stages")
+    assert status == 0
+    probabilities_of(read_submission(out), studies, out)
+    assert pipeline_main(["score", str(root / "test_truth.csv"), str(out)]) == 0
+    provenance = pd.read_csv(tmp_path / "stages" / "provenance.csv", dtype=str)
+    assert len(provenance) == 25 * len(studies)
+    assert provenance["reason"].notna().all()
+    log = (out.parent / "submission.log").read_text()
+    for what in ("empty-file", "not-dicom", "series-absent", "no-volume"):
+        assert what in log, what
+    assert "problems in" in capsys.readouterr().out
+
+
+def labelled(tmp_path, count=20):
+    names = [str(100 + number) for number in range(count)]
+    root = write_studies(tmp_path / "data", names, "train")
+    grades = np.random.default_rng(3).choice(3, (count, 25), p=[0.6, 0.25, 0.15])
+    frame = pd.DataFrame(np.array(GRADE_NAMES)[grades], columns=list(CELL_COLUMNS))
+    frame.insert(0, "study_id", names)
+    frame.to_csv(root / "train.csv", index=False)
+    return root
+
+
+def test_a_fold_is_graded_and_scored(tmp_path, capsys):
+    root = labelled(tmp_path)
+    status, out = submit(tmp_path, "--fold", 2)
+    assert status == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].startswith("score: spinal ")
+    studies = sorted({name.split("_")[0] for name in read_submission(out).index})
+    assert len(studies) == 4
+    truth = pd.read_csv(root / "train.csv", dtype={"study_id": str})
+    truth[truth["study_id"].isin(studies)].to_csv(tmp_path / "truth.csv", index=False)
+    assert pipeline_main(["score", str(tmp_path / "truth.csv"), str(out), "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)
+    assert json.loads((out.parent / "run.json").read_text())["score"] == pytest.approx(score, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "nowhere does not exist"),
+        (["--data", "data/test_series_descriptions.csv"], "is a file"),
+        (["--data", "data", "--workers", "0"], "expected 1 or more"),
+        (["--data", "data", "--time-budget", "-1"], "expected minutes above 0"),
+        (["--data", "data", "--weights", "nowhere"], "no manifest.json there"),
+        (["--data", "data", "--series", "nowhere.csv"], "nowhere.csv"),
+        (["--data", "data", "--fold", "0"], "has no train_images"),
+        (["--data", "data", "--set", "study_secs=3"], "did you mean study_seconds"),
+        (["--data", "data", "--preset", "fastest"], "expected one of cpu, kaggle, winner"),
+        (["--data", "empty"], "holds no study"),
+        (["--data", "data", "--out", "data"], "is a folder"),
+    ],
+)
+def test_a_wrong_call_is_status_two_and_says_what_was_expected(tmp_path, monkeypatch, capsys, options, message):
+    write_studies(tmp_path / "data", ["1"])
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "submission.csv").exists()
+
+
+def test_a_fold_that_is_not_there_is_a_wrong_call(tmp_path, capsys):
+    labelled(tmp_path, 10)
+    assert submit(tmp_path, "--fold", 7)[0] == 2
+    assert "expected one of 0, 1, 2, 3, 4" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_status_one(tmp_path, capsys):
+    write_studies(tmp_path / "data", ["1"])
+    (tmp_path / "out").write_text("a file where a folder should be")
+    assert submit(tmp_path)[0] == 1
+    assert "out" in capsys.readouterr().err
+
+
+def test_damaged_weights_are_refused_by_name_and_the_table_is_written(tmp_path, capsys):
+    write_studies(tmp_path / "data", ["1"])
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "a.safetensors").write_bytes(b"network")
+    Manifest(weights, "test", "nothing").add_member(Member("a", "canal", "a.safetensors", ""))
+    (weights / "a.safetensors").write_bytes(b"netw0rk")
+    status, out = submit(tmp_path, "--weights", weights)
+    assert status == 0
+    printed = capsys.readouterr()
+    assert "a.safetensors: sha256 is" in printed.err
+    assert "weights-refused 1" in printed.out
+    assert len(read_submission(out)) == 25
+
+
+SLOWLY = """
+import sys, time
+import pipeline.volumes
+read = pipeline.volumes.read_study
+def slowly(*args):
+    time.sleep(0.4)
+    return read(*args)
+pipeline.volumes.read_study = slowly
+from pipeline.ensemble.submit_command import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(tmp_path, *options):
+    out = tmp_path / "submission.csv"
+    arguments = ["--data", tmp_path / "data", "--out", out, "--workers", 1, *options]
+    code = [sys.executable, "-c", SLOWLY, *map(str, arguments)]
+    return subprocess.Popen(code, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), out
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_a_terminated_run_ends_cleanly_and_the_next_goes_on_where_it_was(tmp_path):
+    names = [str(number) for number in range(12)]
+    write_studies(tmp_path / "data", names)
+    process, out = start(tmp_path)
+    kept = tmp_path / "submission.work"
+    wait_for(lambda: len(list(kept.glob("*.npz"))) >= 3)
+    process.send_signal(signal.SIGTERM)
+    printed, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "ended early: stopped" in printed
+    probabilities_of(read_submission(out), names, out)
+    done = len(list(kept.glob("*.npz")))
+    assert 3 <= done < 12
+    process, out = start(tmp_path)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert f"{done} studies taken over" in printed
+    assert "stopped" not in printed
+    assert not kept.exists()
+
+
+def test_a_killed_run_leaves_a_whole_file(tmp_path):
+    names = [str(number) for number in range(6)]
+    write_studies(tmp_path / "data", names)
+    chance = random.Random(0)
+    for _ in range(3):
+        process, out = start(tmp_path)
+        wait_for(out.exists)
+        time.sleep(chance.uniform(0, 1.5))
+        process.kill()
+        process.communicate()
+        probabilities_of(read_submission(out), names, out)
+        out.unlink()
