@@ -7,7 +7,7 @@ shows it best. Sides come from patient x relative to the canal (LPS, +x is the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -129,6 +129,8 @@ def foraminal_points(output: SliceOutput, midline_mm: np.ndarray, settings: Deco
     for side, (here, maps) in groups.items():
         chain = decode_levels(maps, output.positions, pixel_mm, settings)
         chain = reconciled(chain, both, maps, output.positions, pixel_mm)
+        shown = here.any(axis=0)  # a spine that leans may have slices on this side at some levels only
+        chain = replace(chain, points=np.where(shown[:, None], chain.points, np.nan))
         visible = np.where(here, output.visible[:, FORAMINAL_CHANNELS], -1.0)
         mass = np.zeros_like(visible)
         for level in np.nonzero(np.isfinite(chain.points[:, 0]))[0]:
@@ -180,7 +182,7 @@ def _group_maps(output: SliceOutput, slices: np.ndarray, channels: slice) -> np.
 def _place(
     output: SliceOutput, chain: Chain, chosen: np.ndarray, channels: slice, settings: DecodeSettings
 ) -> LevelPoints:
-    """Each level's point on its chosen slice, by that slice's own map."""
+    """Each level's point on its chosen slice, by that slice's own map; absent where that is outside the image."""
     points_mm, index = np.full((5, 3), np.nan), np.full(5, -1)
     confidence = np.zeros(5)
     for level in np.nonzero(np.isfinite(chain.points[:, 0]))[0]:
@@ -195,7 +197,16 @@ def _place(
         )
         if mass < 0.2:  # this slice's own map looks elsewhere: the group's point stands
             point = chain.points[level]
-        points_mm[level] = output.canvases.to_patient(np.array([k]), point[None])[0]
-        index[level] = output.canvases.slice_index[k]
+        place = output.canvases.to_patient(np.array([k]), point[None])[0]
+        if not _in_image(output.canvases.volume, int(output.canvases.slice_index[k]), place):
+            continue
+        points_mm[level], index[level] = place, output.canvases.slice_index[k]
         confidence[level] = chain.confidence[level] * float(output.visible[:, channel].max()) ** 0.5
     return LevelPoints(output.canvases.volume, points_mm, index, confidence, chain)
+
+
+def _in_image(volume: Volume, index: int, point_mm: np.ndarray) -> bool:
+    """Whether a point lies within the pixels of a slice; a canvas is square and may be larger than its slice."""
+    col, row, _ = volume.to_pixel(point_mm[None], np.array([index]))
+    _, rows, cols = volume.shape
+    return bool(-0.5 <= col[0] <= cols - 0.5 and -0.5 <= row[0] <= rows - 0.5)

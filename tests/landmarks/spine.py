@@ -88,7 +88,7 @@ def places(volume: Volume) -> np.ndarray:
     return volume.to_patient(index, col, row).reshape(*volume.shape, 3)
 
 
-def draw(volume: Volume, points: np.ndarray, greys: np.ndarray, reach_mm: float, side_mm: float = 10.0) -> Volume:
+def draw(volume: Volume, points: np.ndarray, greys: np.ndarray, reach_mm: float, side_mm: float = 8.0) -> Volume:
     """The volume with a square for each point on the slices within reach; one corner is white in every slice."""
     pixels = volume.pixels.copy()
     _, rows, cols = np.indices(volume.shape)
@@ -147,13 +147,6 @@ def study(*volumes: Volume) -> StudyVolumes:
     return StudyVolumes("77", tuple(volumes), ())
 
 
-def squares(images: torch.Tensor, grey: float) -> torch.Tensor:
-    """(B, S, S) bool: pixels inside a square of a grey level."""
-    brightest = functional.max_pool2d(images, 3, 1, 1)
-    darkest = -functional.max_pool2d(-images, 3, 1, 1)
-    return ((brightest - grey).abs() < 0.02)[:, 0] & ((darkest - grey).abs() < 0.02)[:, 0]
-
-
 class SeeingNet(nn.Module):
     """Finds squares: a sharp map and a high visibility where there is one, a flat map and a low one where not."""
 
@@ -171,8 +164,10 @@ class SeeingNet(nn.Module):
         heat = torch.zeros(len(images), len(self.greys), side * side)
         visible = torch.full((len(images), len(self.greys)), -5.0)
         points = torch.full((len(images), len(self.greys), 2), (images.shape[-1] - 1) / 2)
+        brightest = functional.max_pool2d(images, 3, 1, 1).flatten(1)
+        darkest = -functional.max_pool2d(-images, 3, 1, 1).flatten(1)
         for channel, grey in enumerate(self.greys):
-            inside = squares(images, float(grey)).flatten(1)
+            inside = ((brightest - grey).abs() < 0.02) & ((darkest - grey).abs() < 0.02)
             if self.only_right_half:
                 inside = inside & (pixels[:, 0] > images.shape[-1] / 2)
             for k in torch.nonzero(inside.sum(1) >= 4)[:, 0]:
