@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+_RUN_FILES = ("last.ckpt", "best.safetensors", "last.safetensors", "history.csv", "tensorboard", "pictures")
+
 
 class ResumeError(RuntimeError):
     """The checkpoint in the output folder belongs to another run than the one asked for."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a file beside ``path`` and rename it: readers see the old file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -52,3 +55,19 @@ def save_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None
     # Cloned: safetensors refuses tensors that share memory, and channels_last ones are not contiguous.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
+
+
+def clear_run(out: Path) -> None:
+    """Remove an old run's files, and nothing else, from a folder."""
+    for name in _RUN_FILES:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What changed between two sets of settings, in words; empty if nothing did."""
+    changed = [name for name in now if now[name] != before.get(name)]
+    return "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed)

@@ -2,34 +2,38 @@
 
 A GPU can be "available" and fail at its first operation (a driver too old, a card too old for the build), so one is
 tried before it is believed. Half precision is bf16 from compute capability 8.0 on and fp16 before (T4): PyTorch's own
-``is_bf16_supported`` is also true where bf16 is emulated, several times slower.
+``is_bf16_supported`` is also true where bf16 is emulated, several times slower. accelerate is imported where a training
+starts: predictions choose their device here too, and run without it.
 """
 
 from __future__ import annotations
 
 import datetime
 import gc
-from typing import Literal
+import os
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
-from accelerate.utils.memory import should_reduce_batch_size
 
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
+from pipeline.training.settings import Precision
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 _EVALUATION_TIMEOUT = datetime.timedelta(hours=3)
 """How long the other processes wait while the first one evaluates and draws."""
 
 
 def working_gpu() -> bool:
-    """Whether a CUDA device is there and survives one forward and backward convolution."""
+    """Whether this process's CUDA device is there and survives one forward and backward convolution."""
     if not torch.cuda.is_available():
         return False
+    # Not simply "cuda": every process of torchrun would open a context on the first card.
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
-        layer = torch.nn.Conv2d(1, 2, 3).cuda()
-        layer(torch.ones(1, 1, 8, 8, device="cuda")).sum().backward()
-        torch.cuda.synchronize()
+        layer = torch.nn.Conv2d(1, 2, 3).to(device)
+        layer(torch.ones(1, 1, 8, 8, device=device)).sum().backward()
+        torch.cuda.synchronize(device)
     except RuntimeError:
         return False
     return True
@@ -42,6 +46,10 @@ def open_accelerator(device: Literal["auto", "cpu", "cuda"], precision: Precisio
         RuntimeError: if ``cuda`` is asked for and no GPU works.
         ValueError: if fp16 is asked for on a CPU, whose gradients nothing would scale.
     """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import InitProcessGroupKwargs
+
     gpu = device != "cpu" and working_gpu()
     if device == "cuda" and not gpu:
         raise RuntimeError("device=cuda was asked for, but no CUDA GPU completes one convolution; use device=auto")
@@ -62,6 +70,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the batch did not fit, on a GPU or in main memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    from accelerate.utils.memory import should_reduce_batch_size
+
     return isinstance(error, Exception) and bool(should_reduce_batch_size(error))
 
 

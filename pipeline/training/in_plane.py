@@ -79,7 +79,8 @@ class InPlaneAugmentation:
                 )
             )
         # Points outside stay: the caller decides what a point beyond the edge means
-        self._compose = A.Compose(steps, keypoint_params=A.KeypointParams(format="xy", remove_invisible=False))
+        moving = A.KeypointParams(format="xy", remove_invisible=False) if s.affine_share else None
+        self._compose = A.Compose(steps, keypoint_params=moving)
 
     def __call__(
         self, pixels: np.ndarray, generator: np.random.Generator, points: np.ndarray | None = None
@@ -98,7 +99,9 @@ class InPlaneAugmentation:
             raise ValueError(f"expected a float32 stack (S, H, W), found {pixels.shape} {pixels.dtype}")
         self._compose.set_random_seed(int(generator.integers(2**31)))
         image = np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
-        keypoints = np.zeros((0, 2), np.float32) if points is None else np.asarray(points, np.float32)
-        changed = self._compose(image=image, keypoints=keypoints)
+        inputs = {"image": image}
+        if points is not None and self.settings.affine_share:
+            inputs["keypoints"] = np.asarray(points, np.float32)
+        changed = self._compose(**inputs)
         result = np.ascontiguousarray(np.moveaxis(changed["image"].reshape(image.shape), 2, 0))
-        return result, None if points is None else np.asarray(changed["keypoints"], float).reshape(-1, 2)
+        return result, None if points is None else np.array(changed.get("keypoints", points), float).reshape(-1, 2)

@@ -5,10 +5,8 @@ Read :class:`_Run` from top to bottom: an epoch is a row of optimiser steps, the
 * **Everything random is a function of (seed, epoch, step).** Order, items, augmentation and dropout are seeded from the
   position, so there is no generator or scheduler state to save, and a run that was interrupted anywhere continues bit
   for bit as if it had not been (on a CPU; GPU kernels add in no fixed order).
-* **Accelerate** finds the processes, the device, the precision and the gradient scaler. Gradients are averaged between
-  processes here, in one message after the backward passes, instead of by DistributedDataParallel: the networks are
-  small, parameters of a view that was dropped may have no gradient, and a process that ran out of memory can tell the
-  others before any of them waits for it.
+* **Accelerate** finds the processes, the device, the precision and the gradient scaler; the module
+  :mod:`pipeline.training.processes` says why gradients are averaged without DistributedDataParallel.
 * **Out of memory** halves the micro-batch and doubles the accumulation, and repeats the step. Batch norm then sees
   smaller batches, nothing else changes.
 * **The averaged weights** (EMA) are the ones evaluated, drawn and saved (``best.safetensors``, ``last.safetensors``).
@@ -18,35 +16,38 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from accelerate.utils import broadcast, broadcast_object_list
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pipeline.training.averaging import AveragedModel
-from pipeline.training.checkpoint import ResumeError, load_state, save_state, save_weights, write_atomically
+from pipeline.training.checkpoint import (
+    ResumeError,
+    clear_run,
+    differences,
+    load_state,
+    save_state,
+    save_weights,
+    write_atomically,
+)
 from pipeline.training.device import is_out_of_memory, move_optimizer, open_accelerator, release_memory
 from pipeline.training.interruption import StopRequest, TrainingStopped
+from pipeline.training.processes import Processes
 from pipeline.training.sampling import BatchOrder, SeededItems, position_seed, seed_everything
 from pipeline.training.schedule import apply_schedule
 from pipeline.training.settings import FitResult, LoopSettings
 from pipeline.training.task import Batch, Task, decayed_groups
+from pipeline.training.totals import EpochTotals
 from pipeline.training.tracking import Tracker
 
 __all__ = ["Batch", "FitResult", "LoopSettings", "Task", "TrainingStopped", "decayed_groups", "fit"]
-
-_STARVED = 0.3
-"""Share of an epoch spent waiting for batches above which the run says so."""
-_OWN_FILES = ("last.ckpt", "best.safetensors", "last.safetensors", "history.csv", "tensorboard", "pictures")
 
 
 def fit(
@@ -78,6 +79,7 @@ class _Run:
     def __init__(self, task: Task, settings: LoopSettings, out: Path, config: dict[str, Any], resume: bool) -> None:
         self.task, self.settings, self.out = task, settings, out
         self.accelerator = open_accelerator(settings.device, settings.precision)
+        self.processes = Processes(self.accelerator)
         self.device = self.accelerator.device
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
@@ -107,8 +109,7 @@ class _Run:
         self.model = task.model.to(self.device)
         if settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for tensor in [*self.model.parameters(), *self.model.buffers()]:
-            tensor.data = broadcast(tensor.data)
+        self.processes.share_weights(self.model)
         self.optimizer = self.accelerator.prepare(
             torch.optim.AdamW(task.parameter_groups(settings.weight_decay), lr=settings.learning_rate)
         )
@@ -118,7 +119,7 @@ class _Run:
         self.split = 1
         self.best, self.best_epoch = math.inf, 0
         self.history: list[dict[str, float]] = []
-        self.totals: dict[str, float] = {}
+        self.totals = EpochTotals()
         self.saved_at = time.monotonic()
         self._open_folder(resume)
 
@@ -127,7 +128,7 @@ class _Run:
     def train(self) -> FitResult:
         """Run to the end, or to the signal that stops it."""
         with StopRequest() as self.request:
-            while self.epoch < self.settings.epochs and not self._out_of_patience():
+            while self.epoch < self.settings.epochs and not 0 < self.settings.patience <= self.stale:
                 self._train_epoch()
                 self._finish_epoch()
         self.tracker.close()
@@ -146,11 +147,9 @@ class _Run:
                 loss, parts = self._step(batch)
                 self.step += 1
                 seconds = time.monotonic() - began
-                images = self.settings.batch_size * self.settings.accumulate
-                self._add(loss=loss, **parts)
-                self._add_time(steps=1, images=images, seconds=seconds, waited=waited)
-                speed = self.totals["images"] / self.totals["seconds"]
-                bar.set_postfix_str(f"loss {self._means()['loss']:.4f}, {speed:.0f} images/s", refresh=False)
+                self.totals.add_step({"loss": loss, **parts}, self.order.batch_size, seconds, waited)
+                shown = f"loss {self.totals.means()['loss']:.4f}, {self.totals.images_per_second:.0f} images/s"
+                bar.set_postfix_str(shown, refresh=False)
                 bar.update()
                 self._obey(bar)
                 began = time.monotonic()
@@ -173,10 +172,10 @@ class _Run:
                 if not is_out_of_memory(error):
                     raise
                 failed = True
-            if not self._anywhere(failed):
+            if not self.processes.anywhere(failed):
                 break
             self._halve(len(batch["dataset_index"]))
-        self._average_gradients()
+        self.processes.average_gradients(self.model)
         self._check_finite(loss, batch, "loss")
         norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), settings.gradient_clip or math.inf))
         if self.accelerator.scaler is None:  # fp16 overflows now and then by design; its scaler skips the step
@@ -212,12 +211,15 @@ class _Run:
     def _finish_epoch(self) -> None:
         """Evaluate, draw and save; a checkpoint before it makes a stop during evaluation cost nothing."""
         self._save()
-        row: dict[str, float] = {"epoch": self.epoch + 1, **self._means()}
-        self._report_waiting(row)
+        totals = self.totals
+        row: dict[str, float] = {"epoch": self.epoch + 1, **totals.means()}
+        row.update(images_per_s=totals.images_per_second, wait_share=totals.wait_share)
+        if line := totals.starvation(self.device.type, self.settings.loader_workers):
+            self.tracker.say(line)
         last = self.epoch + 1 == self.settings.epochs
         if last or (self.epoch + 1) % self.settings.evaluate_every == 0:
             figures = self._evaluate() if self.main else {}
-            score = float(broadcast_object_list([figures.get("score", math.nan)])[0])
+            score = self.processes.from_main(figures.get("score", math.nan))
             row.update(figures)
             unmeasured = math.isnan(score)
             better = unmeasured or score < self.best
@@ -227,7 +229,7 @@ class _Run:
                 self._save_weights("best.safetensors", score)
             self._save_weights("last.safetensors", score)
         self.history.append(row)
-        self.epoch, self.step, self.totals = self.epoch + 1, 0, {}
+        self.epoch, self.step, self.totals = self.epoch + 1, 0, EpochTotals()
         self.tracker.history(self.history)
         self.tracker.scalars({f"epoch/{name}": value for name, value in row.items()}, self.epoch)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "wait_share"))
@@ -253,8 +255,8 @@ class _Run:
     def _obey(self, bar: tqdm[Any]) -> None:
         """Checkpoints that are due, a pause file, a request to stop: agreed between the processes."""
         due = time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes
-        stopped = self._anywhere(bool(self.request.number))
-        paused = self._anywhere(self.main and (self.out / ".pause").exists())
+        stopped = self.processes.anywhere(bool(self.request.number))
+        paused = self.processes.anywhere(self.main and (self.out / ".pause").exists())
         if due or stopped or paused:
             self._save()
         if paused and not stopped:
@@ -271,9 +273,9 @@ class _Run:
         self._move(torch.device("cpu"))
         release_memory()
         stopped = False
-        while not stopped and self._anywhere(self.main and (self.out / ".pause").exists()):
+        while not stopped and self.processes.anywhere(self.main and (self.out / ".pause").exists()):
             time.sleep(0.2)
-            stopped = self._anywhere(bool(self.request.number))
+            stopped = self.processes.anywhere(bool(self.request.number))
         if not stopped:
             self._move(self.device)
             self.tracker.say("continuing")
@@ -296,29 +298,9 @@ class _Run:
             f"{2 * parts}; set batch_size and accumulate so to start with it"
         )
 
-    def _anywhere(self, here: bool) -> bool:
-        """Whether something is so on any process."""
-        if self.accelerator.num_processes == 1:
-            return here
-        flag = torch.tensor([float(here)], device=self.device)
-        return bool(self.accelerator.reduce(flag, "sum").item() > 0)
-
-    def _average_gradients(self) -> None:
-        """The mean of the gradients over processes, in one message; a missing gradient counts as zero."""
-        if self.accelerator.num_processes == 1:
-            return
-        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters if parameter.grad is not None])
-        flat = self.accelerator.reduce(flat, "mean")
-        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            parameter.grad = part.reshape(parameter.shape).to(parameter.dtype)
-
     def _check_finite(self, value: float, batch: Batch, what: str) -> None:
         """Raise FloatingPointError, naming the items, if ``value`` is not finite on any process."""
-        if not self._anywhere(not math.isfinite(value)):
+        if not self.processes.anywhere(not math.isfinite(value)):
             return
         indices = [int(index) for index in batch["dataset_index"]]
         tensors = [v for v in batch.values() if isinstance(v, Tensor) and v.is_floating_point()]
@@ -356,7 +338,7 @@ class _Run:
             "best": self.best,
             "best_epoch": self.best_epoch,
             "history": self.history,
-            "totals": self.totals,
+            "totals": self.totals.values,
         }
         save_state(self.out / "last.ckpt", state)
 
@@ -366,18 +348,17 @@ class _Run:
         if self.main:
             self.out.mkdir(parents=True, exist_ok=True)
             if not resume or not path.exists():
-                _clear(self.out)
-            write_atomically(
-                self.out / "config.yaml", lambda file: _write_text(file, yaml.safe_dump(self.config, sort_keys=False))
-            )
+                clear_run(self.out)
+            text = yaml.safe_dump(self.config, sort_keys=False)
+            write_atomically(self.out / "config.yaml", lambda file: file.write_text(text, encoding="utf-8"))
         self.accelerator.wait_for_everyone()
         if not path.exists():
             return
         state = load_state(path)
         ours, theirs = self._fingerprint(), state.get("fingerprint", {})
-        if differing := _differences(theirs, ours):
+        if differing := differences(theirs, ours):
             raise ResumeError(f"{path}: another run ({differing}); use --restart or another --out")
-        if changed := _differences(state["settings"], asdict(self.settings)):
+        if changed := differences(state["settings"], asdict(self.settings)):
             self.tracker.say(f"settings changed since {path.name} was written: {changed}")
         try:
             self.model.load_state_dict(state["model"])
@@ -388,8 +369,9 @@ class _Run:
             raise ResumeError(f"{path}: the network is another one; use --restart or another --out. {error}") from error
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        for name in ("epoch", "step", "split", "stale", "best", "best_epoch", "history", "totals"):
+        for name in ("epoch", "step", "split", "stale", "best", "best_epoch", "history"):
             setattr(self, name, state[name])
+        self.totals = EpochTotals(state["totals"])
         self.tracker.say(f"continuing {path} at epoch {self.epoch + 1}, step {self.step}")
 
     def _save_weights(self, name: str, score: float) -> None:
@@ -404,53 +386,3 @@ class _Run:
 
     def _to_device(self, value: Any) -> Any:
         return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-
-    # -- figures --------------------------------------------------------------------------------------------------
-
-    def _out_of_patience(self) -> bool:
-        return bool(self.settings.patience) and self.stale >= self.settings.patience
-
-    def _add(self, **values: float) -> None:
-        for name, value in values.items():
-            self.totals[f"sum/{name}"] = self.totals.get(f"sum/{name}", 0.0) + value
-
-    def _add_time(self, **values: float) -> None:
-        for name, value in values.items():
-            self.totals[name] = self.totals.get(name, 0.0) + value
-
-    def _means(self) -> dict[str, float]:
-        """Mean of the loss and its parts over the steps of the epoch so far."""
-        steps = self.totals.get("steps", 0.0) or np.nan
-        return {name[4:]: total / steps for name, total in self.totals.items() if name.startswith("sum/")}
-
-    def _report_waiting(self, row: dict[str, float]) -> None:
-        """Add speed to the row and say when the processor starved for data."""
-        seconds = max(self.totals.get("seconds", 0.0), 1e-9)
-        share = self.totals.get("waited", 0.0) / seconds
-        row.update(images_per_s=self.totals.get("images", 0.0) / seconds, wait_share=share)
-        if share > _STARVED:
-            who = "GPU" if self.device.type == "cuda" else "network"
-            self.tracker.say(
-                f"the {who} starved: {share:.0%} of the epoch went into waiting for the loader; raise "
-                f"loader_workers (now {self.settings.loader_workers}) or make items cheaper to load"
-            )
-
-
-def _clear(out: Path) -> None:
-    """Remove an old run's files, and nothing else, from a folder."""
-    for name in _OWN_FILES:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What changed between two sets of settings, in words; empty if nothing did."""
-    changed = [name for name in now if now[name] != before.get(name)]
-    return "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

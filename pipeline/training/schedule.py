@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Schedule = Literal["cosine", "onecycle", "constant"]
 _ONECYCLE_RISE = 0.3

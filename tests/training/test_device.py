@@ -1,0 +1,78 @@
+"""Devices and precisions that cannot be are refused; memory errors are recognised."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import pipeline.training
+from pipeline.training.device import is_out_of_memory, move_optimizer, open_accelerator, working_gpu
+from pipeline.training.loop import fit
+from tests.training.toy import SETTINGS, ToyTask
+
+
+def test_a_gpu_that_fails_at_its_first_operation_is_not_used(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+
+    def fail(self, *args, **kwargs):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+    monkeypatch.setattr("torch.nn.Module.to", fail)
+    assert not working_gpu()
+    assert open_accelerator("auto", "auto").device.type == "cpu"
+    with pytest.raises(RuntimeError, match=r"device=cuda .* use device=auto"):
+        open_accelerator("cuda", "auto")
+
+
+def test_fp16_is_refused_on_a_cpu():
+    with pytest.raises(ValueError, match="precision=fp16 needs a GPU"):
+        open_accelerator("cpu", "fp16")
+
+
+def test_bf16_trains_on_a_cpu_with_weights_in_fp32(tmp_path):
+    task = ToyTask()
+    result = fit(task, dataclasses.replace(SETTINGS, precision="bf16"), tmp_path)
+    assert result.best_score < 1
+    assert {parameter.dtype for parameter in task.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            True,
+        ),
+        (MemoryError(), True),
+        (RuntimeError("shape mismatch"), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error, answer):
+    assert is_out_of_memory(error) is answer
+
+
+def test_moving_an_optimizer_moves_its_moments():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    move_optimizer(optimizer, torch.device("meta"))
+    state = optimizer.state[parameter]
+    assert (state["exp_avg"].device.type, state["exp_avg_sq"].device.type) == ("meta", "meta")
+    assert state["step"].device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "name", ["device", "settings", "backbones", "augment", "task", "sampling", "tracking", "schedule"]
+)
+def test_predictions_need_no_accelerate(name):
+    source = (Path(pipeline.training.__file__).parent / f"{name}.py").read_text()
+    imported = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [getattr(node, "module", None) or node.names[0].name for node in imported]
+    assert names
+    assert not any(module.startswith("accelerate") for module in names)
