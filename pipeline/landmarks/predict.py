@@ -18,6 +18,7 @@ from pipeline.landmarks.canvas import unit
 from pipeline.landmarks.decode import DecodeSettings
 from pipeline.landmarks.landmarks import ABSENT, Landmarks
 from pipeline.landmarks.model import PointNet
+from pipeline.landmarks.numbering import agreed
 from pipeline.landmarks.sagittal import (
     LevelPoints,
     SliceOutput,
@@ -45,11 +46,13 @@ class LandmarkSettings:
         decode: prior along the spine.
         axial: slices and windows of the axial series.
         least_confidence: a group of points whose best confidence is below it is no spine, and none of it is kept.
+        sure: foramina with at least this confidence have a say in the numbering of the canal.
     """
 
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     axial: AxialSettings = field(default_factory=AxialSettings)
     least_confidence: float = 0.03
+    sure: float = 0.15
 
 
 class LandmarkPredictor:
@@ -106,18 +109,24 @@ class LandmarkPredictor:
                 notes.append("canal points from sagittal T1: no canal found on T2")
         if canal is not None and canal.confidence.max() < self.settings.least_confidence:
             canal = None
-        if canal is not None:
-            table.fill(Condition.CANAL, canal)
+        foramina: dict[Side, LevelPoints] = {}
         for kind, group in ((SeriesKind.SAGITTAL_T1, t1), (SeriesKind.SAGITTAL_T2, t2)):
             found = [foraminal_points(output, midline_from(output, canal)[0], decode) for output in group]
-            for side, condition in ((Side.LEFT, Condition.LEFT_FORAMINAL), (Side.RIGHT, Condition.RIGHT_FORAMINAL)):
+            for side in Side:
                 best = _best([sides[side] for sides in found if side in sides])
-                if best is None or table.has(condition):
+                if best is None or side in foramina or best.confidence.max() < self.settings.least_confidence:
                     continue
-                if best.confidence.max() >= self.settings.least_confidence:
-                    table.fill(condition, best)
-                    if kind is SeriesKind.SAGITTAL_T2:
-                        notes.append(f"{condition.title} points from sagittal T2: none found on T1")
+                foramina[side] = best
+                if kind is SeriesKind.SAGITTAL_T2:
+                    notes.append(f"{side} foraminal points from sagittal T2: none found on T1")
+        sure = {side: found for side, found in foramina.items() if found.confidence.max() >= self.settings.sure}
+        canal, sure, note = agreed(canal, sure)
+        if note:
+            notes.append(note)
+        for side, points in (foramina | sure).items():
+            table.fill(Condition.LEFT_FORAMINAL if side is Side.LEFT else Condition.RIGHT_FORAMINAL, points)
+        if canal is not None:
+            table.fill(Condition.CANAL, canal)
         if canal is not None:
             return canal.points_mm
         return _canal_from_foramina(table)
