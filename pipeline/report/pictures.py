@@ -1,0 +1,88 @@
+"""Pictures of the first studies of a run: the slices on which points were found, with the points on them.
+
+The notebook runs this as ``python -m pipeline.report.pictures`` in a process of its own: decoders that crash on an odd
+file then cost a picture and not the submission.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import CompetitionError, TableError, open_competition
+from pipeline.landmarks.landmarks import Landmarks
+from pipeline.report.overlay import slice_picture, study_picture
+from pipeline.volumes import StudyVolumes, read_study
+
+
+def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
+    """Write a PNG each for the first ``count`` studies, those with points first.
+
+    Args:
+        data: competition or images folder.
+        stages: what ``submit.py --stages`` wrote; without points in it the middle slices are drawn.
+        out: folder for ``<number>_<study>.png``, made if missing.
+
+    Raises:
+        CompetitionError, TableError: ``data`` is no folder of studies.
+        OSError: a picture cannot be written.
+    """
+    competition = open_competition(data, strict=False)
+    table = _points(stages / "label_coordinates.csv")
+    marked = set() if table is None else set(table["study_id"])
+    studies = sorted(competition.studies, key=lambda study: study.study_id not in marked)
+    out.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for study in studies[:count]:
+        volumes = read_study(study)
+        picture = _middle_slices(volumes)
+        if table is not None and study.study_id in marked:
+            picture = study_picture(volumes, Landmarks.from_frame(study.study_id, table))
+        # The id may come from a table; a number makes the name safe and keeps the order.
+        path = out / f"{len(written) + 1}_{''.join(sign for sign in study.study_id if sign.isalnum())[:40]}.png"
+        path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+        written.append(path)
+    return written
+
+
+def main(argv: Sequence[str]) -> int:
+    """Draw and print where; returns 0, or 1 where nothing could be drawn."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.report.pictures", description=__doc__)
+    parser.add_argument("data", type=Path, help="competition or images folder")
+    parser.add_argument("--stages", type=Path, required=True, metavar="DIR", help="what submit.py --stages wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
+    parser.add_argument("--count", type=int, default=3, metavar="N", help="number of studies (default 3)")
+    args = parser.parse_args(argv)
+    try:
+        written = draw(args.data, args.stages, args.out, args.count)
+    except (CompetitionError, TableError, OSError) as error:
+        print(f"pictures: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(written)} pictures in {args.out}")
+    return 0 if written else 1
+
+
+def _points(path: Path) -> pd.DataFrame | None:
+    """The table of points, None where the run found none."""
+    if not path.is_file():
+        return None
+    return pd.read_csv(path, dtype={"study_id": str, "series_id": str})
+
+
+def _middle_slices(volumes: StudyVolumes) -> np.ndarray:
+    """(rows, cols, 3) uint8 RGB: the middle slice of each stack, for a study without points."""
+    tiles = [
+        slice_picture(volume, len(volume.pixels) // 2, [], f"{volume.kind.value}: no points")
+        for volume in volumes.volumes
+    ]
+    return np.hstack(tiles) if tiles else np.zeros((320, 320, 3), np.uint8)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
