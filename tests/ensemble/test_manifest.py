@@ -1,0 +1,102 @@
+"""What is recorded of weights, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline.ensemble.manifest import Manifest, Member, WeightsError, study_hash, write_seen
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return Manifest(tmp_path, "test", "two phantoms")
+
+
+def add(manifest, name="a", task="canal", content=b"network", **options):
+    (manifest.folder / f"{name}.safetensors").write_bytes(content)
+    return manifest.add_member(Member(name=name, task=task, file=f"{name}.safetensors", sha256="", **options))
+
+
+def test_a_member_is_recorded_and_verified(manifest):
+    write_seen(manifest.folder / "a.seen.txt", ["17", "4"])
+    add(manifest, seen="a.seen.txt", config={"cubes": {"series": 2}}, fold=3, score=0.31)
+    loaded = Manifest.load(manifest.folder)
+    (member,) = loaded.members
+    assert (member.fold, member.score, member.config) == (3, 0.31, {"cubes": {"series": 2}})
+    assert loaded.verify(member).read_bytes() == b"network"
+    assert loaded.seen(member) == {study_hash("17"), study_hash("4")}
+    assert loaded.description == "two phantoms"
+    assert "17" not in (manifest.folder / "a.seen.txt").read_text().split()
+
+
+def test_a_member_of_the_same_name_is_replaced(manifest):
+    add(manifest)
+    changed = add(manifest, content=b"better network")
+    assert len(changed.members) == 1
+    changed.verify(changed.members[0])
+
+
+@pytest.mark.parametrize("damage", [b"netw0rk", b"net", None])
+def test_a_file_that_is_not_what_was_recorded_is_refused(manifest, damage):
+    changed = add(manifest)
+    path = manifest.folder / "a.safetensors"
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(WeightsError, match=r"a\.safetensors"):
+        changed.verify(changed.members[0])
+
+
+def test_a_changed_list_of_seen_studies_is_refused(manifest):
+    write_seen(manifest.folder / "seen.txt", ["1"])
+    changed = add(manifest, seen="seen.txt")
+    write_seen(manifest.folder / "seen.txt", [])
+    with pytest.raises(WeightsError, match=r"seen\.txt: sha256"):
+        changed.seen(changed.members[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "expected an object"),
+        ('{"set": "x", "description": "y", "member": []}', "did you mean"),
+        ('{"set": "x", "description": "y", "members": [{"name": "a"}]}', "missing"),
+        ('{"set": "x"}', "description"),
+    ],
+)
+def test_what_is_no_manifest_is_refused(tmp_path, text, message):
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(WeightsError, match=message):
+        Manifest.load(tmp_path)
+
+
+def test_names_that_leave_the_folder_are_refused(tmp_path):
+    for name in ("../a", "/etc/passwd", "a\\b", ""):
+        with pytest.raises(ValueError, match="not the name of a file"):
+            Member(name="a", task="canal", file=name, sha256="")
+    entry = {"name": "a", "task": "canal", "file": "../../a", "sha256": ""}
+    (tmp_path / "manifest.json").write_text(json.dumps({"set": "x", "description": "", "members": [entry]}))
+    with pytest.raises(WeightsError, match="not the name of a file"):
+        Manifest.load(tmp_path)
+
+
+def test_trainings_that_end_together_do_not_lose_each_others_member(manifest):
+    manifest.save()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: add(manifest, f"m{number}"), range(24)))
+    assert len(Manifest.load(manifest.folder).members) == 24
+
+
+def test_rounds_take_the_best_value_per_second_of_every_family_first(manifest):
+    for name, task, score, seconds in (
+        ("c-slow", "canal", 0.30, 10.0),
+        ("c-fast", "canal", 0.35, 1.0),
+        ("f", "foraminal", 0.40, 2.0),
+        ("s-new", "subarticular", None, 1.0),
+        ("s", "subarticular", 0.5, 1.0),
+    ):
+        add(manifest, name, task, score=score, seconds_per_study=seconds)
+    rounds = Manifest.load(manifest.folder).severity_rounds()
+    assert [[member.name for member in members] for members in rounds] == [["c-fast", "f", "s"], ["c-slow", "s-new"]]

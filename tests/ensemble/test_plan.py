@@ -1,0 +1,75 @@
+"""Which network may grade which study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from pipeline.competition import StudyRef
+from pipeline.ensemble.manifest import Manifest, Member, write_seen
+from pipeline.ensemble.plan import make_plan
+from pipeline.labels import Family
+
+
+@dataclass
+class Networks:
+    manifest: Manifest
+    members: tuple[Member, ...]
+
+
+@pytest.fixture
+def networks(tmp_path):
+    """Two folds of points and canal graders; fold k has seen study 1-k."""
+    manifest = Manifest(tmp_path, "test", "")
+    for fold in (0, 1):
+        write_seen(tmp_path / f"{fold}.txt", [str(1 - fold)])
+        for task in ("landmarks", "canal"):
+            name = f"{task}-{fold}"
+            (tmp_path / name).write_bytes(name.encode())
+            manifest = manifest.add_member(Member(name, task, name, "", fold=fold, seen=f"{fold}.txt"))
+    return Networks(manifest, manifest.members)
+
+
+STUDIES = [StudyRef(name, None, ()) for name in ("0", "1", "2")]
+
+
+def plan_of(networks, guard, in_rounds=False):
+    return make_plan(STUDIES, networks, in_rounds, guard, 60.0, None)
+
+
+def test_without_an_evaluation_every_grader_grades_every_study(networks):
+    plan = plan_of(networks, guard=False)
+    assert [task.graders for task in plan.rounds[0]] == [("canal-0", "canal-1")] * 3
+    assert [task.landmarks for task in plan.rounds[0]] == [("landmarks-0",)] * 3
+    assert plan.guard_line(3) == ""
+
+
+def test_a_network_does_not_grade_what_it_was_trained_on(networks):
+    plan = plan_of(networks, guard=True)
+    assert [task.graders for task in plan.rounds[0]] == [("canal-0",), ("canal-1",), ("canal-0", "canal-1")]
+    assert [task.landmarks for task in plan.rounds[0]] == [("landmarks-0",), ("landmarks-1",), ("landmarks-0",)]
+    assert "4 of 4 networks were trained on some of the 3 studies" in plan.guard_line(3)
+    assert "\n" not in plan.guard_line(3)
+
+
+def test_rounds_leave_out_a_study_whose_network_may_not_grade_it(networks):
+    plan = plan_of(networks, guard=True, in_rounds=True)
+    assert [[(task.study.study_id, task.graders) for task in tasks] for tasks in plan.rounds] == [
+        [("0", ("canal-0",)), ("1", ()), ("2", ("canal-0",))],
+        [("1", ("canal-1",)), ("2", ("canal-1",))],
+    ]
+
+
+def test_a_network_without_a_training_list_counts_as_having_seen_all(networks):
+    members = tuple(replace(member, seen=None) for member in networks.members)
+    plan = plan_of(Networks(replace(networks.manifest, members=members), members), guard=True)
+    assert all(task.graders == () for task in plan.rounds[0])
+    assert plan.rounds[0][0].guarded == frozenset({Family.CANAL})
+    assert "taken to have seen all" in plan.guard_line(3)
+
+
+def test_a_refused_point_network_leaves_no_grader_to_run(networks):
+    members = tuple(member for member in networks.members if member.task == "canal")
+    plan = plan_of(Networks(networks.manifest, members), guard=False)
+    assert all(task.graders == () for task in plan.rounds[0])

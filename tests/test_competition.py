@@ -1,0 +1,229 @@
+"""Folders and tables that do not agree, tables that are wrong, folds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.competition import (
+    CompetitionError,
+    TableError,
+    make_folds,
+    open_competition,
+    read_folds,
+    write_folds,
+)
+from pipeline.labels import CELL_COLUMNS, CELLS, Family, SeriesKind
+from pipeline.tables import read_coordinates, read_labels, read_series_table
+
+COORDINATES = "study_id,series_id,instance_number,condition,level,x,y\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two studies of two series each, one image file in every series, and the table that describes them."""
+    lines = ["study_id,series_id,series_description"]
+    for study in ("20", "3"):
+        for series, text in (("1", "Sagittal T1"), ("2", "Axial T2")):
+            folder = tmp_path / "train_images" / study / f"{study}{series}"
+            folder.mkdir(parents=True)
+            (folder / "1.dcm").write_bytes(b"x")
+            lines.append(f"{study},{study}{series},{text}")
+    (tmp_path / "train_series_descriptions.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def problems(competition):
+    return {(p.what, p.study_id, p.series_id) for p in competition.problems}
+
+
+@pytest.mark.parametrize("below", ["", "train_images"])
+def test_a_competition_folder_and_its_images_folder_are_the_same(root, below):
+    competition = open_competition(root / below)
+    assert competition.split == "train"
+    assert [study.study_id for study in competition.studies] == ["20", "3"]  # sorted as text, as the sample is
+    assert competition.study("3").series[1].description is SeriesKind.AXIAL_T2
+    assert competition.problems == ()
+    assert competition.labels is None
+
+
+def test_an_images_folder_of_any_name_takes_the_table_it_is_given(root):
+    images = (root / "train_images").rename(root / "scans")
+    table = (root / "train_series_descriptions.csv").rename(root / "mine.csv")
+    assert open_competition(images).studies[0].series[0].description is None
+    assert open_competition(images, series_csv=table).studies[0].series[0].description is SeriesKind.SAGITTAL_T1
+
+
+def test_the_folder_of_one_study_is_that_study(root):
+    competition = open_competition(root / "train_images" / "20", series_csv=root / "train_series_descriptions.csv")
+    assert [study.study_id for study in competition.studies] == ["20"]
+    assert len(competition.studies[0].series) == 2
+
+
+def test_whatever_folder_and_table_do_not_agree_on_is_counted(root):
+    images = root / "train_images"
+    (images / "3" / "39").mkdir()
+    (images / "3" / "31" / "1.dcm").unlink()
+    (images / "3" / "31").rmdir()
+    (images / "77" / "770").mkdir(parents=True)
+    (images / "88").mkdir()
+    (images / "readme.txt").write_text("x")
+    (images / "20" / "0.dcm").write_bytes(b"x")
+    (images / ".DS_Store").write_bytes(b"x")
+    with (root / "train_series_descriptions.csv").open("a") as table:
+        table.write("55,551,Axial T2\n20,204,Coronal PD\n")
+    competition = open_competition(root)
+    assert [study.study_id for study in competition.studies] == ["20", "3", "55", "77", "88"]
+    assert competition.study("55").series == ()
+    assert problems(competition) == {
+        ("series-unlisted", "3", "39"),
+        ("series-absent", "3", "31"),
+        ("study-unlisted", "77", None),
+        ("study-unlisted", "88", None),
+        ("study-empty", "88", None),
+        ("stray-file", "", None),
+        ("stray-file", "20", None),
+        ("study-absent", "55", None),
+        ("description-unknown", "20", "204"),
+        ("series-absent", "20", "204"),
+    }
+    assert competition.problem_counts()["study-unlisted"] == 2
+
+
+def test_links_that_lead_in_circles_end(root):
+    images = root / "train_images"
+    (images / "loop").symlink_to(images / "loop")
+    (images / "up").symlink_to(root)
+    competition = open_competition(root)
+    assert ("stray-file", "", None) in problems(competition)
+    assert "up" in [study.study_id for study in competition.studies]
+
+
+def test_a_study_id_that_is_a_path_never_becomes_one(root):
+    with (root / "train_series_descriptions.csv").open("a") as table:
+        table.write("../../etc,1,Axial T2\n")
+    competition = open_competition(root)
+    assert competition.study("../../etc").path == root / "train_images"
+    assert ("study-id-unsafe", "../../etc", None) in problems(competition)
+
+
+def test_paths_that_are_no_folder_of_studies_are_refused(root, tmp_path):
+    with pytest.raises(CompetitionError, match="does not exist"):
+        open_competition(tmp_path / "nowhere")
+    with pytest.raises(CompetitionError, match="is a file"):
+        open_competition(root / "train_series_descriptions.csv")
+    with pytest.raises(CompetitionError, match="has no test_images; found train_images"):
+        open_competition(root, split="test")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study_id,series_id\n1,2\n", r"row 1, column 'series_description': the column is missing"),
+        ("study_id,series_id,series_description\n1,2,Axial T2\n,3,Axial T2\n", r"row 3, column 'study_id': is empty"),
+        ("study_id,series_id,series_description\n1,2,Axial T2\n1,2,Axial T2\n", r"row 3, column 'series_id': '2'"),
+        ("", "is not a CSV table"),
+    ],
+)
+def test_a_wrong_table_of_series_is_refused_or_worked_around(root, text, message):
+    path = root / "train_series_descriptions.csv"
+    path.write_text(text)
+    with pytest.raises(TableError, match=message) as caught:
+        open_competition(root)
+    assert caught.value.file == str(path)
+    assert len(open_competition(root, strict=False).problems) > 0
+
+
+def test_labels_are_grades_or_nothing(tmp_path):
+    path = tmp_path / "train.csv"
+    header = ",".join(["study_id", *CELL_COLUMNS])
+    path.write_text(f"{header}\n007,{','.join(['Normal/Mild', 'Moderate', 'Severe', ''] + [''] * 21)}\n")
+    labels = read_labels(path).strict()
+    assert list(labels.index) == ["007"]
+    assert labels.iloc[0, :3].tolist() == [0, 1, 2]
+    assert labels.iloc[0, 3:].isna().all()
+    path.write_text(f"{header}\n007,{','.join(['Mild'] + [''] * 24)}\n")
+    with pytest.raises(TableError, match=r"train.csv, row 2, column 'spinal_canal_stenosis_l1_l2': found 'Mild'"):
+        read_labels(path).strict()
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ("1,2,1.5,Spinal Canal Stenosis,L1/L2,3,4", "instance_number"),
+        ("1,2,1,Canal Stenosis,L1/L2,3,4", "condition"),
+        ("1,2,1,Spinal Canal Stenosis,L1/S2,3,4", "level"),
+        ("1,2,1,Spinal Canal Stenosis,L1/L2,inf,4", "x"),
+        ("1,2,1,Spinal Canal Stenosis,L1/L2,3,", "y"),
+        (",2,1,Spinal Canal Stenosis,L1/L2,3,4", "study_id"),
+    ],
+)
+def test_a_wrong_coordinate_is_named_by_row_and_column(tmp_path, row, column):
+    path = tmp_path / "c.csv"
+    path.write_text(COORDINATES + "1,2,7,Left Subarticular Stenosis,L5/S1,3.5,4\n" + row + "\n")
+    table = read_coordinates(path)
+    assert [(error.row, error.column) for error in table.errors] == [(3, column)]
+    assert table.content.to_dict("records") == [
+        {
+            "study_id": "1",
+            "series_id": "2",
+            "instance_number": 7,
+            "condition": "left_subarticular_stenosis",
+            "level": "l5_s1",
+            "x": 3.5,
+            "y": 4.0,
+        }
+    ]
+
+
+def test_rows_are_counted_as_an_editor_shows_them(tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text("\ufeffstudy_id,series_id,series_description\n1,2,Axial T2\n\n\n1,,Axial T2\n", encoding="utf-8")
+    assert [error.row for error in read_series_table(path).errors] == [5]
+
+
+def random_labels(count, seed=0):
+    rng = np.random.default_rng(seed)
+    grades = rng.choice(3, (count, 25), p=[0.85, 0.1, 0.05]).astype(float)
+    grades[rng.random(grades.shape) < 0.02] = np.nan
+    return pd.DataFrame(grades, columns=list(CELL_COLUMNS), index=[str(n) for n in rng.permutation(count)])
+
+
+def test_folds_hold_every_study_once_and_the_same_mix():
+    labels = random_labels(500)
+    folds = make_folds(labels)
+    assert folds.value_counts().to_dict() == dict.fromkeys(range(5), 100)
+    for family in Family:
+        columns = [cell.column for cell in CELLS if cell.condition.family is family]
+        severe = labels.loc[folds.index, columns].max(axis=1).eq(2).groupby(folds.to_numpy()).mean()
+        assert severe.max() - severe.min() < 0.06
+
+
+def test_folds_depend_on_the_seed_and_not_on_the_order():
+    labels = random_labels(60)
+    shuffled = labels.sample(frac=1, random_state=1)
+    pd.testing.assert_series_equal(make_folds(labels), make_folds(shuffled))
+    assert not make_folds(labels, seed=1).equals(make_folds(labels))
+    with pytest.raises(ValueError, match="cannot make 5 folds of 3 studies"):
+        make_folds(labels[:3])
+
+
+def test_folds_are_written_and_read(tmp_path):
+    folds = make_folds(random_labels(20))
+    write_folds(folds, tmp_path / "folds.csv")
+    pd.testing.assert_series_equal(read_folds(tmp_path / "folds.csv"), folds)
+    (tmp_path / "folds.csv").write_text("study_id,fold\n1,0\n2,first\n")
+    with pytest.raises(TableError, match="row 3, column 'fold': found 'first'"):
+        read_folds(tmp_path / "folds.csv")
+
+
+@pytest.mark.real
+def test_the_real_tables_are_read(real_data):
+    competition = open_competition(real_data / "rsna-t1")
+    assert len(competition.studies) == 1590
+    assert competition.problems == ()
+    assert competition.labels is not None
+    assert competition.labels.shape == (1590, 25)
+    assert competition.coordinates is not None
+    assert set(competition.coordinates["study_id"]) <= {study.study_id for study in competition.studies}
