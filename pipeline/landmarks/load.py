@@ -51,6 +51,9 @@ def load_predictor(
     recorded = (sagittal.config if sagittal else {}).get("settings")
     if recorded:
         settings = from_dict(LandmarkSettings, recorded)
+    if axial is not None:
+        pixel_mm = float(axial.config.get("pixel_mm", settings.axial.pixel_mm))
+        settings = replace(settings, axial=replace(settings.axial, pixel_mm=pixel_mm))
     return LandmarkPredictor(_network(manifest, sagittal, device), _network(manifest, axial, device), device, settings)
 
 
@@ -83,7 +86,10 @@ def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None, 
         file=file.name,
         sha256="",
         fold=fold,
-        config={"model": {**to_dict(settings.model), "initial": "random"}},
+        config={
+            "model": {**to_dict(settings.model), "initial": "random"},
+            "pixel_mm": settings.examples.axial_pixel_mm,
+        },
         seen=seen.name,
         score=score,
         seconds_per_study=seconds,

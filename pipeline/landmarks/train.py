@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -43,6 +44,8 @@ class LandmarkTrainSettings:
         augment: changes of the images.
         data_weights: share of the draws by folder, in the order of ``--data``; empty for shares by number of examples.
         encoder_lr: learning rate of the encoder relative to the rest.
+        start_from: weights (safetensors) of an earlier run of the same network to go on from; its held-out fold must
+            be this run's.
         evaluated: at most so many held-out examples are scored after each epoch.
     """
 
@@ -53,6 +56,7 @@ class LandmarkTrainSettings:
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     data_weights: tuple[float, ...] = ()
     encoder_lr: float = 1.0
+    start_from: str = ""
     evaluated: int = 800
 
 
@@ -113,6 +117,8 @@ class PointTask(Task):
         self.name = name
         self.settings = settings
         self.model = PointNet(settings.model)
+        if settings.start_from:
+            self.model.load_state_dict(load_file(settings.start_from))
         self.train_set = PointExamples(train)
         self.held_out = PointExamples(_spread(held_out, settings.evaluated)) if len(held_out) else None
         self.sample_weights = sample_weights(train, settings.data_weights)
