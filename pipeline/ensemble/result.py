@@ -35,6 +35,7 @@ class Reason(StrEnum):
     SERIES_MISSING = "series missing"
     SERIES_UNREADABLE = "series unreadable"
     LEVEL_NOT_FOUND = "level not found"
+    NOT_SHOWN = "level on no slice"
     TIME_OVER = "time over"
     STOPPED = "stopped"
 

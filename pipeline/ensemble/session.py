@@ -126,7 +126,7 @@ class Session:
         kept: dict[str, StudyResult] = {}
         for task in plan.rounds[0]:
             result = run.bench.work.load(task.study)
-            if result is not None and result.finished:
+            if result is not None:
                 kept[result.study_id] = result
                 self.board.update(result)
                 self._tally.add(result, log)
@@ -135,7 +135,7 @@ class Session:
             left = [task for task in tasks if not _is_done(kept.get(task.study.study_id), task.graders)]
             if left:
                 rounds.append(left)
-        return rounds, len(kept)
+        return rounds, sum(result.finished for result in kept.values())
 
     def _finish(self, run: Run, plan: Plan, networks: Networks | None, resumed: int) -> int:
         stopped = run.ended_by
@@ -245,4 +245,4 @@ class _Tally:
 
 
 def _is_done(result: StudyResult | None, graders: Sequence[str]) -> bool:
-    return result is not None and set(graders) <= set(result.done)
+    return result is not None and result.finished and set(graders) <= set(result.done)

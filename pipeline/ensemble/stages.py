@@ -160,7 +160,7 @@ def _grade(task: StudyTask, bench: Workbench, previous: StudyResult | None) -> S
         clock.lap("read")
         if networks is None or not task.landmarks:
             findings = _find(task, volumes, None, "", (), ())
-            return _result(task, bench, findings, {}, (), clock, device, previous)
+            return _result(task, bench, findings, {}, (), set(), clock, device, previous)
         points, notes = networks.find_landmarks(volumes, task.landmarks, device, bench.threads)
         clock.lap("landmarks")
         cubes = networks.cut(volumes, points, wanted)
@@ -172,6 +172,7 @@ def _grade(task: StudyTask, bench: Workbench, previous: StudyResult | None) -> S
                 networks.keep_cubes(bench.work.cubes(study), cubes)
     predictions: dict[str, np.ndarray] = {}
     tried: list[str] = []
+    failed: set[Family] = set()
     for name in graders:
         if task.deadline is not None and time.time() >= task.deadline:
             break
@@ -183,8 +184,9 @@ def _grade(task: StudyTask, bench: Workbench, previous: StudyResult | None) -> S
         except Exception as error:
             problem = Problem(study.study_id, None, None, "network-failed", f"{name}: {describe(error)}")
             findings = replace(findings, problems=(*findings.problems, problem))
+            failed.add(networks.family(name))  # type: ignore[union-attr]
         clock.lap("severity")
-    return _result(task, bench, findings, predictions, tuple(tried), clock, device, previous)
+    return _result(task, bench, findings, predictions, tuple(tried), failed, clock, device, previous)
 
 
 def _result(
@@ -193,6 +195,7 @@ def _result(
     findings: _Findings,
     predictions: dict[str, np.ndarray],
     tried: tuple[str, ...],
+    failed: set[Family],
     clock: _Clock,
     device: str,
     previous: StudyResult | None,
@@ -214,16 +217,19 @@ def _result(
             elif from_context[index]:
                 source[index] = Source.CONTEXT
         clock.lap("combine")
-    missed = {name for name in task.graders if name not in tried}
+    waiting: set[Family] = set()
+    if bench.networks is not None:
+        waiting = {bench.networks.family(name) for name in (*task.graders, *task.later) if name not in tried}
     reason: list[Reason | None] = []
     for index, cell in enumerate(CELLS):
+        why: Reason | None = findings.reason[index]
         if members[index]:
-            reason.append(None)
-            continue
-        why = findings.reason[index]
-        if why is Reason.MODEL_FAILED and bench.networks is not None:
-            left = any(bench.networks.family(name) is cell.condition.family for name in missed)
-            why = Reason.TIME_OVER if left else why
+            why = None
+        elif why in (Reason.NOT_SHOWN, Reason.TIME_OVER):
+            family = cell.condition.family
+            why = (
+                Reason.TIME_OVER if family in waiting else Reason.MODEL_FAILED if family in failed else Reason.NOT_SHOWN
+            )
         reason.append(why)
     return StudyResult(
         study_id=task.study.study_id,
@@ -268,7 +274,7 @@ def _find(
         elif not found[index]:
             reasons.append(Reason.LEVEL_NOT_FOUND)
         else:
-            reasons.append(Reason.MODEL_FAILED)
+            reasons.append(Reason.NOT_SHOWN)
     return _Findings(tuple(reasons), tuple(series), table, task.landmarks, (*volumes.problems, *notes))
 
 
@@ -281,7 +287,7 @@ def _why_no_series(study: StudyRef, volumes: StudyVolumes, kinds: tuple[SeriesKi
 
 def _findings_of(previous: StudyResult) -> _Findings:
     return _Findings(
-        tuple(reason or Reason.MODEL_FAILED for reason in previous.reason),
+        tuple(reason or Reason.NOT_SHOWN for reason in previous.reason),
         previous.series,
         previous.landmarks,
         previous.landmark_members,

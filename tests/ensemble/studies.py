@@ -58,7 +58,7 @@ class FakeNetworks:
     """Grades every found cell (0.2, 0.3, 0.5), sharper with each further network.
 
     Study ids that contain a word are special: ``dies`` (the process is killed), ``hangs``, ``raises``, ``blind`` (no
-    point is found), ``nothing`` (the networks give NaN).
+    point is found), ``nothing`` (the networks give NaN), ``canalfails``.
     """
 
     manifest: Manifest
@@ -95,6 +95,8 @@ class FakeNetworks:
 
     def grade(self, name, cubes, device, threads):
         time.sleep(self.seconds)
+        if "canalfails" in cubes["study"] and self.family(name) is Family.CANAL:
+            raise RuntimeError("the canal network is not well")
         values = np.full((len(CELLS), 3), np.nan, np.float32)
         for index, cell in enumerate(CELLS):
             known = cubes["found"][index] and "nothing" not in cubes["study"]

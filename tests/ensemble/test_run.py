@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_every_study_is_graded_and_a_faulty_one_falls_back_alone(tmp_path):
     for name, reason in (
         ("2-raises", Reason.STUDY_FAILED),
         ("3-blind", Reason.LEVEL_NOT_FOUND),
-        ("4-nothing", Reason.MODEL_FAILED),
+        ("4-nothing", Reason.NOT_SHOWN),
     ):
         assert setup.rows(name) == pytest.approx(read_prior(), abs=1e-6)
         assert set(setup.result(name).reason) == {reason}
@@ -67,6 +68,14 @@ def test_every_study_is_graded_and_a_faulty_one_falls_back_alone(tmp_path):
     assert "RuntimeError" in problem.detail
     assert "not well" in problem.detail
     assert setup.board.sources() == {"model": 50, "context": 0, "prior": 75}
+
+
+def test_a_network_that_fails_costs_its_own_rows_alone(tmp_path):
+    setup = Setup(tmp_path, ["1-canalfails"]).go()
+    result = setup.result("1-canalfails")
+    assert set(result.reason[:5]) == {Reason.MODEL_FAILED}
+    assert set(result.source[5:]) == {Source.MODEL}
+    assert [problem.what for problem in result.problems] == ["network-failed"]
 
 
 def test_a_study_over_its_seconds_falls_back(tmp_path):
@@ -102,11 +111,25 @@ def test_the_time_ends_in_time_and_says_what_it_could_not_do(tmp_path):
     started = time.time()
     setup = Setup(tmp_path, [str(n) for n in range(12)], minutes=8 / 60, grading=0.5).go()
     assert time.time() - started < 8
+    assert setup.run.ended_by is not None
     setup.board.unreached(setup.run.ended_by.reason)
     reached = [study for study in setup.competition.studies if setup.work.load(study) is not None]
     assert 0 < len(reached) < 12
     assert setup.board.reasons()["time over"] >= 25
     assert len(read_submission(setup.out)) == 12 * 25
+
+
+def test_a_run_out_of_time_goes_on_with_the_networks_that_were_left(tmp_path):
+    setup = Setup(tmp_path, ["1"], copies=2, minutes=10)
+    first, second = setup.plan.rounds
+    over = grade_study(replace(first[0], deadline=time.time() - 1, seconds=30), setup.bench)
+    assert over.done == ()
+    assert set(over.reason) == {Reason.TIME_OVER}
+    assert not over.finished
+    setup.run.rounds([first, second])
+    result = setup.result("1")
+    assert result.finished
+    assert len(result.done) == 6
 
 
 def test_results_are_kept_for_the_same_inputs_only(tmp_path):
