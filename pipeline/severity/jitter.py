@@ -19,10 +19,10 @@ def fitted_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterS
     try:
         errors = json.loads(path.read_text(encoding="utf-8"))
         errors = errors.get("families", errors)[family.value]
-        deviation = float(errors["sd_mm"])
+        deviation = float(errors["in_plane_sd_mm"])
         offsets = {int(offset): float(share) for offset, share in errors["slice_offsets"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no errors of {family} (sd_mm, slice_offsets): {error!r}") from error
+        raise ValueError(f"{path}: no errors of {family} (in_plane_sd_mm, slice_offsets): {error!r}") from error
     total = sum(offsets.values())
     wrong = 1 - offsets.get(0, 0.0) / total if total > 0 else jitter.slice_share
     return replace(jitter, sd_mm=deviation, slice_share=min(wrong, 0.9))

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.training.memory import keep_freed_memory
+
 FOLDS = 5
 """Folds of :func:`pipeline.competition.make_folds` as the stages call it."""
 
@@ -29,7 +31,7 @@ STAGES: dict[str, Stage] = {
     "landmarks": Stage("pipeline.landmarks.command", "run_sagittal", "the level landmarks on sagittal series"),
     "axial": Stage("pipeline.landmarks.command", "run_axial", "the subarticular points on axial slices"),
     "severity": Stage("pipeline.severity.command", "run", "the grades, one classifier a condition"),
-    "all": Stage("pipeline.severity.train_all", "run", "both stages, all folds, calibration: a weights folder"),
+    "all": Stage("pipeline.training.everything", "run", "both stages, all folds, calibration: a weights folder"),
 }
 
 
@@ -53,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     train = getattr(module, stage.function)
+    keep_freed_memory()
     try:
         if options.folds != "all" or name == "all":
             return int(train(options))

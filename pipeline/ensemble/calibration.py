@@ -1,0 +1,108 @@
+"""Temperature and bias per condition family, and what calibration is measured by.
+
+A network's log-probabilities lp become softmax(lp / T + b) with b for moderate and severe. T and b minimise the
+metric's own loss on out-of-fold predictions, so a network trained on any loss ends at the metric's optimum, the
+posterior reweighted by 1/2/4. They are fitted here, never copied from elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from pipeline.labels import GRADE_WEIGHTS, GRADES
+
+_WEIGHTS = np.asarray(GRADE_WEIGHTS, dtype=np.float64)
+_RIDGE = 1e-3
+"""Pulls log T and b towards 0: with a few dozen cells an unbounded fit would be certain."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How log-probabilities of a family are adjusted; the default changes nothing.
+
+    Attributes:
+        temperature: above 1 makes predictions less certain.
+        bias: added to the three logits.
+    """
+
+    temperature: float = 1.0
+    bias: tuple[float, ...] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or len(self.bias) != len(GRADES):
+            raise ValueError(f"expected a temperature above 0 and three biases, found {self}")
+
+    def apply(self, log_p: np.ndarray) -> np.ndarray:
+        """Adjusted log-probabilities of (..., 3); NaN stays NaN."""
+        return normalised(log_p / self.temperature + np.asarray(self.bias))
+
+
+def normalised(logits: np.ndarray) -> np.ndarray:
+    """(..., 3) log-probabilities from any logits; a large negative floor keeps them finite."""
+    clipped = np.maximum(logits, -60.0)  # NaN passes through
+    top = clipped.max(-1, keepdims=True)
+    return np.asarray(clipped - top - np.log(np.exp(clipped - top).sum(-1, keepdims=True)))
+
+
+def weighted_loss(log_p: np.ndarray, grades: np.ndarray) -> float:
+    """The metric's term from log-probabilities (N, 3) and grades (N,) 0, 1, 2."""
+    weights = _WEIGHTS[grades]
+    return float(-(weights * log_p[np.arange(len(grades)), grades]).sum() / weights.sum())
+
+
+def fit_calibration(log_p: np.ndarray, grades: np.ndarray, with_bias: bool = True) -> Calibration:
+    """The temperature (and bias) that minimise the metric's loss.
+
+    Args:
+        log_p: (N, 3) out-of-fold log-probabilities.
+        grades: (N,) 0, 1, 2.
+        with_bias: fit the bias too.
+    """
+    if not len(grades):
+        return Calibration()
+
+    def made(values: np.ndarray) -> Calibration:
+        bias = (0.0, float(values[1]), float(values[2])) if with_bias else (0.0, 0.0, 0.0)
+        return Calibration(float(np.exp(np.clip(values[0], -3, 3))), bias)
+
+    def loss(values: np.ndarray) -> float:
+        return weighted_loss(made(values).apply(log_p), grades) + _RIDGE * float((values**2).sum())
+
+    return made(minimize(loss, np.zeros(3 if with_bias else 1), method="Nelder-Mead", options={"maxiter": 400}).x)
+
+
+def cross_fitted(
+    log_p: np.ndarray, grades: np.ndarray, folds: np.ndarray, fit: Callable[[np.ndarray, np.ndarray], Calibration]
+) -> np.ndarray:
+    """(N, 3) predictions of each fold, adjusted by what was fitted on the others."""
+    result = np.array(log_p, dtype=np.float64)
+    for fold in np.unique(folds):
+        here = folds == fold
+        if (~here).any():
+            result[here] = fit(log_p[~here], grades[~here]).apply(log_p[here])
+    return result
+
+
+def unweighted(log_p: np.ndarray) -> np.ndarray:
+    """(..., 3) probabilities with the metric's weights taken out again: what share of such cells has each grade."""
+    p = np.exp(log_p) / _WEIGHTS
+    return np.asarray(p / p.sum(-1, keepdims=True))
+
+
+def calibration_error(log_p: np.ndarray, grades: np.ndarray, bins: int = 15) -> np.ndarray:
+    """(3,) expected calibration error per grade, equal-width bins, of the unweighted probabilities.
+
+    The metric's weights are taken out first: reweighted posteriors are meant not to be frequencies.
+    """
+    p = unweighted(log_p)
+    errors = np.zeros(len(GRADES))
+    for grade in range(len(GRADES)):
+        place = np.minimum((p[:, grade] * bins).astype(int), bins - 1)
+        for number in np.unique(place):
+            here = place == number
+            errors[grade] += here.mean() * abs(p[here, grade].mean() - (grades[here] == grade).mean())
+    return errors

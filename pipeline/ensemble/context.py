@@ -1,0 +1,148 @@
+"""The study-context model: a study's own cells correct each other, and fill the cells whose series is missing.
+
+Stenosis comes in company: a narrow foramen says something of the recess beside it, of the levels around and of the
+canal. A small multilayer perceptron sees all of a study's predictions with a mask of what is there, mirrored so that
+its target is always on the left, and the target's level; its answer is *added* to what is known of the cell already,
+its own prediction or, where there is none, the prior. It starts as the identity and is trained on the metric itself,
+the any-severe term included, with whole families hidden at random, so any pattern of missing series is one it knows.
+Inference is numpy; the weights are arrays in a safetensors file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from pipeline.ensemble.calibration import normalised
+from pipeline.labels import CELL_INDEX, CELLS, CONDITIONS, GRADES, LEVELS, Cell, Condition, Side
+
+_SPAN = 6.0
+"""Log-ratios are clipped to this before they enter the network."""
+
+_OTHER_SIDE = {"left": "right", "right": "left"}
+
+
+def _mirrored(cell: Cell) -> Cell:
+    side, _, rest = cell.condition.value.partition("_")
+    return Cell(Condition(f"{_OTHER_SIDE[side]}_{rest}"), cell.level) if side in _OTHER_SIDE else cell
+
+
+MIRROR: tuple[int, ...] = tuple(CELL_INDEX[_mirrored(cell)] for cell in CELLS)
+"""For each cell the one on the other side; canal cells are their own."""
+
+OUTPUTS: tuple[Condition, ...] = (Condition.CANAL, Condition.LEFT_FORAMINAL, Condition.LEFT_SUBARTICULAR)
+"""What the network answers for, seen from the left: three conditions of three grades each."""
+
+
+@dataclass(frozen=True, eq=False)
+class ContextModel:
+    """A committee of perceptrons with one hidden layer.
+
+    Attributes:
+        prior: (25, 3) log-probabilities of cells without a prediction.
+        hidden: (M, inputs, H) weights and ``hidden_bias`` (M, H).
+        out: (M, H, 9) weights and ``out_bias`` (M, 9), three conditions of three grades.
+    """
+
+    prior: np.ndarray
+    hidden: np.ndarray
+    hidden_bias: np.ndarray
+    out: np.ndarray
+    out_bias: np.ndarray
+
+    def apply(self, log_p: np.ndarray) -> np.ndarray:
+        """Log-probabilities of all cells.
+
+        Args:
+            log_p: (studies, 25, 3), NaN rows where a cell has no prediction.
+
+        Returns:
+            (studies, 25, 3), no NaN. A study without any prediction gets the prior.
+        """
+        known = np.isfinite(log_p).all(-1)
+        base = np.where(known[..., None], log_p, self.prior)
+        features = inputs(log_p)
+        corrections = np.zeros((*features.shape[:3], 3 * len(OUTPUTS)))
+        for member in range(len(self.hidden)):
+            activation = np.maximum(features @ self.hidden[member] + self.hidden_bias[member], 0)
+            corrections += (activation @ self.out[member] + self.out_bias[member]) / len(self.hidden)
+        result = normalised(base + to_cells(corrections))
+        result[~known.any(1)] = normalised(self.prior)
+        return result
+
+    def save(self, path: Path) -> None:
+        """Write the arrays."""
+        names = ("prior", "hidden", "hidden_bias", "out", "out_bias")
+        save_file({name: np.ascontiguousarray(getattr(self, name), dtype=np.float64) for name in names}, path)
+
+    @staticmethod
+    def load(path: Path) -> ContextModel:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            ValueError: the file does not hold these arrays.
+        """
+        try:
+            arrays = load_file(path)
+            return ContextModel(*(arrays[name] for name in ("prior", "hidden", "hidden_bias", "out", "out_bias")))
+        except Exception as error:  # safetensors raises its own kinds
+            raise ValueError(f"{path}: not a study-context model: {error!r}") from error
+
+
+def inputs(log_p: np.ndarray) -> np.ndarray:
+    """What the network sees of a study, once from either side and for every level.
+
+    Args:
+        log_p: (studies, 25, 3), NaN rows where there is no prediction.
+
+    Returns:
+        (studies, 2 sides, 5 levels, F): per cell two log-ratios and two probabilities (0 where missing) and the mask;
+        then the level as one-hot. Side 0 is the study as it is, side 1 mirrored.
+    """
+    known = np.isfinite(log_p).all(-1)
+    clean = np.where(known[..., None], log_p, 0.0)
+    ratios = np.clip(clean[..., 1:] - clean[..., :1], -_SPAN, _SPAN) / _SPAN * 2
+    parts = np.concatenate([ratios, np.exp(clean[..., 1:])], -1) * known[..., None]
+    cells = np.concatenate([parts, known[..., None].astype(float)], -1)
+    sides = np.stack([cells, cells[:, list(MIRROR)]], 1).reshape(len(log_p), 2, 1, -1)
+    levels = np.broadcast_to(np.eye(len(LEVELS)), (len(log_p), 2, len(LEVELS), len(LEVELS)))
+    return np.concatenate([np.broadcast_to(sides, (*levels.shape[:3], sides.shape[-1])), levels], -1)
+
+
+def to_cells(values: np.ndarray) -> np.ndarray:
+    """(studies, 2, 5, 9) answers by side and level to (studies, 25, 3) cells; the canal is the mean of both sides."""
+    shaped = values.reshape(*values.shape[:3], len(OUTPUTS), len(GRADES))
+    columns = []
+    for condition in CONDITIONS:
+        left = Condition(condition.value.replace("right", "left"))
+        answers = shaped[:, :, :, OUTPUTS.index(left)]
+        if condition.side is None:
+            columns.append(answers.mean(1))
+        else:
+            columns.append(answers[:, 0 if condition.side is Side.LEFT else 1])
+    return np.concatenate(columns, 1)
+
+
+@dataclass(frozen=True)
+class ContextSettings:
+    """How the context model is fitted.
+
+    Attributes:
+        hidden: units; steps: optimiser steps; members: perceptrons of the committee.
+        batch: studies a step. learning_rate, weight_decay: of AdamW. dropout: on the hidden units.
+        family_drop: probability that all predictions of a family are hidden.
+        cell_drop: probability that a single cell is hidden.
+    """
+
+    hidden: int = 48
+    steps: int = 500
+    members: int = 3
+    batch: int = 384
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    dropout: float = 0.2
+    family_drop: float = 0.3
+    cell_drop: float = 0.05
