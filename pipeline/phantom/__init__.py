@@ -4,9 +4,10 @@ The competition's images may not be redistributed, so every test, the embedded s
 on phantoms. The anatomy is analytic (no voxel model), so a slice of any orientation is drawn straight from it and the
 25 landmark coordinates and the measurements behind the 25 grades are known exactly.
 
-Order of the data: ``grades`` (how narrow is each cell) -> ``anatomy`` (the shapes that follow) -> ``acquisition``
-(where the slices lie) -> ``rendering`` (what they show, signals from ``contrast``) -> ``artefacts`` ->
-``dicom_writer`` and ``competition_writer``. ``defects`` damages a finished study on purpose.
+Order of the data: ``grades`` (how narrow is each cell) -> ``sampling`` of an ``anatomy`` (the shapes that follow) ->
+``acquisition`` (where the slices lie) -> ``rendering`` (what they show: ``soft_tissue``, ``bones``, ``canal`` on a
+``canvas``, signals from ``contrast``) -> ``artefacts`` -> ``dicom_writer`` and ``competition_writer``. ``defects``
+damages a finished study on purpose.
 """
 
 from pipeline.phantom.competition_writer import make_phantom

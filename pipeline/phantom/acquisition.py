@@ -57,8 +57,11 @@ class SlicePlane:
     def project(self, point: np.ndarray) -> tuple[float, float, float]:
         """Column, row (pixels) of an LPS point (3,) projected on the slice, and its signed distance in mm."""
         offset = point - self.position
-        return (float(offset @ self.right) / self.spacing, float(offset @ self.down) / self.spacing,
-                float(offset @ self.normal))
+        return (
+            float(offset @ self.right) / self.spacing,
+            float(offset @ self.down) / self.spacing,
+            float(offset @ self.normal),
+        )
 
     def holds(self, column: float, row: float) -> bool:
         """Whether a pixel position lies on the image."""
@@ -115,16 +118,23 @@ def plan_study(anatomy: Anatomy, pose: Pose, size: str, rng: np.random.Generator
     return tuple(plans)
 
 
-def _plan_sagittal(anatomy: Anatomy, pose: Pose, sizes: tuple[int, ...], kind: SeriesKind, weighting: Weighting,
-                   rng: np.random.Generator) -> SeriesPlan:
+def _plan_sagittal(
+    anatomy: Anatomy,
+    pose: Pose,
+    sizes: tuple[int, ...],
+    kind: SeriesKind,
+    weighting: Weighting,
+    rng: np.random.Generator,
+) -> SeriesPlan:
     curve, scale = anatomy.curve, anatomy.habitus.scale
-    rows = slice(int(curve.rows(np.array(anatomy.lumbar_disc(0).top))), int(curve.rows(np.array(anatomy.lumbar_disc(4).bottom))))
+    ends = curve.rows(np.array([anatomy.lumbar_disc(0).top, anatomy.lumbar_disc(4).bottom]))
+    rows = slice(int(ends[0]), int(ends[1]))
     chosen = int(rng.choice(sizes))
     field = float(np.clip(rng.uniform(250, 345) * scale, 240, 1.2 * chosen))
     spacing = max(field / chosen, 0.3)
     cols, count_rows = chosen, chosen
     if rng.random() < 0.2:
-        cols = int(round(chosen * rng.uniform(0.7, 0.95) / 2)) * 2
+        cols = round(chosen * rng.uniform(0.7, 0.95) / 2) * 2
     normal = pose.rotation @ curve.frames[rows, 0].mean(0)
     spine = curve.centre[rows]
     line = spine[-1] - spine[0]
@@ -145,8 +155,9 @@ def _plan_sagittal(anatomy: Anatomy, pose: Pose, sizes: tuple[int, ...], kind: S
     steps = (np.arange(count) - (count - 1) / 2) * between
     if rng.random() < 0.5:
         steps = -steps
-    planes = tuple(SlicePlane(corner + step * normal, right, down, spacing, count_rows, cols, thickness)
-                   for step in steps)
+    planes = tuple(
+        SlicePlane(corner + step * normal, right, down, spacing, count_rows, cols, thickness) for step in steps
+    )
     return SeriesPlan(kind, weighting, planes, between)
 
 
@@ -193,5 +204,3 @@ def _plan_axial(anatomy: Anatomy, pose: Pose, sizes: tuple[int, ...], rng: np.ra
     else:
         parts = [planes]
     return [SeriesPlan(SeriesKind.AXIAL_T2, Weighting.T2, tuple(part), between) for part in parts]
-
-

@@ -47,20 +47,29 @@ def sample_artefacts(plan: SeriesPlan, rng: np.random.Generator) -> Artefacts:
     return Artefacts(
         coil_mm=float(rng.uniform(60, 170) if sagittal else rng.uniform(45, 140)),
         coil_floor=float(rng.uniform(0.03, 0.3)),
-        band=float(rng.choice([0.0, rng.uniform(0.7, 0.97)], p=[0.35, 0.65])) if sagittal else float(
-            rng.choice([0.0, rng.uniform(0.4, 0.9)], p=[0.6, 0.4])),
+        band=float(rng.choice([0.0, rng.uniform(0.7, 0.97)], p=[0.35, 0.65]))
+        if sagittal
+        else float(rng.choice([0.0, rng.uniform(0.4, 0.9)], p=[0.6, 0.4])),
         band_mm=float(rng.uniform(34, 60)) if sagittal else float(rng.uniform(45, 70)),
         tilt=(float(rng.normal(0, 0.15)), float(rng.normal(0, 0.12))),
         ghost=float(rng.choice([0.0, rng.uniform(0.01, 0.06)], p=[0.6, 0.4])),
-        ghost_shift=float(rng.uniform(0.08, 0.45)), ghost_vertical=bool(rng.random() < 0.5),
-        blur_px=float(rng.uniform(0.35, 0.85)), noise=float(np.exp(rng.uniform(np.log(0.008), np.log(0.05)))),
+        ghost_shift=float(rng.uniform(0.08, 0.45)),
+        ghost_vertical=bool(rng.random() < 0.5),
+        blur_px=float(rng.uniform(0.35, 0.85)),
+        noise=float(np.exp(rng.uniform(np.log(0.008), np.log(0.05)))),
         border=float(rng.choice([0.0, rng.uniform(0.3, 1.0)], p=[0.5, 0.5])) if sagittal else 0.0,
         maximum=float(rng.uniform(500, 2000)),
     )
 
 
-def degrade(image: np.ndarray, plan: SeriesPlan, artefacts: Artefacts, centre_px: tuple[float, float], spacing: float,
-            rng: np.random.Generator) -> np.ndarray:
+def degrade(
+    image: np.ndarray,
+    plan: SeriesPlan,
+    artefacts: Artefacts,
+    centre_px: tuple[float, float],
+    spacing: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Apply the imperfections to one slice.
 
     Args:

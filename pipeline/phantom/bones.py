@@ -12,9 +12,13 @@ from pipeline.phantom.contrast import Contrast, Weighting
 
 def _outline(u: np.ndarray, v: np.ndarray, half_width: float, half_depth: float) -> np.ndarray:
     """Signed distance (mm, about) to the kidney-shaped cross-section of a body: round in front, hollow behind."""
-    radius = np.sqrt((u / np.float32(half_width)) ** 2 + ((v + 1.0) / np.float32(half_depth)) ** 2 + np.float32(1e-6))
+    across = u / np.float32(half_width)
+    across *= across
+    radius = np.sqrt(across + ((v + 1.0) / np.float32(half_depth)) ** 2 + np.float32(1e-6))
     # Behind the middle the outline is squarer: a superellipse through the posterior corners.
-    square = ((u / np.float32(half_width)) ** 4 + (np.maximum(v, 0) / np.float32(half_depth)) ** 4) ** np.float32(0.25)
+    back = np.maximum(v, 0) / np.float32(half_depth)
+    back *= back
+    square = np.sqrt(np.sqrt(across * across + back * back))
     distance = np.where(v > 0, np.maximum(square, 0.93 * radius), radius) - 1
     distance *= np.float32(half_depth)
     hollow = v - np.float32(half_depth) + 1.2 * np.exp(-((u / np.float32(0.5 * half_width)) ** 2))
@@ -30,8 +34,13 @@ def draw_column(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
         reach = vertebra.half_width + 6
         if not canvas.reaches(vertebra.top - 3, vertebra.bottom + 3, -reach, reach):
             continue
-        window = canvas.window((side < reach) & (depth > -vertebra.half_depth - 9) & (depth < vertebra.half_depth + 2)
-                               & (canvas.coarse_s > vertebra.top - 2) & (canvas.coarse_s < vertebra.bottom + 2))
+        window = canvas.window(
+            (side < reach)
+            & (depth > -vertebra.half_depth - 9)
+            & (depth < vertebra.half_depth + 2)
+            & (canvas.coarse_s > vertebra.top - 2)
+            & (canvas.coarse_s < vertebra.bottom + 2)
+        )
         if window is not None:
             above = anatomy.discs[index - 1] if index else None
             _draw_body(canvas, window, vertebra, above, anatomy.discs[index], contrast, grain, clumps)
@@ -40,14 +49,27 @@ def draw_column(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
         reach = body.half_width + 8
         if not canvas.reaches(disc.top - 4, disc.bottom + 4, -reach, reach):
             continue
-        window = canvas.window((side < reach) & (depth > -body.half_depth - 5) & (depth < body.half_depth + 9)
-                               & (canvas.coarse_s > disc.top - 4) & (canvas.coarse_s < disc.bottom + 4))
+        window = canvas.window(
+            (side < reach)
+            & (depth > -body.half_depth - 5)
+            & (depth < body.half_depth + 9)
+            & (canvas.coarse_s > disc.top - 4)
+            & (canvas.coarse_s < disc.bottom + 4)
+        )
         if window is not None:
             _draw_disc(canvas, window, anatomy, index, contrast, fine, clumps)
 
 
-def _draw_body(canvas: Canvas, window: Window, vertebra: Vertebra, above: Disc | None, below: Disc, contrast: Contrast,
-               grain: np.ndarray, clumps: np.ndarray) -> None:
+def _draw_body(
+    canvas: Canvas,
+    window: Window,
+    vertebra: Vertebra,
+    above: Disc | None,
+    below: Disc,
+    contrast: Contrast,
+    grain: np.ndarray,
+    clumps: np.ndarray,
+) -> None:
     area = (window.rows, window.cols)
     s, u, v = window.s, window.u, window.v
     half = (vertebra.bottom - vertebra.top) / 2
@@ -75,8 +97,13 @@ def _draw_body(canvas: Canvas, window: Window, vertebra: Vertebra, above: Disc |
             value = value + cover * (contrast[tissue] - value)
     if vertebra.marrow_lesion is not None:
         a, b, c, radius = vertebra.marrow_lesion
-        spot = ellipsoid(s, u, v, (vertebra.middle + a * half, b * vertebra.half_width, c * vertebra.half_depth),
-                         (radius, radius, radius))
+        spot = ellipsoid(
+            s,
+            u,
+            v,
+            (vertebra.middle + a * half, b * vertebra.half_width, c * vertebra.half_depth),
+            (radius, radius, radius),
+        )
         cover = np.clip(0.5 - spot, 0, 1)
         value = value + cover * (max(contrast["marrow_fatty"], contrast["oedema"]) - value)
     canvas.paint(window, distance + 0.45, value)
@@ -85,8 +112,15 @@ def _draw_body(canvas: Canvas, window: Window, vertebra: Vertebra, above: Disc |
         canvas.paint(window, np.maximum(vein, distance + 0.6), bright, opacity=0.6)
 
 
-def _draw_disc(canvas: Canvas, window: Window, anatomy: Anatomy, index: int, contrast: Contrast, fine: np.ndarray,
-               clumps: np.ndarray) -> None:
+def _draw_disc(
+    canvas: Canvas,
+    window: Window,
+    anatomy: Anatomy,
+    index: int,
+    contrast: Contrast,
+    fine: np.ndarray,
+    clumps: np.ndarray,
+) -> None:
     disc, upper, lower = anatomy.discs[index], anatomy.vertebrae[index], anatomy.vertebrae[index + 1]
     area = (window.rows, window.cols)
     s, u, v = window.s, window.u, window.v
@@ -120,8 +154,8 @@ def _draw_disc(canvas: Canvas, window: Window, anatomy: Anatomy, index: int, con
     dry = min(disc.degeneration * 1.35, 1.0)
     nucleus = contrast["nucleus"] * (1 - dry) + contrast["nucleus_dry"] * dry
     core = np.sqrt((u / (0.74 * half_width)) ** 2 + ((v - 1.0) / (0.68 * half_depth)) ** 2)
-    cover = np.clip((0.98 - core) * 3.2 + 0.12 * clumps[area], 0, 1)
-    cover = cover * np.clip((half * 1.15 - np.abs(s - np.float32(disc.middle))) / (0.35 * half) + dish, 0, 1)
+    cover = np.clip((1.06 - core) * 1.9 + 0.10 * clumps[area], 0, 1)
+    cover = cover * np.clip((half * 1.15 - np.abs(s - np.float32(disc.middle))) / (0.6 * half) + 0.7 * dish, 0, 1)
     value = value + cover * (nucleus * (1 + 0.07 * fine[area]) - value)
     if disc.degeneration < 0.5:
         cleft = np.clip(1.0 - np.abs(s - np.float32(disc.middle)) / 0.8, 0, 1) * cover * 0.35
@@ -150,8 +184,10 @@ def draw_posterior(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None
             parts = [((side < 60) & (back > -8) & (back < 46) & (np.abs(down) < 26), _sacral_wing)]
         else:
             length = 17 + vertebra.canal_depth + 30
-            parts = [((side > 14) & (side < 45) & (back > 20) & (back < 38) & (down > -15) & (down < 2), _transverse),
-                     ((side < 27) & (back > 10) & (back < length) & (down > -27) & (down < 35), _arch)]
+            parts = [
+                ((side > 14) & (side < 45) & (back > 20) & (back < 38) & (down > -15) & (down < 2), _transverse),
+                ((side < 27) & (back > 10) & (back < length) & (down > -27) & (down < 35), _arch),
+            ]
         for near, shape in parts:
             window = canvas.window(near)
             if window is None:
@@ -181,9 +217,12 @@ def _arch(u: np.ndarray, v: np.ndarray, t: np.ndarray, vertebra: Vertebra) -> np
     lamina = np.abs(v - (back - 2.0 + 5.5 * rise + 0.22 * t)) - 2.8
     lamina = rounded(lamina, side - edge, np.abs(t - 7.0) - 11.5 + 3 * (1 - rise), radius_mm=1.5)
     tip = back + 27.0 * scale
-    process = rounded(np.abs(v - (back + 3 + tip) / 2) - (tip - back - 3) / 2,
-                      np.abs(t - 7.5 - 0.16 * (v - back)) - 8.0 - 0.06 * (v - back),
-                      side - 2.6 - 1.6 * np.clip((v - tip + 8) / 8, 0, 1), radius_mm=2.5)
+    process = rounded(
+        np.abs(v - (back + 3 + tip) / 2) - (tip - back - 3) / 2,
+        np.abs(t - 7.5 - 0.16 * (v - back)) - 8.0 - 0.06 * (v - back),
+        side - 2.6 - 1.6 * np.clip((v - tip + 8) / 8, 0, 1),
+        radius_mm=2.5,
+    )
     pars = capsule(side, v, t, (17.5 * scale, 30.5, -5.0), (14.0 * scale, 36.5, 13.0), 4.0)
     return join(join(join(pedicle, pars), join(lamina, process)), _facets(u, v, t, vertebra))
 
@@ -197,8 +236,9 @@ def _facets(u: np.ndarray, v: np.ndarray, t: np.ndarray, vertebra: Vertebra) -> 
     # The joint opens outwards and forwards: what points inwards or far back belongs to neither process.
     forward = 0.55 * dx - 0.83 * dv
     wall = 2.9 + growth
-    upper = rounded(np.abs(reach - (radius + 0.6 + wall)) - wall, 0.35 * radius - forward, np.abs(t + 15.0) - 9.5,
-                    radius_mm=1.8)
+    upper = rounded(
+        np.abs(reach - (radius + 0.6 + wall)) - wall, 0.35 * radius - forward, np.abs(t + 15.0) - 9.5, radius_mm=1.8
+    )
     lower = rounded(reach - radius + 0.7, np.abs(t - 18.5) - 11.0, -4.0 - dx, radius_mm=1.8)
     return np.minimum(upper, lower)
 

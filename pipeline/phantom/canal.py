@@ -11,8 +11,13 @@ from pipeline.phantom.contrast import Contrast
 _GANGLION_ABOVE_DISC = 6.5
 
 
-def push_profile(u: np.ndarray, centre: np.ndarray | float, left: np.ndarray | float, right: np.ndarray | float,
-                 at: np.ndarray | float) -> np.ndarray:
+def push_profile(
+    u: np.ndarray,
+    centre: np.ndarray | float,
+    left: np.ndarray | float,
+    right: np.ndarray | float,
+    at: np.ndarray | float,
+) -> np.ndarray:
     """How far the back border of a disc lies behind the bodies' wall, mm, at ``u``.
 
     Args:
@@ -21,7 +26,7 @@ def push_profile(u: np.ndarray, centre: np.ndarray | float, left: np.ndarray | f
     tail = centre * np.exp(-((np.float32(1 / 6.5) * at) ** 2))
     push: np.ndarray = centre * np.exp(-((u / 6.5) ** 2))
     push = push + np.maximum(left - tail, 0).astype(np.float32) * np.exp(-(((u - at) / 4.5) ** 2))
-    push = push + np.maximum(right - tail, 0).astype(np.float32) * np.exp(-(((u + at) / 4.5) ** 2))
+    push += np.maximum(right - tail, 0).astype(np.float32) * np.exp(-(((u + at) / 4.5) ** 2))
     return push
 
 
@@ -30,8 +35,13 @@ def draw_ligaments(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None
     last = anatomy.vertebrae[-2].middle
     if not canvas.reaches(anatomy.vertebrae[0].top, last, -24, 24):
         return
-    near = ((np.abs(canvas.coarse_u) < 24) & (canvas.coarse_v > 6) & (canvas.coarse_v < 48)
-            & (canvas.coarse_s < last) & (canvas.coarse_s > anatomy.vertebrae[0].top))
+    near = (
+        (np.abs(canvas.coarse_u) < 24)
+        & (canvas.coarse_v > 6)
+        & (canvas.coarse_v < 48)
+        & (canvas.coarse_s < last)
+        & (canvas.coarse_s > anatomy.vertebrae[0].top)
+    )
     window = canvas.window(near)
     if window is not None:
         rows = anatomy.curve.rows(window.s)
@@ -44,6 +54,7 @@ def draw_ligaments(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None
         distance = np.maximum(distance, window.s - np.float32(last))
         grain = canvas.texture(1.2)[window.rows, window.cols]
         canvas.paint(window, distance, contrast["ligament"] * (1 + 0.12 * grain))
+    bend = canvas.texture(2.8)
     for foramen in anatomy.foramina:
         window = _foramen_window(canvas, foramen)
         if window is None:
@@ -51,16 +62,21 @@ def draw_ligaments(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None
         # Capsule and ligament fill what the fat of a wide foramen would: they show where it is narrowed.
         lateral, ds, dv = _foramen_coordinates(window, foramen)
         ds, dv = ds + _GANGLION_ABOVE_DISC - 0.32 * (lateral - 20), dv - 4.6 + 0.06 * (lateral - 20)
-        zone = np.minimum(ellipse(ds, dv, (1.2, 0.2), (8.4, 5.6)),
-                          ellipse(ds, dv, (_GANGLION_ABOVE_DISC - 0.8, -0.3), (6.6, 3.4)))
-        zone = np.maximum(zone, np.abs(lateral - 18.5) - 6.5)
+        zone = np.minimum(
+            ellipse(ds, dv, (1.2, 0.2), (8.4, 5.6)), ellipse(ds, dv, (_GANGLION_ABOVE_DISC - 0.8, -0.3), (6.6, 3.4))
+        )
+        zone = np.maximum(zone + bend[window.rows, window.cols], np.abs(lateral - 18.5) - 6.5)
         canvas.paint(window, zone, contrast["ligament"] * 1.15, softness=2.0)
     lumbar = slice(FIRST_LUMBAR, FIRST_LUMBAR + 5)
     for disc, vertebra in zip(anatomy.discs[lumbar], anatomy.vertebrae[lumbar], strict=True):
         if not canvas.reaches(disc.middle - 16, disc.middle + 16, -30, 30):
             continue
-        near = ((np.abs(canvas.coarse_s - disc.middle) < 16) & (np.abs(canvas.coarse_u) < 30)
-                & (canvas.coarse_v > 20) & (canvas.coarse_v < 48))
+        near = (
+            (np.abs(canvas.coarse_s - disc.middle) < 16)
+            & (np.abs(canvas.coarse_u) < 30)
+            & (canvas.coarse_v > 20)
+            & (canvas.coarse_v < 48)
+        )
         window = canvas.window(near)
         if window is not None:
             across, behind, radius = joint_circle(vertebra)
@@ -75,14 +91,21 @@ def _foramen_window(canvas: Canvas, foramen: Foramen) -> Window | None:
     if not canvas.reaches(foramen.disc_s - 18, foramen.disc_s + 10, low, high):
         return None
     lateral = foramen.side * canvas.coarse_u
-    near = ((np.abs(canvas.coarse_s - foramen.disc_s + 5) < 14) & (lateral > 8) & (lateral < 34)
-            & (np.abs(canvas.coarse_v - foramen.wall - 4.5) < 8))
+    near = (
+        (np.abs(canvas.coarse_s - foramen.disc_s + 5) < 14)
+        & (lateral > 8)
+        & (lateral < 34)
+        & (np.abs(canvas.coarse_v - foramen.wall - 4.5) < 8)
+    )
     return canvas.window(near)
 
 
 def _foramen_coordinates(window: Window, foramen: Foramen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return (np.float32(foramen.side) * window.u, window.s - np.float32(foramen.disc_s),
-            window.v - np.float32(foramen.wall))
+    return (
+        np.float32(foramen.side) * window.u,
+        window.s - np.float32(foramen.disc_s),
+        window.v - np.float32(foramen.wall),
+    )
 
 
 def draw_foramina(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
@@ -120,16 +143,23 @@ def draw_canal(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
     last = anatomy.vertebrae[-2].middle
     if not canvas.reaches(anatomy.vertebrae[0].top, last, -24, 24):
         return
-    near = ((np.abs(canvas.coarse_u) < 22) & (canvas.coarse_v > 4) & (canvas.coarse_v < 46)
-            & (canvas.coarse_s < last) & (canvas.coarse_s > anatomy.vertebrae[0].top - 20))
+    near = (
+        (np.abs(canvas.coarse_u) < 22)
+        & (canvas.coarse_v > 4)
+        & (canvas.coarse_v < 46)
+        & (canvas.coarse_s < last)
+        & (canvas.coarse_s > anatomy.vertebrae[0].top - 20)
+    )
     window = canvas.window(near)
     if window is None:
         return
     area = (window.rows, window.cols)
     canal = anatomy.canal
     rows = anatomy.curve.rows(window.s)
-    tables = {name: getattr(canal, name).astype(np.float32)[rows]
-              for name in ("wall", "front", "recess_u", "sac_front", "sac_depth", "sac_width", "fat", "tightness")}
+    tables = {
+        name: getattr(canal, name).astype(np.float32)[rows]
+        for name in ("wall", "front", "recess_u", "sac_front", "sac_depth", "sac_width", "fat", "tightness")
+    }
     left, right = (canal.bulge[column].astype(np.float32)[rows] for column in (0, 1))
     u, v = window.u, window.v
     side = np.abs(u)
@@ -141,9 +171,12 @@ def draw_canal(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
     # The sac: flat in front, tapering behind like the canal it lies in.
     a, b = u / np.maximum(half_width, 0.3), (v - middle) / np.maximum(half_depth, 0.3)
     narrow = a * (1 + 0.42 * np.clip(0.77 * b + 0.23, 0, 1))
-    radius = np.where(b < 0, (np.abs(narrow) ** 3 + np.abs(b) ** 3 + 1e-6) ** np.float32(1 / 3),
-                      np.sqrt(narrow**2 + b**2 + np.float32(1e-6)))
-    sac = (radius - 1) * np.minimum(half_depth, half_width)
+    squares = (narrow * narrow, b * b)
+    front = np.cbrt(squares[0] * np.abs(narrow) + squares[1] * np.abs(b) + np.float32(1e-6))
+    radius = np.where(b < 0, front, np.sqrt(squares[0] + squares[1] + np.float32(1e-6)))
+    size = np.minimum(half_depth, half_width)
+    # Where the sac has ended there is none: a vanishing ellipse would be "near" everything.
+    sac = (radius - 1) * size + 20 * np.clip(0.9 - size, 0, 1)
     sac = np.maximum(sac, border + 0.3)
     # Epidural space: a rim round the sac, the two recesses, the fat pad behind.
     space = sac - (0.5 + 0.8 * (1 - tables["tightness"]))
@@ -161,16 +194,35 @@ def draw_canal(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
         return
     part_rows, part_cols = slice(hits_rows[0], hits_rows[-1] + 1), slice(hits_cols[0], hits_cols[-1] + 1)
     part = (part_rows, part_cols)
-    inner = Window(slice(window.rows.start + part_rows.start, window.rows.start + part_rows.stop),
-                   slice(window.cols.start + part_cols.start, window.cols.start + part_cols.stop),
-                   window.s[part], window.u[part], window.v[part])
-    _draw_sac(canvas, inner, anatomy, contrast, sac[part], a[part], b[part], half_width[part], half_depth[part],
-              tables["tightness"][part])
+    inner = Window(
+        slice(window.rows.start + part_rows.start, window.rows.start + part_rows.stop),
+        slice(window.cols.start + part_cols.start, window.cols.start + part_cols.stop),
+        window.s[part],
+        window.u[part],
+        window.v[part],
+    )
+    _draw_sac(
+        canvas,
+        inner,
+        anatomy,
+        contrast,
+        sac[part],
+        a[part],
+        b[part],
+        half_width[part],
+        half_depth[part],
+        tables["tightness"][part],
+    )
 
 
 def _draw_traversing_roots(
-    canvas: Canvas, window: Window, anatomy: Anatomy, contrast: Contrast, rows: np.ndarray,
-    tables: dict[str, np.ndarray], bulges: tuple[np.ndarray, np.ndarray],
+    canvas: Canvas,
+    window: Window,
+    anatomy: Anatomy,
+    contrast: Contrast,
+    rows: np.ndarray,
+    tables: dict[str, np.ndarray],
+    bulges: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """The root that runs down each lateral recess to leave one level lower."""
     for column, sign in ((0, 1.0), (1, -1.0)):
@@ -184,8 +236,16 @@ def _draw_traversing_roots(
 
 
 def _draw_sac(
-    canvas: Canvas, window: Window, anatomy: Anatomy, contrast: Contrast, sac: np.ndarray, a: np.ndarray,
-    b: np.ndarray, half_width: np.ndarray, half_depth: np.ndarray, tightness: np.ndarray,
+    canvas: Canvas,
+    window: Window,
+    anatomy: Anatomy,
+    contrast: Contrast,
+    sac: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    half_width: np.ndarray,
+    half_depth: np.ndarray,
+    tightness: np.ndarray,
 ) -> None:
     area = (window.rows, window.cols)
     s = window.s

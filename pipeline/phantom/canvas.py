@@ -40,8 +40,15 @@ class Canvas:
         rng: for the textures.
     """
 
-    def __init__(self, curve: SpineCurve, origin: np.ndarray, step_col: np.ndarray, step_row: np.ndarray,
-                 shape: tuple[int, int], rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        curve: SpineCurve,
+        origin: np.ndarray,
+        step_col: np.ndarray,
+        step_row: np.ndarray,
+        shape: tuple[int, int],
+        rng: np.random.Generator,
+    ) -> None:
         self.shape, self.rng, self.curve = shape, rng, curve
         self.origin, self.step_col, self.step_row = origin, step_col, step_row
         self.spacing = float(np.linalg.norm(step_col))
@@ -89,9 +96,10 @@ class Canvas:
     def refine(self, coarse: np.ndarray) -> np.ndarray:
         """A field on the coarse grid, interpolated to the pixels: (rows, cols) float32."""
         k = self.factor
-        big = cv2.resize(coarse.astype(np.float32), (coarse.shape[1] * k, coarse.shape[0] * k),
-                         interpolation=cv2.INTER_LINEAR)
-        return np.ascontiguousarray(big[k:k + self.shape[0], k:k + self.shape[1]])
+        big = cv2.resize(
+            coarse.astype(np.float32), (coarse.shape[1] * k, coarse.shape[0] * k), interpolation=cv2.INTER_LINEAR
+        )
+        return np.ascontiguousarray(big[k : k + self.shape[0], k : k + self.shape[1]])
 
     def window(self, coarse_mask: np.ndarray) -> Window | None:
         """The smallest window that holds every pixel near a set node of the coarse grid; None if there is none.
@@ -100,10 +108,10 @@ class Canvas:
             coarse_mask: on the grid of ``coarse_points`` or on that of ``coarse_s``.
         """
         corner = (0, 0) if coarse_mask.shape == self.coarse_points.shape[:2] else self._corner
-        hit_rows = coarse_mask.any(axis=1).nonzero()[0]
+        hit_rows = np.flatnonzero(coarse_mask.any(axis=1))
         if not len(hit_rows):
             return None
-        hit_cols = coarse_mask[hit_rows[0]:hit_rows[-1] + 1].any(axis=0).nonzero()[0]
+        hit_cols = np.flatnonzero(coarse_mask[hit_rows[0] : hit_rows[-1] + 1].any(axis=0))
         bounds = []
         for hits, start, limit in zip((hit_rows, hit_cols), corner, self.shape, strict=True):
             low = max((int(hits[0]) + start - 2) * self.factor, 0)
@@ -126,8 +134,14 @@ class Canvas:
         )
         return first, second, third
 
-    def paint(self, window: Window, distance: np.ndarray, value: np.ndarray | float, opacity: float = 1.0,
-              softness: float = 1.0) -> None:
+    def paint(
+        self,
+        window: Window,
+        distance: np.ndarray,
+        value: np.ndarray | float,
+        opacity: float = 1.0,
+        softness: float = 1.0,
+    ) -> None:
         """Put ``value`` where the signed ``distance`` (mm, negative inside) is below 0, with an edge one pixel wide."""
         cover = distance * np.float32(-1.0 / (self.edge * softness))
         cover += np.float32(0.5)
@@ -147,8 +161,9 @@ class Canvas:
         return texture(self.rng, self.shape, sigma_mm, self.spacing, stretch)
 
 
-def ellipsoid(x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: tuple[float, float, float],
-              radii: tuple[float, float, float]) -> np.ndarray:
+def ellipsoid(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, centre: tuple[float, float, float], radii: tuple[float, float, float]
+) -> np.ndarray:
     """About the signed distance to an ellipsoid, mm: exact at the surface's poles, good near the surface."""
     total = ((x - np.float32(centre[0])) / np.float32(radii[0])) ** 2
     total += ((y - np.float32(centre[1])) / np.float32(radii[1])) ** 2
@@ -169,8 +184,14 @@ def ellipse(x: np.ndarray, y: np.ndarray, centre: tuple[float, float], radii: tu
     return total
 
 
-def capsule(x: np.ndarray, y: np.ndarray, z: np.ndarray, start: tuple[float, float, float],
-            stop: tuple[float, float, float], radius: float) -> np.ndarray:
+def capsule(
+    x: np.ndarray,
+    y: np.ndarray,
+    z: np.ndarray,
+    start: tuple[float, float, float],
+    stop: tuple[float, float, float],
+    radius: float,
+) -> np.ndarray:
     """Signed distance to a rod with round ends, mm."""
     axis = np.array(stop, np.float32) - np.array(start, np.float32)
     length = float(axis @ axis)

@@ -12,14 +12,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write the competition to")
     parser.add_argument("--studies", type=int, default=10, metavar="N", help="number of studies (default 10)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same bytes (default 0)")
-    parser.add_argument("--split", choices=("train", "test"), default="train",
-                        help="test: labels go to test_truth.csv instead of train.csv")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="the same seed gives the same bytes (default 0)"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("train", "test"),
+        default="train",
+        help="test: labels go to test_truth.csv instead of train.csv",
+    )
     parser.add_argument("--size", choices=("full", "small"), default="full", help="small: half the pixels each way")
-    parser.add_argument("--defects", nargs="+", default=[], metavar="NAME",
-                        help="damage the studies in turn: names, or 'all' (see pipeline/phantom/defects.py)")
-    parser.add_argument("--label-noise", type=float, default=None, metavar="SHARE",
-                        help="share of grades moved to a neighbouring grade (default 0.01)")
+    parser.add_argument(
+        "--defects",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="damage the studies in turn: names, or 'all' (see pipeline/phantom/defects.py)",
+    )
+    parser.add_argument(
+        "--label-noise",
+        type=float,
+        default=None,
+        metavar="SHARE",
+        help="share of grades moved to a neighbouring grade (default 0.005)",
+    )
     parser.add_argument("--workers", type=int, default=-1, metavar="N", help="processes; -1 uses all cores (default)")
 
 
@@ -42,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         return 1
     seconds = time.perf_counter() - start
     floor = ", ".join(f"{family} {value:.3f}" for family, value in noise_floor(settings.noise).items())
-    print(f"{args.studies} studies in {seconds:.1f} s ({seconds / args.studies:.2f} s a study), "
-          f"label noise {settings.noise:g}: no grader can score below {floor}")
+    print(
+        f"{args.studies} studies in {seconds:.1f} s ({seconds / args.studies:.2f} s a study), "
+        f"label noise {settings.noise:g}: no grader can score below {floor}"
+    )
     print(f"written to {args.out}")
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import joblib
 import numpy as np
 import pandas as pd
@@ -14,17 +15,29 @@ from tqdm import tqdm
 
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, GRADES, Family, SeriesKind, level_title, row_id
 from pipeline.phantom.acquisition import Pose, SeriesPlan, SlicePlane, plan_study, sample_pose
-from pipeline.phantom.anatomy import Anatomy, sample_anatomy
+from pipeline.phantom.anatomy import Anatomy
 from pipeline.phantom.artefacts import degrade, sample_artefacts
 from pipeline.phantom.contrast import sample_contrast
 from pipeline.phantom.defects import DEFECTS, SeriesFiles, apply_defect
 from pipeline.phantom.dicom_writer import build_dataset, save_dataset
 from pipeline.phantom.grades import LabelSettings, written_grades
 from pipeline.phantom.rendering import render_slice
+from pipeline.phantom.sampling import sample_anatomy
 from pipeline.phantom.soft_tissue import surroundings
 
 SPLITS = ("train", "test")
-COORDINATE_COLUMNS = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y", "x_mm", "y_mm", "z_mm"]
+COORDINATE_COLUMNS = [
+    "study_id",
+    "series_id",
+    "instance_number",
+    "condition",
+    "level",
+    "x",
+    "y",
+    "x_mm",
+    "y_mm",
+    "z_mm",
+]
 _KIND_OF_FAMILY = {
     Family.CANAL: SeriesKind.SAGITTAL_T2,
     Family.FORAMINAL: SeriesKind.SAGITTAL_T1,
@@ -44,8 +57,15 @@ class StudyRecord:
 
 
 def make_phantom(
-    out: Path, studies: int, seed: int = 0, split: str = "train", size: str = "full", defects: Sequence[str] = (),
-    workers: int = 1, labels: LabelSettings | None = None, progress: bool = False,
+    out: Path,
+    studies: int,
+    seed: int = 0,
+    split: str = "train",
+    size: str = "full",
+    defects: Sequence[str] = (),
+    workers: int = 1,
+    labels: LabelSettings | None = None,
+    progress: bool = False,
 ) -> Path:
     """Write a competition folder of phantoms.
 
@@ -57,7 +77,8 @@ def make_phantom(
         studies: how many.
         split: ``train`` (public labels) or ``test`` (labels go to ``test_truth.csv`` and
             ``test_truth_coordinates.csv``, which the competition does not have).
-        size: ``full`` (sagittal about 18 x 448 x 448, axial about 40 x 320 x 320) or ``small`` (half the pixels each way).
+        size: ``full`` (sagittal about 18 x 448 x 448, axial about 40 x 320 x 320) or ``small`` (half the pixels each
+            way).
         defects: names from DEFECTS; study ``i`` gets defect ``i`` modulo their number.
         labels: label noise and missing labels.
 
@@ -77,11 +98,11 @@ def make_phantom(
     out = Path(out)
     (out / f"{split}_images").mkdir(parents=True, exist_ok=True)
     settings = labels or LabelSettings()
+    images = out / f"{split}_images"
+    chosen = [defects[index % len(defects)] if defects else None for index in range(studies)]
     jobs = (
-        joblib.delayed(write_study)(
-            out / f"{split}_images", index, seed, split, size, defects[index % len(defects)] if defects else None, settings
-        )
-        for index in range(studies)
+        joblib.delayed(write_study)(images, index, seed, split, size, defect, settings)
+        for index, defect in enumerate(chosen)
     )
     parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
     records = list(tqdm(parallel(jobs), total=studies, unit="study", desc="phantom", disable=not progress))
@@ -97,6 +118,8 @@ def write_study(
     images: Path, index: int, seed: int, split: str, size: str, defect: str | None, settings: LabelSettings
 ) -> StudyRecord:
     """Draw study ``index`` and write its files under ``images``."""
+    # Processes share the cores already; OpenCV's own threads would only be in their way.
+    cv2.setNumThreads(1)
     rng = _generator(seed, split, index)
     study_id = str(10_000_000 + int(rng.integers(0, 89_999)) * 1000 + index % 1000 + 1_000_000_000 * (index // 1000))
     anatomy, pose = sample_anatomy(rng), sample_pose(rng)
@@ -118,8 +141,9 @@ def write_study(
     return _record(anatomy, pose, plans, series_ids, study_id, grades)
 
 
-def _draw_series(anatomy: Anatomy, pose: Pose, plan: SeriesPlan, study_id: str, series_id: str,
-                 rng: np.random.Generator) -> list[Dataset]:
+def _draw_series(
+    anatomy: Anatomy, pose: Pose, plan: SeriesPlan, study_id: str, series_id: str, rng: np.random.Generator
+) -> list[Dataset]:
     contrast, artefacts = sample_contrast(plan.weighting, rng), sample_artefacts(plan, rng)
     around = surroundings(anatomy)
     seeds = rng.integers(0, 2**63, len(plan.planes))
@@ -133,8 +157,9 @@ def _draw_series(anatomy: Anatomy, pose: Pose, plan: SeriesPlan, study_id: str, 
     return datasets
 
 
-def _reference_pixel(plan: SeriesPlan, plane: SlicePlane, pose: Pose, anatomy: Anatomy,
-                     middle: np.ndarray) -> tuple[float, float]:
+def _reference_pixel(
+    plan: SeriesPlan, plane: SlicePlane, pose: Pose, anatomy: Anatomy, middle: np.ndarray
+) -> tuple[float, float]:
     """Where the spine crosses the slice, about: coil and saturation band are placed from there."""
     if plan.kind is SeriesKind.AXIAL_T2:
         body = pose.rotation.T @ (plane.position - pose.shift)
@@ -151,29 +176,49 @@ def _save_series(folder: Path, series: SeriesFiles) -> None:
         save_dataset(dataset, target / f"{number}.dcm")
 
 
-def _record(anatomy: Anatomy, pose: Pose, plans: tuple[SeriesPlan, ...], series_ids: list[str], study_id: str,
-            grades: np.ndarray) -> StudyRecord:
+def _record(
+    anatomy: Anatomy,
+    pose: Pose,
+    plans: tuple[SeriesPlan, ...],
+    series_ids: list[str],
+    study_id: str,
+    grades: np.ndarray,
+) -> StudyRecord:
     names = [GRADE_NAMES[grade] if grade >= 0 else None for grade in grades]
-    coordinates = []
+    coordinates: list[dict[str, object]] = []
     for index, cell in enumerate(CELLS):
         if grades[index] < 0:
             continue
         point = pose.to_lps(anatomy.landmarks[index])
-        seen = [(plan.nearest(point), series_id, plan) for plan, series_id in zip(plans, series_ids, strict=True)
-                if plan.kind is _KIND_OF_FAMILY[cell.condition.family]]
+        seen = [
+            (plan.nearest(point), series_id, plan)
+            for plan, series_id in zip(plans, series_ids, strict=True)
+            if plan.kind is _KIND_OF_FAMILY[cell.condition.family]
+        ]
         (number, x, y, distance), series_id, plan = min(seen, key=lambda item: item[0][3])
         if distance > max(plan.spacing_between, plan.planes[0].thickness):
             continue
-        coordinates.append({
-            "study_id": study_id, "series_id": series_id, "instance_number": number,
-            "condition": cell.condition.title, "level": level_title(cell.level), "x": x, "y": y,
-            "x_mm": point[0], "y_mm": point[1], "z_mm": point[2],
-        })
-    series = [{"study_id": study_id, "series_id": series_id, "series_description": str(plan.kind)}
-              for plan, series_id in zip(plans, series_ids, strict=True)]
-    truth = {"study_id": study_id}
-    truth |= {column: float(value) for column, value in zip(CELL_COLUMNS, anatomy.measurements, strict=True)}
-    return StudyRecord({"study_id": study_id, **dict(zip(CELL_COLUMNS, names, strict=True))}, coordinates, series, truth)
+        coordinates.append(
+            {
+                "study_id": study_id,
+                "series_id": series_id,
+                "instance_number": number,
+                "condition": cell.condition.title,
+                "level": level_title(cell.level),
+                "x": x,
+                "y": y,
+                "x_mm": point[0],
+                "y_mm": point[1],
+                "z_mm": point[2],
+            }
+        )
+    series: list[dict[str, object]] = [
+        {"study_id": study_id, "series_id": series_id, "series_description": str(plan.kind)}
+        for plan, series_id in zip(plans, series_ids, strict=True)
+    ]
+    measured = dict(zip(CELL_COLUMNS, anatomy.measurements.tolist(), strict=True))
+    labels: dict[str, object] = {"study_id": study_id, **dict(zip(CELL_COLUMNS, names, strict=True))}
+    return StudyRecord(labels, coordinates, series, {"study_id": study_id, **measured})
 
 
 def _write_tables(out: Path, split: str, records: list[StudyRecord]) -> None:
@@ -190,8 +235,9 @@ def _write_tables(out: Path, split: str, records: list[StudyRecord]) -> None:
     labels.to_csv(out / label_name, index=False)
     coordinates.to_csv(out / point_name, index=False, float_format="%.4f")
     truth.to_csv(out / f"{split}_measurements.csv", index=False, float_format="%.3f")
-    ids = [row_id(str(study), cell) for study in labels["study_id"]
-           for cell in sorted(CELLS, key=lambda item: item.column)]
+    ids = [
+        row_id(str(study), cell) for study in labels["study_id"] for cell in sorted(CELLS, key=lambda item: item.column)
+    ]
     sample = pd.DataFrame({"row_id": ids})
     for grade in GRADES:
         sample[grade] = 1 / 3

@@ -1,9 +1,9 @@
 """The spine's curve and the coordinates along it.
 
-Body frame: x to the patient's left, y posterior, z superior, in mm, origin at the middle of L3. Spine frame: ``s`` the
-arc length along the line through the middles of the vertebral bodies (inferior is positive), ``u`` the patient's left,
-``v`` posterior, both in the plane perpendicular to that line. Discs and bodies are simple shapes in (s, u, v); lordosis,
-scoliosis, rotation and slip live in the curve alone.
+Body frame: x to the patient's left, y posterior, z superior, in mm, origin at the middle of L3. Spine frame: ``s``
+the arc length along the line through the middles of the vertebral bodies (inferior is positive), ``u`` the patient's
+left, ``v`` posterior, both in the plane perpendicular to that line. Discs and bodies are simple shapes in (s, u, v);
+lordosis, scoliosis, rotation and slip live in the curve alone.
 """
 
 from __future__ import annotations
@@ -70,13 +70,16 @@ class SpineCurve:
         local = (frame @ (flat - self.centre[rows])[:, :, None])[:, :, 0]
         shape = points.shape[:-1]
         s = self.start + STEP_MM * rows + local[:, 2]
-        return (s.reshape(shape), local[:, 0].reshape(shape), local[:, 1].reshape(shape),
-                frame.reshape(*shape, 3, 3))
+        return (s.reshape(shape), local[:, 0].reshape(shape), local[:, 1].reshape(shape), frame.reshape(*shape, 3, 3))
 
 
 def build_curve(
-    knots_s: np.ndarray, sagittal_deg: np.ndarray, coronal_deg: np.ndarray, axial_deg: np.ndarray,
-    slips: list[tuple[float, float]], origin_s: float,
+    knots_s: np.ndarray,
+    sagittal_deg: np.ndarray,
+    coronal_deg: np.ndarray,
+    axial_deg: np.ndarray,
+    slips: list[tuple[float, float]],
+    origin_s: float,
 ) -> SpineCurve:
     """Integrate a curve from its angles.
 
@@ -89,10 +92,13 @@ def build_curve(
         origin_s: the arc length that lies at the body frame's origin.
     """
     s = np.arange(knots_s[0], knots_s[-1] + STEP_MM / 2, STEP_MM)
-    angles = [np.radians(gaussian_filter1d(np.interp(s, knots_s, values), 2.0 / STEP_MM))
-              for values in (sagittal_deg, coronal_deg, axial_deg)]
-    tangent = np.stack([np.sin(angles[1]), np.sin(angles[0]) * np.cos(angles[1]),
-                        -np.cos(angles[0]) * np.cos(angles[1])], axis=1)
+    angles = [
+        np.radians(gaussian_filter1d(np.interp(s, knots_s, values), 2.0 / STEP_MM))
+        for values in (sagittal_deg, coronal_deg, axial_deg)
+    ]
+    tangent = np.stack(
+        [np.sin(angles[1]), np.sin(angles[0]) * np.cos(angles[1]), -np.cos(angles[0]) * np.cos(angles[1])], axis=1
+    )
     across = np.stack([np.cos(angles[2]), np.sin(angles[2]), np.zeros_like(s)], axis=1)
     across -= (across * tangent).sum(1, keepdims=True) * tangent
     across /= np.linalg.norm(across, axis=1, keepdims=True)

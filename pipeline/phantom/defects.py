@@ -29,7 +29,7 @@ Edit = Callable[[list[Dataset], np.random.Generator], list[Dataset]]
 def _motion(datasets: list[Dataset], rng: np.random.Generator) -> list[Dataset]:
     """The patient moves once in the middle: what follows lies 2 to 5 mm elsewhere, and the tags say so."""
     shift = rng.uniform(2, 5) * np.array([0.0, 0.6, 0.8])
-    for dataset in datasets[len(datasets) // 2:]:
+    for dataset in datasets[len(datasets) // 2 :]:
         position = np.array([float(value) for value in dataset.ImagePositionPatient]) + shift
         dataset.ImagePositionPatient = [f"{value:.6f}" for value in position]
     return datasets
@@ -45,17 +45,17 @@ def _duplicate_position(datasets: list[Dataset], rng: np.random.Generator) -> li
 def _gaps(datasets: list[Dataset], rng: np.random.Generator) -> list[Dataset]:
     """Two slices in the middle are missing."""
     at = len(datasets) // 2 + int(rng.integers(-1, 2))
-    return datasets[:at] + datasets[at + 2:]
+    return datasets[:at] + datasets[at + 2 :]
 
 
-def _mixed_sizes(datasets: list[Dataset], rng: np.random.Generator) -> list[Dataset]:
+def _mixed_sizes(datasets: list[Dataset], _: np.random.Generator) -> list[Dataset]:
     """Half of the slices are cropped by a few rows and columns."""
     for dataset in datasets[::2]:
         set_pixels(dataset, dataset.pixel_array[:-8, :-6])
     return datasets
 
 
-def _monochrome1(datasets: list[Dataset], rng: np.random.Generator) -> list[Dataset]:
+def _monochrome1(datasets: list[Dataset], _: np.random.Generator) -> list[Dataset]:
     """Black is the highest value."""
     for dataset in datasets:
         set_pixels(dataset, (4095 - dataset.pixel_array).astype(np.uint16))
@@ -63,7 +63,7 @@ def _monochrome1(datasets: list[Dataset], rng: np.random.Generator) -> list[Data
     return datasets
 
 
-def _signed(datasets: list[Dataset], rng: np.random.Generator) -> list[Dataset]:
+def _signed(datasets: list[Dataset], _: np.random.Generator) -> list[Dataset]:
     """Signed pixels about -1000, brought back by the rescale intercept."""
     for dataset in datasets:
         set_pixels(dataset, (dataset.pixel_array.astype(np.int32) - 1000).astype(np.int16))
@@ -72,7 +72,7 @@ def _signed(datasets: list[Dataset], rng: np.random.Generator) -> list[Dataset]:
     return datasets
 
 
-def _no_orientation(datasets: list[Dataset], rng: np.random.Generator) -> list[Dataset]:
+def _no_orientation(datasets: list[Dataset], _: np.random.Generator) -> list[Dataset]:
     """Neither orientation nor position."""
     for dataset in datasets:
         del dataset.ImageOrientationPatient
@@ -80,12 +80,12 @@ def _no_orientation(datasets: list[Dataset], rng: np.random.Generator) -> list[D
     return datasets
 
 
-def _single_slice(datasets: list[Dataset], rng: np.random.Generator) -> list[Dataset]:
+def _single_slice(datasets: list[Dataset], _: np.random.Generator) -> list[Dataset]:
     """Only the middle slice of every series is there."""
     return [datasets[len(datasets) // 2]]
 
 
-def _no_pixels(datasets: list[Dataset], rng: np.random.Generator) -> list[Dataset]:
+def _no_pixels(datasets: list[Dataset], _: np.random.Generator) -> list[Dataset]:
     """Headers without PixelData."""
     for dataset in datasets:
         del dataset.PixelData

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import RLELossless
+from pydicom.uid import UID, RLELossless
 
 from pipeline.labels import SeriesKind
 from pipeline.phantom.acquisition import SeriesPlan, SlicePlane
@@ -81,8 +81,9 @@ def frame_of_reference(study_id: str, series_id: str) -> str:
     return f"1.2.826.0.1.3680043.8.498.{int.from_bytes(digest[:14], 'big')}"
 
 
-def build_dataset(pixels: np.ndarray, plane: SlicePlane, plan: SeriesPlan, study_id: str, series_id: str,
-                  instance: int) -> Dataset:
+def build_dataset(
+    pixels: np.ndarray, plane: SlicePlane, plan: SeriesPlan, study_id: str, series_id: str, instance: int
+) -> Dataset:
     """One instance ready to be saved with :func:`save_dataset`.
 
     Args:
@@ -91,10 +92,10 @@ def build_dataset(pixels: np.ndarray, plane: SlicePlane, plan: SeriesPlan, study
     dataset = Dataset()
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = _ENHANCED_MR
-    meta.MediaStorageSOPInstanceUID = f"{study_id}.1.{instance}"
+    meta.MediaStorageSOPClassUID = UID(_ENHANCED_MR)
+    meta.MediaStorageSOPInstanceUID = UID(f"{study_id}.1.{instance}")
     meta.TransferSyntaxUID = RLELossless
-    meta.ImplementationClassUID = _IMPLEMENTATION
+    meta.ImplementationClassUID = UID(_IMPLEMENTATION)
     dataset.file_meta = meta
     dataset.SOPInstanceUID = f"{study_id}.1.{instance}"
     dataset.ContentDate = "20240503"

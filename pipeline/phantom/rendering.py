@@ -13,8 +13,8 @@ from pipeline.phantom.contrast import Contrast
 from pipeline.phantom.soft_tissue import Surroundings, draw_pelvis, draw_soft_tissue
 
 _SUBSLICES = (-0.27, 0.27)
-"""Depths at which the spine is drawn, in shares of the slice's thickness; their mean makes partial volume. The soft
-tissue around it changes slowly and is drawn once."""
+"""Depths at which bodies, discs, canal and foramina are drawn, in shares of the slice's thickness; their mean makes
+partial volume. What lies around them is drawn once, in the middle."""
 
 
 def render_slice(
@@ -32,16 +32,16 @@ def render_slice(
     origin = back @ (plane.position - pose.shift)
     middle = Canvas(anatomy.curve, origin, step_col, step_row, shape, np.random.default_rng((seed, 0)))
     draw_soft_tissue(middle, anatomy, around, contrast)
-    draw_pelvis(middle, anatomy, around, contrast)
+    draw_pelvis(middle, around, contrast)
     if not middle.reaches(anatomy.vertebrae[0].top, anatomy.vertebrae[-1].bottom):
         return middle.image
+    draw_ligaments(middle, anatomy, contrast)
+    draw_posterior(middle, anatomy, contrast)
     total = np.zeros(shape, np.float32)
     for depth in _SUBSLICES:
         offset = depth * plane.thickness * (back @ plane.normal)
         canvas = middle.moved(offset, np.random.default_rng((seed, 1)))
         canvas.image[:] = middle.image
-        draw_ligaments(canvas, anatomy, contrast)
-        draw_posterior(canvas, anatomy, contrast)
         draw_column(canvas, anatomy, contrast)
         draw_canal(canvas, anatomy, contrast)
         draw_foramina(canvas, anatomy, contrast)

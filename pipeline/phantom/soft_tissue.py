@@ -57,12 +57,13 @@ def draw_soft_tissue(canvas: Canvas, anatomy: Anatomy, around: Surroundings, con
     level = around.level[rows]
     side = np.abs(x)
     # Slow noise bends every surface a little; it is cut from a pool and lives on the coarse grid.
-    wobble = canvas.texture(14.0)[: x.shape[0] * 4:4, : x.shape[1] * 4:4]
+    wobble = canvas.texture(14.0)[: x.shape[0] * 4 : 4, : x.shape[1] * 4 : 4]
     wobble = wobble[np.minimum(np.arange(x.shape[0]), wobble.shape[0] - 1)][
-        :, np.minimum(np.arange(x.shape[1]), wobble.shape[1] - 1)]
-    fascia = (around.fascia - around.spine_y)[rows] + 6 * np.exp(-((side - 34) / 18) ** 2) * habitus.muscle_bulk
+        :, np.minimum(np.arange(x.shape[1]), wobble.shape[1] - 1)
+    ]
+    fascia = (around.fascia - around.spine_y)[rows] + 6 * np.exp(-(((side - 34) / 18) ** 2)) * habitus.muscle_bulk
     fascia = fascia - (side / 78) ** 4 * 22 + wobble
-    skin = (around.skin - around.spine_y)[rows] + 3 * np.exp(-((side - 40) / 25) ** 2) - (side / 110) ** 2 * 24
+    skin = (around.skin - around.spine_y)[rows] + 3 * np.exp(-(((side - 40) / 25) ** 2)) - (side / 110) ** 2 * 24
     body = np.sqrt((points[..., 0] / habitus.half_breadth) ** 2 + ((points[..., 1] + 25) / 125) ** 2)
     inside = np.minimum(skin - y, (1 - body) * 120)
     whole = Window(slice(0, canvas.shape[0]), slice(0, canvas.shape[1]), canvas.s, canvas.u, canvas.v)
@@ -80,8 +81,15 @@ def draw_soft_tissue(canvas: Canvas, anatomy: Anatomy, around: Surroundings, con
     _draw_vessels(canvas, anatomy, contrast, x, y, level, scale)
 
 
-def _draw_abdomen(canvas: Canvas, contrast: Contrast, points: np.ndarray, y: np.ndarray, level: np.ndarray,
-                  inside: np.ndarray, slow: np.ndarray) -> None:
+def _draw_abdomen(
+    canvas: Canvas,
+    contrast: Contrast,
+    points: np.ndarray,
+    y: np.ndarray,
+    level: np.ndarray,
+    inside: np.ndarray,
+    slow: np.ndarray,
+) -> None:
     front = np.minimum(-y - 38 + 4 * np.sin(points[..., 2] / 17), inside - 22)
     window = canvas.window(front > -4)
     if window is not None:
@@ -104,7 +112,7 @@ def _draw_abdomen(canvas: Canvas, contrast: Contrast, points: np.ndarray, y: np.
         area = (wall.rows, wall.cols)
         ring = canvas.refine(np.where((y < 15) & (points[..., 1] < -15), np.abs(inside - 22) - 5, 9.0))[area]
         canvas.paint(wall, ring, contrast["muscle"])
-    x, z = points[..., 0], points[..., 2]
+    x = points[..., 0]
     for sign in (1, -1):
         lower = 1.5 if sign > 0 else 1.9
         kidney = np.sqrt(((x - sign * 66) / 27) ** 2 + ((y - 4) / 25) ** 2 + ((level - lower + 1.3) / 1.7) ** 2) - 1
@@ -123,9 +131,17 @@ def _draw_abdomen(canvas: Canvas, contrast: Contrast, points: np.ndarray, y: np.
         canvas.paint(window, canvas.refine(liver)[window.rows, window.cols], contrast["liver"] * (1 + 0.05 * grain))
 
 
-def _draw_muscles(canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.ndarray, y: np.ndarray,
-                  level: np.ndarray, fascia: np.ndarray, inside: np.ndarray,
-                  textures: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def _draw_muscles(
+    canvas: Canvas,
+    anatomy: Anatomy,
+    contrast: Contrast,
+    x: np.ndarray,
+    y: np.ndarray,
+    level: np.ndarray,
+    fascia: np.ndarray,
+    inside: np.ndarray,
+    textures: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
     habitus = anatomy.habitus
     bulk = habitus.muscle_bulk * habitus.scale
     texture, fine, slow = textures
@@ -137,22 +153,31 @@ def _draw_muscles(canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.nd
     # Psoas grows from L1 downwards and moves forward at the sacrum; quadratus lumborum lies lateral to it.
     growth = np.clip(0.45 + 0.16 * level, 0.15, 1.15) * habitus.psoas_bulk
     psoas_y = np.where(level > 4, 4 - 13 * (level - 4), 4.0)
-    psoas = (np.sqrt(((side - 30 - 12 * growth - 4 * np.maximum(level - 4, 0)) / (17 * growth)) ** 2
-                     + ((y - psoas_y) / (23 * growth)) ** 2) - 1) * 17 * growth
+    psoas = (
+        (
+            np.sqrt(
+                ((side - 30 - 12 * growth - 4 * np.maximum(level - 4, 0)) / (17 * growth)) ** 2
+                + ((y - psoas_y) / (23 * growth)) ** 2
+            )
+            - 1
+        )
+        * 17
+        * growth
+    )
     psoas = np.maximum(psoas, np.maximum(-0.3 - level, level - 8) * 20)
-    quadratus = np.maximum((np.sqrt(((side - 62) / (15 * bulk)) ** 2 + ((y - 29 - 0.12 * (side - 62)) / 9) ** 2) - 1) * 9,
-                           np.maximum(-0.5 - level, level - 4.2) * 15)
+    quadratus = (np.sqrt(((side - 62) / (15 * bulk)) ** 2 + ((y - 29 - 0.12 * (side - 62)) / 9) ** 2) - 1) * 9
+    quadratus = np.maximum(quadratus, np.maximum(-0.5 - level, level - 4.2) * 15)
     for shape, replaced in ((psoas, 0.10), (quadratus, 0.2)):
         window = canvas.window(shape < 4)
         if window is None:
             continue
         area = (window.rows, window.cols)
         distance = canvas.refine(shape)[area] + 1.1 * slow[area] + 0.5 * patches[area]
-        share = replaced * (0.4 + habitus.muscle_fat)
-        value = muscle[area] + (contrast["fat"] - muscle[area]) * _fat_streaks(streaks[area], patches[area], share)
+        cover = _fat_streaks(streaks[area], patches[area], replaced * (0.4 + habitus.muscle_fat))
+        value = muscle[area] + (contrast["fat"] - muscle[area]) * cover
         canvas.paint(window, distance, value)
     # Erector spinae and multifidus share one compartment under the fascia, with fat septa between them.
-    floor = 27 + 5 * np.exp(-((side - 20) / 14) ** 2)
+    floor = 27 + 5 * np.exp(-(((side - 20) / 14) ** 2))
     compartment = np.maximum(np.maximum(y - fascia, floor - y), side - 66 * bulk - 0.12 * (y - 40))
     compartment = np.maximum(np.maximum(compartment, 20 - inside * 4), (level - 6.6) * 18)
     window = canvas.window(compartment < 4)
@@ -162,8 +187,14 @@ def _draw_muscles(canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.nd
     distance = canvas.refine(compartment)[area] + 0.9 * slow[area]
     lateral, back = canvas.refine(side)[area], canvas.refine(y)[area]
     heights = canvas.refine(level)[area]
-    share = np.clip(habitus.muscle_fat + habitus.lumbar_muscle_fat * np.clip((heights - 1.5) / 4, 0, 1)
-                    * (0.35 + 0.9 * np.exp(-(lateral / 22) ** 2)), 0.02, 1.0)
+    share = np.clip(
+        habitus.muscle_fat
+        + habitus.lumbar_muscle_fat
+        * np.clip((heights - 1.5) / 4, 0, 1)
+        * (0.35 + 0.9 * np.exp(-((lateral / 22) ** 2))),
+        0.02,
+        1.0,
+    )
     value = muscle[area] + (contrast["fat"] - muscle[area]) * _fat_streaks(streaks[area], patches[area], share)
     canvas.paint(window, distance, value)
     # Septum between multifidus and longissimus, and the fat that lines the spinous processes and the fascia.
@@ -172,7 +203,8 @@ def _draw_muscles(canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.nd
     second = np.abs(lateral - 46 - 0.2 * (back - 45) - bend) - 0.4 - 1.0 * share
     inner = np.maximum(np.minimum(septum, second), distance)
     canvas.paint(window, inner, contrast["fat"] * (0.85 + 0.1 * texture[area]), opacity=0.75)
-    canvas.paint(window, np.maximum(np.maximum(lateral - 3.2 - 0.8 * slow[area], distance), (heights - 4.6) * 20), contrast["ligament"] * 1.3)
+    between = np.maximum(lateral - 3.2 - 0.8 * slow[area], (heights - 4.6) * 20)
+    canvas.paint(window, np.maximum(between, distance), contrast["ligament"] * 1.3)
     canvas.paint(window, np.abs(distance + 0.2) - 0.55, contrast["cortex"], opacity=0.8)
 
 
@@ -185,8 +217,9 @@ def _fat_streaks(streaks: np.ndarray, patches: np.ndarray, share: np.ndarray | f
     return cover.astype(np.float32)
 
 
-def _draw_vessels(canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.ndarray, y: np.ndarray,
-                  level: np.ndarray, scale: float) -> None:
+def _draw_vessels(
+    canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.ndarray, y: np.ndarray, level: np.ndarray, scale: float
+) -> None:
     radius = anatomy.habitus.aorta_radius
     front = 18.0 * scale
     split = np.clip(level - 3.4, 0, 3)
@@ -198,21 +231,21 @@ def _draw_vessels(canvas: Canvas, anatomy: Anatomy, contrast: Contrast, x: np.nd
         (-14.0 + 22 * split, -front - 6 + 2 * split, np.where(split > 0.4, 6.5, 0.1), 1.3 * flow),
     ]
     for centre_x, centre_y, size, value in tubes:
-        tube = (np.sqrt((x - centre_x) ** 2 + ((y - centre_y) * 1.1) ** 2) - size)
+        tube = np.sqrt((x - centre_x) ** 2 + ((y - centre_y) * 1.1) ** 2) - size
         tube = np.where(level > 7, 9.0, tube)
         window = canvas.window(tube < 3)
         if window is not None:
             distance = canvas.refine(tube)[window.rows, window.cols]
             canvas.paint(window, distance - 1.0, contrast["muscle"])
             canvas.paint(window, distance, value)
-    for centre_x, centre_y, size in ((27.0, 8.0, 2.0), (-27.0, 10.0, 1.8), (24.0, -8.0, 1.5), (-25.0, -6.0, 1.6)):
-        tube = ellipse(x, y, (centre_x, centre_y), (size * scale, size * scale))
+    for at_x, at_y, width in ((27.0, 8.0, 2.0), (-27.0, 10.0, 1.8), (24.0, -8.0, 1.5), (-25.0, -6.0, 1.6)):
+        tube = ellipse(x, y, (at_x, at_y), (width * scale, width * scale))
         window = canvas.window(tube < 3)
         if window is not None:
             canvas.paint(window, canvas.refine(tube)[window.rows, window.cols], flow, opacity=0.8)
 
 
-def draw_pelvis(canvas: Canvas, anatomy: Anatomy, around: Surroundings, contrast: Contrast) -> None:
+def draw_pelvis(canvas: Canvas, around: Surroundings, contrast: Contrast) -> None:
     """The iliac wings beside the sacrum."""
     points = canvas.coarse_points
     rows = np.clip(np.rint(points[..., 2] - around.z[0]), 0, len(around.z) - 1).astype(np.intp)
@@ -230,4 +263,3 @@ def draw_pelvis(canvas: Canvas, anatomy: Anatomy, around: Surroundings, contrast
     grain = canvas.texture(1.6)[window.rows, window.cols]
     canvas.paint(window, distance, contrast["cortex"])
     canvas.paint(window, distance + 1.6, contrast["marrow_fatty"] * (0.9 + 0.08 * grain))
-
