@@ -1,0 +1,77 @@
+"""The fuzz target itself: a short run finds nothing, and what it is there to find would be counted."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from tests.fuzz import harness as target
+from tests.fuzz.mutate import mutate
+from tests.volumes.oracle import write_series
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = write_series(tmp_path_factory.mktemp("corpus") / "1")
+    return {"plain": [(folder / f"{number}.dcm").read_bytes() for number in (1, 2)]}
+
+
+def test_mutated_files_become_problems_or_volumes(corpus, tmp_path):
+    codes = set()
+    for number in range(150):
+        _, content, neighbour = target.make_file(corpus, 7, number)
+        found, wrong = target.read_one(tmp_path, content, neighbour)
+        assert wrong is None, f"file {number}: {wrong}"
+        codes.update(found)
+    assert {"not-dicom", "truncated", "bad-header"} <= codes
+
+
+def test_the_same_seed_makes_the_same_file(corpus):
+    assert target.make_file(corpus, 1, 5) == target.make_file(corpus, 1, 5)
+    assert target.make_file(corpus, 1, 5)[1] != target.make_file(corpus, 2, 5)[1]
+
+
+def test_most_mutations_change_the_file(corpus):
+    random, content = Random(0), corpus["plain"][0]
+    assert sum(mutate(content, content, random) != content for _ in range(100)) > 80
+
+
+def test_an_unforeseen_error_counts_as_a_failure(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.volumes.reader.place_frames", lambda frames, told: 1 / 0)
+    _, wrong = target.read_one(tmp_path, corpus["plain"][0], corpus["plain"][1])
+    assert wrong is not None
+    assert "ZeroDivisionError" in wrong
+
+
+class _Pipe:
+    """Messages of a child that then dies."""
+
+    def __init__(self, *messages):
+        self._messages = list(messages)
+
+    def poll(self, seconds):
+        return bool(self._messages) or self._dies
+
+    _dies = True
+
+    def recv(self):
+        if not self._messages:
+            raise EOFError
+        return self._messages.pop(0)
+
+
+def test_a_process_that_dies_is_a_failure_and_its_file_is_kept(corpus, tmp_path):
+    outcome = target.Outcome()
+    pipe = _Pipe(("ready", 100.0), ("start", 3))
+    assert target._follow(pipe, 0, float("inf"), outcome, corpus, 0, tmp_path) == 4
+    assert "file 3 ended the process" in outcome.failures[0]
+    assert (tmp_path / "0-3.dcm").read_bytes() == target.make_file(corpus, 0, 3)[1]
+
+
+def test_a_file_that_takes_too_long_is_a_failure(corpus, tmp_path):
+    outcome = target.Outcome()
+    pipe = _Pipe(("ready", 100.0), ("start", 2))
+    pipe._dies = False
+    assert target._follow(pipe, 0, float("inf"), outcome, corpus, 0, tmp_path) == 3
+    assert "file 2 took more than 10 s" in outcome.failures[0]
