@@ -1,0 +1,106 @@
+"""``python -m pipeline check``: what it prints, what it counts, and what its exit status says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.__main__ import main
+from tests.volumes.oracle import AXIAL, SAGITTAL, X, positions, turned, write_series
+
+HEADER = "study_id,series_id,series_description"
+
+
+@pytest.fixture
+def competition(tmp_path):
+    """Two studies; the axial series of the first holds two stacks, the second has a gap, and both are complete."""
+    rows = [HEADER]
+    for study in ("100", "200"):
+        images = tmp_path / "test_images" / study
+        write_series(images / "1", SAGITTAL)
+        write_series(images / "2", SAGITTAL)
+        tilted = turned(AXIAL, X, 14)
+        steps = [0, 4, 8] if study == "100" else [0, 4, 8, 30]
+        write_series(images / "3", AXIAL, positions(AXIAL, (0, 0, 40), steps))
+        if study == "100":
+            write_series(images / "3", tilted, positions(tilted, (0, 0, -10), [0, 4]), first_instance=4)
+        rows += [f"{study},1,Sagittal T1", f"{study},2,Sagittal T2/STIR", f"{study},3,Axial T2"]
+    (tmp_path / "test_series_descriptions.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_a_sound_folder(competition, capsys):
+    assert main(["check", str(competition)]) == 0
+    text = capsys.readouterr().out
+    assert "series 3: Axial T2, 5 slices, 2 orientations" in text
+    assert "series 1: Sagittal T1, 4 slices\n" in text
+    assert "gap of 22.0 mm" in text
+    assert "0.500 x 0.800 mm, 4.00 mm apart, instances 1 to 4" in text
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("2 studies, 6 series, 7 stacks, 25 slices; problems: none; 0 studies would fall back")
+
+
+def test_a_missing_series_would_fall_back(competition, capsys):
+    for path in (competition / "test_images" / "200" / "3").iterdir():
+        path.write_bytes(b"")
+    assert main(["check", str(competition)]) == 1
+    text = capsys.readouterr().out
+    assert "200/3/1.dcm: empty-file" in text
+    assert "missing, so their cells would fall back: Axial T2" in text
+    assert "empty-file 4" in text
+    assert "1 studies would fall back in part (missing: Axial T2 1)" in text
+
+
+def test_one_damaged_slice_is_named_and_counted_but_nothing_falls_back(competition, capsys):
+    path = competition / "test_images" / "100" / "1" / "2.dcm"
+    path.write_bytes(path.read_bytes()[:-50])
+    assert main(["check", str(competition)]) == 0
+    text = capsys.readouterr().out
+    assert "! 100/1/2.dcm: truncated: PixelData holds" in text
+    assert "problems: truncated 1;" in text
+
+
+def test_json_is_one_object_with_the_same_content(competition, capsys):
+    assert main(["check", str(competition), "--json", "--workers", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["summary"]["slices"] == 25
+    assert [study["study_id"] for study in result["studies"]] == ["100", "200"]
+    axial = result["studies"][0]["series"][2]
+    assert axial["orientations"] == 2
+    assert [stack["slices"] for stack in axial["stacks"]] == [3, 2]
+    assert axial["stacks"][0]["slice_spacing_mm"] == 4.0
+
+
+def test_an_images_folder_without_a_table_is_told_from_headers(competition, capsys):
+    (competition / "test_series_descriptions.csv").unlink()
+    assert main(["check", str(competition / "test_images")]) == 1
+    assert "series 1: unknown, 4 slices" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["absent"], [".", "--workers", "0"], [".", "--seconds", "0"], [".", "--series", "absent.csv"]]
+)
+def test_a_wrong_call(tmp_path, monkeypatch, capsys, arguments):
+    (tmp_path / "1" / "2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("check: ")
+
+
+def test_nothing_to_read_is_not_well(tmp_path, capsys):
+    (tmp_path / "test_images").mkdir()
+    assert main(["check", str(tmp_path)]) == 1
+    assert "0 studies" in capsys.readouterr().out
+
+
+@pytest.mark.real
+def test_the_real_studies(real_data, capsys):
+    assert main(["check", str(real_data / "rsna-full" / "test_images"), "--json"]) == 0
+    (study,) = json.loads(capsys.readouterr().out)["studies"]
+    found = {series["description"]: (series["slices"], series["orientations"]) for series in study["series"]}
+    assert found == {"Sagittal T1": (25, 1), "Sagittal T2/STIR": (25, 1), "Axial T2": (47, 1)}
+    assert main(["check", str(real_data / "rsna-full" / "train_images"), "--json"]) == 0
+    (study,) = json.loads(capsys.readouterr().out)["studies"]
+    found = {series["description"]: (series["slices"], series["orientations"]) for series in study["series"]}
+    assert found == {"Sagittal T1": (18, 1), "Sagittal T2/STIR": (18, 1), "Axial T2": (60, 6)}
