@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -50,7 +50,7 @@ class Networks:
 
     @classmethod
     def open(cls, manifest: Manifest) -> tuple[Networks, list[Problem]]:
-        """Compare every checksum; a member whose file is damaged or missing is left out and becomes a problem."""
+        """Compare every checksum; a member or file that is damaged or missing is left out and becomes a problem."""
         usable: list[Member] = []
         problems: list[Problem] = []
         for member in manifest.members:
@@ -59,7 +59,14 @@ class Networks:
                 usable.append(member)
             except WeightsError as error:
                 problems.append(Problem("", None, member.file, "weights-refused", str(error)))
-        return cls(manifest, tuple(usable)), problems
+        files: dict[str, str] = {}
+        for name, checksum in manifest.files.items():
+            try:
+                manifest.file(name)
+                files[name] = checksum
+            except WeightsError as error:
+                problems.append(Problem("", None, name, "weights-refused", str(error)))
+        return cls(replace(manifest, files=files), tuple(usable)), problems
 
     def named(self, name: str) -> Member:
         """The member of that name."""

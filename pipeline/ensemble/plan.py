@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.competition import StudyRef
-from pipeline.ensemble.manifest import LANDMARK_TASKS, Member, study_hash
+from pipeline.ensemble.manifest import LANDMARK_TASKS, Member, WeightsError, study_hash
 from pipeline.ensemble.stages import StudyTask
 from pipeline.labels import Family
 
@@ -66,8 +67,12 @@ def make_plan(
         graders = [[member for members in graders for member in members]]
     graders = [members for members in graders if members] or [[]]
     everyone = [*finders, *(member for members in graders for member in members)]
-    seen = {member.name: networks.manifest.seen(member) for member in everyone} if guard else {}
-    unrecorded = {member.name for member in everyone if guard and member.seen is None}
+    seen: dict[str, frozenset[str]] = {}
+    for member in everyone if guard else ():
+        with contextlib.suppress(WeightsError):  # no list, or a damaged one: the network counts as unrecorded
+            if member.seen is not None:
+                seen[member.name] = networks.manifest.seen(member)
+    unrecorded = {member.name for member in everyone if guard} - seen.keys()
     kept_out = {member.name: 0 for member in everyone} if guard else {}
 
     def allowed(member: Member, mark: str) -> bool:

@@ -15,7 +15,7 @@ from pipeline.cubes.cache import family_cells
 from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.labels import Family
 from pipeline.severity.model import SeverityModel
-from pipeline.severity.predict import member_config
+from pipeline.severity.predict import channels_last, member_config
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
 
@@ -59,7 +59,7 @@ def store_run(run: Path, weights: Path, family: Family, name: str, fold: int | N
 def seconds_per_study(settings: SeveritySettings, family: Family) -> float:
     """The time of the family's cells of one complete study through the network, on one CPU thread."""
     views = settings.views_of(family)
-    model = SeverityModel(settings.network, views).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    model = channels_last(SeverityModel(settings.network, views).eval())
     cells = family_cells(family)
     batch: dict[str, torch.Tensor] = {"level": torch.tensor([cell % 5 for cell in cells])}
     for view in views:

@@ -1,0 +1,145 @@
+"""Networks on devices that fail, cubes between rounds, and the real stages with random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.cubes import Cube, CubeSettings, StudyCubes, ViewSettings
+from pipeline.ensemble import networks as module
+from pipeline.ensemble.cube_store import load_cubes, save_cubes
+from pipeline.ensemble.manifest import Manifest, Member
+from pipeline.ensemble.networks import Networks, predict_in_parts
+from pipeline.labels import CELLS, Family, SeriesKind
+
+
+def cube(seed=0):
+    rng = np.random.default_rng(seed)
+    return Cube(
+        pixels=rng.random((3, 8, 8), np.float32),
+        present=np.array([True, True, False]),
+        centre_mm=rng.normal(size=3),
+        right=np.array([1.0, 0, 0]),
+        down=np.array([0, 0, -1.0]),
+        spacing_mm=0.8,
+        offset_mm=1.5,
+        series_id=f"s{seed}",
+    )
+
+
+CUBES = StudyCubes("1", {(cell, SeriesKind.SAGITTAL_T1): (cube(cell), cube(cell + 100)) for cell in (5, 6, 7, 12)})
+
+
+class Shouting:
+    """Grades what it is given and fails where it is told to."""
+
+    def __init__(self, device, failures):
+        self.device, self.failures = device, failures
+
+    def predict(self, cubes):
+        self.failures["calls"].append((self.device, len(cubes.cubes)))
+        for device, least, message in self.failures["plan"]:
+            if device == self.device and len(cubes.cubes) >= least:
+                raise RuntimeError(message)
+        values = np.full((25, 3), np.nan)
+        for cell, _ in cubes.cubes:
+            values[cell] = np.log([0.5, 0.3, 0.2])
+        return values
+
+
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    member = Member("f", "foraminal", "x", "")
+    networks = Networks(Manifest(tmp_path, "test", "", (member,)), (member,))
+    failures = {"calls": [], "plan": []}
+
+    def grader(folder, name, device):
+        return Shouting(device, failures)
+
+    grader.cache_clear = lambda: None
+    monkeypatch.setattr(module, "_grader", grader)
+    monkeypatch.setattr(module, "_broken", set())
+    return networks, failures, {repr(CubeSettings()): CUBES}
+
+
+@pytest.mark.parametrize(
+    ("plan", "calls"),
+    [
+        ([], [("cuda:0", 4)]),
+        ([("cuda:0", 3, "CUDA out of memory")], [("cuda:0", 4), ("cuda:0", 2), ("cuda:0", 2)]),
+        ([("cuda:0", 1, "CUDA out of memory")], [("cuda:0", 4), ("cuda:0", 2), ("cpu", 2), ("cpu", 2)]),
+        ([("cuda:0", 1, "device-side assert triggered")], [("cuda:0", 4), ("cpu", 2), ("cpu", 2)]),
+    ],
+)
+def test_a_gpu_that_fails_gets_half_the_batch_and_then_the_cpu_takes_over(failing, plan, calls):
+    networks, failures, cubes = failing
+    failures["plan"] = plan
+    values = networks.grade("f", cubes, "cuda:0", 1)
+    assert failures["calls"] == calls
+    assert np.isfinite(values).all(1).nonzero()[0].tolist() == [5, 6, 7, 12]
+
+
+def test_a_gpu_that_broke_is_not_asked_again(failing):
+    networks, failures, cubes = failing
+    failures["plan"] = [("cuda:0", 1, "an illegal memory access was encountered")]
+    networks.grade("f", cubes, "cuda:0", 1)
+    failures["calls"].clear()
+    networks.grade("f", cubes, "cuda:0", 1)
+    assert failures["calls"] == [("cpu", 4)]
+
+
+def test_damaged_files_are_left_out_one_by_one(tmp_path):
+    manifest = Manifest(tmp_path, "test", "")
+    for name in ("a", "b", "ensemble.json", "folds.csv"):
+        (tmp_path / name).write_text(name)
+    for name in ("a", "b"):
+        manifest = manifest.add_member(Member(name, "canal", name, ""))
+    for name in ("ensemble.json", "folds.csv"):
+        manifest = manifest.add_file(name)
+    (tmp_path / "a").write_text("other")
+    (tmp_path / "ensemble.json").unlink()
+    networks, problems = Networks.open(manifest)
+    assert [member.name for member in networks.members] == ["b"]
+    assert list(networks.manifest.files) == ["folds.csv"]
+    assert [problem.file for problem in problems] == ["a", "ensemble.json"]
+
+
+def test_what_fails_on_the_cpu_too_is_raised(failing):
+    networks, failures, cubes = failing
+    failures["plan"] = [("cpu", 1, "wrong shape")]
+    with pytest.raises(RuntimeError, match="wrong shape"):
+        networks.grade("f", cubes, "cpu", 1)
+
+
+def test_cubes_are_kept_between_rounds(tmp_path):
+    path = tmp_path / "x.cubes"
+    save_cubes(path, {"a": CUBES, "empty": StudyCubes("1", {})})
+    kept = load_cubes(path)
+    assert kept is not None
+    assert kept["empty"].cubes == {}
+    assert kept["a"].cubes.keys() == CUBES.cubes.keys()
+    for key, views in CUBES.cubes.items():
+        for before, after in zip(views, kept["a"].cubes[key], strict=True):
+            assert after.pixels == pytest.approx(before.pixels, abs=1e-3)
+            assert after.pixels.dtype == np.float32
+            for name in ("present", "centre_mm", "right", "down"):
+                assert np.array_equal(getattr(after, name), getattr(before, name)), name
+            assert (after.spacing_mm, after.offset_mm, after.series_id) == (0.8, 1.5, before.series_id)
+    path.write_bytes(path.read_bytes()[:-50])
+    assert load_cubes(path) is None
+    assert load_cubes(tmp_path / "absent") is None
+
+
+def test_parts_of_a_study_grade_as_the_whole_does():
+    from pipeline.severity.model import SeverityModel
+    from pipeline.severity.predict import SeverityGrader
+    from pipeline.severity.settings import NetworkSettings, SeveritySettings
+
+    view = ViewSettings(SeriesKind.SAGITTAL_T1, size_mm=6.4, pixels=8)
+    settings = SeveritySettings(views=(view,), network=NetworkSettings(encoder="3d", width=8, level_width=4))
+    model = SeverityModel(settings.network, settings.views_of(Family.FORAMINAL))
+    grader = SeverityGrader(model, settings, Family.FORAMINAL)
+    whole = grader.predict(CUBES)
+    assert np.isfinite(whole).all(1).nonzero()[0].tolist() == [5, 6, 7, 12]
+    assert predict_in_parts(grader, CUBES, 2) == pytest.approx(whole, abs=1e-5, nan_ok=True)
+    assert all(CELLS[index].condition.family is Family.FORAMINAL for index in (5, 6, 7, 12))
