@@ -118,7 +118,7 @@ def sagittal_targets(
     marked_here = set(points.loc[points["series_id"] == volume.series_id, "instance_number"])
     is_marked = np.isin(volume.instance_numbers, list(marked_here))
     for family, channels in ((Family.CANAL, CANAL_CHANNELS), (Family.FORAMINAL, FORAMINAL_CHANNELS)):
-        rows = points[[Condition(c).family is family for c in points["condition"]]]
+        rows = points[_of_family(points, family)]
         if rows.empty:
             # A slice marked for the other family shows a foramen and not the canal, or the other way round.
             targets.visible_weight[is_marked, channels] = 0.5
@@ -158,7 +158,7 @@ def axial_examples(
         (N, size, size) images, (N,) pixel size in mm and their targets.
     """
     images, affines, marks, sides = [], [], [], []
-    subarticular = points[[Condition(c).family is Family.SUBARTICULAR for c in points["condition"]]]
+    subarticular = points[_of_family(points, Family.SUBARTICULAR)]
     canal = points[points["condition"] == Condition.CANAL].set_index("level")
     for level, rows in subarticular.groupby("level"):
         if len(rows) < 2:
@@ -270,6 +270,11 @@ def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Pa
         visible_weight=targets.visible_weight,
     )
     temporary.replace(path)
+
+
+def _of_family(points: pd.DataFrame, family: Family) -> np.ndarray:
+    """(N,) bool: the rows of a family. Of type bool even for no rows, where pandas would take a list for columns."""
+    return np.array([Condition(c).family is family for c in points["condition"]], dtype=bool)
 
 
 def _concatenate(several: list[Targets], channels: int) -> Targets:

@@ -69,7 +69,8 @@ def renumbered(points: LevelPoints, delta: int) -> LevelPoints:
         _, rows, columns = points.volume.shape
         if 0 <= column[0] < columns and 0 <= row[0] < rows:
             moved[free], index[free] = place, slice_index
-    shift = np.roll(points.chain.shift, delta)
+    # What spoke for a level further down (2) now speaks for the numbering (1), and so on; nothing is known beyond.
+    shift = np.append(points.chain.shift[1:], 0.0) if delta > 0 else np.append(0.0, points.chain.shift[:-1])
     chain = Chain(chain_points, mass, shift / max(shift.sum(), 1e-9))
     return replace(points, points_mm=moved, slice_index=index, confidence=confidence, chain=chain)
 

@@ -1,0 +1,103 @@
+"""Canal and foramina count the vertebrae alike."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.labels import SeriesKind, Side
+from pipeline.landmarks.decode import Chain
+from pipeline.landmarks.numbering import agreed, renumbered
+from pipeline.landmarks.sagittal import LevelPoints
+from tests.landmarks.spine import CANAL, FORAMEN, MIRROR, sagittal
+
+VOLUME = sagittal(SeriesKind.SAGITTAL_T1, "1", np.array([-12.0, 4.0, 20.0]))
+DISCS = np.vstack([CANAL, CANAL[4] + (CANAL[4] - CANAL[3])])
+"""(6, 3) the five levels and what a numbering one disc too low takes for L5/S1."""
+
+
+def points_at(places, shift=(0.1, 0.8, 0.1)):
+    chain = Chain(np.asarray(places)[:, :2].copy(), np.full(5, 0.9), np.array(shift))
+    confidence = np.array([0.5, 0.6, 0.7, 0.8, 0.9])
+    return LevelPoints(VOLUME, np.array(places, float), np.arange(5) % 3, confidence, chain)
+
+
+def sides(places, shift=(0.1, 0.8, 0.1)):
+    return {
+        Side.LEFT: points_at(places + FORAMEN, shift),
+        Side.RIGHT: points_at(places + FORAMEN * MIRROR, shift),
+    }
+
+
+def heights(points):
+    return points.points_mm[:, 2]
+
+
+def test_numberings_that_agree_stay():
+    canal, foramina = points_at(CANAL), sides(CANAL)
+    same, kept, note = agreed(canal, foramina)
+    assert same is canal
+    assert kept is foramina
+    assert note is None
+
+
+def test_foramina_less_sure_than_the_canal_give_way():
+    canal = points_at(CANAL, (0.01, 0.98, 0.01))
+    low = sides(DISCS[1:], (0.45, 0.54, 0.01))  # may well be one level higher up
+    found, moved, note = agreed(canal, low)
+    assert found is canal
+    # what was called L1/L2 lies at L2/L3, so it is one level further down
+    assert heights(moved[Side.LEFT])[1:] == pytest.approx(CANAL[1:, 2] + FORAMEN[2])
+    assert "foramina renumbered by +1" in note
+
+
+def test_a_canal_less_sure_than_the_foramina_gives_way():
+    canal = points_at(DISCS[1:], (0.01, 0.55, 0.44))  # says that it may be one level lower down
+    foramina = sides(CANAL, (0.01, 0.98, 0.01))
+    moved, kept, note = agreed(canal, foramina)
+    assert kept is foramina
+    assert heights(moved)[1:] == pytest.approx(CANAL[1:, 2])
+    assert "canal renumbered by +1" in note
+
+
+def test_other_direction():
+    canal = points_at(CANAL, (0.44, 0.55, 0.01))
+    foramina = sides(DISCS[1:], (0.01, 0.98, 0.01))
+    moved, _, note = agreed(canal, foramina)
+    assert heights(moved)[:4] == pytest.approx(CANAL[1:, 2])
+    assert "canal renumbered by -1" in note
+
+
+def test_one_family_alone_stays():
+    canal, foramina = points_at(CANAL), sides(CANAL)
+    assert agreed(canal, {}) == (canal, {}, None)
+    assert agreed(None, foramina) == (None, foramina, None)
+
+
+def test_renumbering_loses_one_end_and_continues_the_other():
+    points = points_at(CANAL, (0.0, 0.3, 0.7))
+    down = renumbered(points, 1)
+    assert heights(down)[1:] == pytest.approx(CANAL[:4, 2])
+    assert down.points_mm[0] == pytest.approx(2 * CANAL[0] - CANAL[1])
+    assert down.confidence.tolist() == [0.0, 0.5, 0.6, 0.7, 0.8]
+    assert down.slice_index.tolist()[1:] == [0, 1, 2, 0]
+    # what spoke for one level lower down now speaks for the numbering, and the old numbering for one level higher up
+    assert down.chain.shift == pytest.approx([0.3, 0.7, 0.0])
+    up = renumbered(points_at(CANAL, (0.7, 0.3, 0.0)), -1)
+    assert heights(up)[:4] == pytest.approx(CANAL[1:, 2])
+    assert up.chain.shift == pytest.approx([0.0, 0.7, 0.3])
+
+
+def test_nothing_is_continued_beyond_the_image():
+    top = points_at(CANAL + np.array([0, 0, 25.0]))
+    down = renumbered(top, 1)
+    assert np.isnan(down.points_mm[0]).all()
+    assert down.slice_index[0] == -1
+
+
+def test_absent_levels_do_not_count():
+    canal = points_at(CANAL)
+    partial = replace(canal, points_mm=np.where(np.arange(5)[:, None] < 2, np.nan, CANAL))
+    same, _, note = agreed(partial, sides(CANAL))
+    assert same is partial
+    assert note is None

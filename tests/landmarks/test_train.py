@@ -1,0 +1,254 @@
+"""Training of the point networks: augmentation keeps points on their images, folds keep studies apart."""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.__main__ import main
+from pipeline.competition import make_folds, open_competition
+from pipeline.ensemble.manifest import study_hash
+from pipeline.labels import CELL_COLUMNS
+from pipeline.landmarks.examples import ExampleSettings, build_examples
+from pipeline.landmarks.model import PointModelSettings
+from pipeline.landmarks.train import (
+    LandmarkTrainSettings,
+    PointExamples,
+    PointTask,
+    held_out_studies,
+    sample_weights,
+    train,
+)
+from pipeline.training.augment import AugmentSettings
+from pipeline.training.settings import LoopSettings
+from tests.volumes.oracle import SAGITTAL, positions, write_series
+
+SETTINGS = LandmarkTrainSettings(
+    model=PointModelSettings("test_efficientnet", "random", channels=2, size_px=64, width=16),
+    loop=LoopSettings(epochs=1, batch_size=4, device="cpu"),
+)
+DOTS = np.array([[20.0, 60.0], [66.0, 30.0]])
+"""x, y on a canvas of 96 px, of which the network sees the middle 64."""
+
+
+def write_examples(folder, count=6, size=96, points=DOTS):
+    """A cache file as build_examples writes it: a bright dot under each point."""
+    y, x = np.indices((size, size))
+    image = sum(np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in points)
+    path = folder / "100.npz"
+    np.save(path.with_suffix(".npy"), np.repeat(image[None], count, 0).astype(np.float16))
+    channels = len(points)
+    np.savez(
+        path,
+        pixel_mm=np.full(count, 1.5),
+        points=np.repeat(points[None], count, 0).astype(np.float32),
+        point_weight=np.ones((count, channels), np.float32),
+        visible=np.ones((count, channels), np.float32),
+        visible_weight=np.ones((count, channels), np.float32),
+    )
+    return pd.DataFrame({"competition": 0, "study_id": "100", "file": str(path), "index": range(count)})
+
+
+@pytest.fixture
+def task(tmp_path):
+    table = write_examples(tmp_path, points=np.array([[40.0, 60.0], [60.0, 35.0]]))
+    augment = AugmentSettings(
+        inversion_share=0.0, bias_share=0.0, ghosting_share=0.0, noise_share=0.0, contrast_share=0
+    )
+    return PointTask("landmarks", replace(SETTINGS, augment=augment), table, table)
+
+
+def batch_of(task):
+    items = [task.train_set[i] for i in range(len(task.train_set))]
+    return {name: torch.stack([item[name] for item in items]) for name in items[0]}
+
+
+def dot_near(image, point, reach=5):
+    """Where the brightest dot around a point (x, y) is."""
+    y, x = np.indices(image.shape)
+    weight = np.where((abs(x - point[0]) < reach) & (abs(y - point[1]) < reach), image, 0) ** 2
+    return np.array([(weight * x).sum(), (weight * y).sum()]) / max(weight.sum(), 1e-9)
+
+
+def assert_dots_under_points(batch):
+    seen = 0
+    for image, points, weight in zip(batch["image"], batch["points"], batch["point_weight"], strict=True):
+        for point, known in zip(points.numpy(), weight, strict=True):
+            inside = (point > 5).all() and (point < image.shape[-1] - 6).all()
+            if known and inside:
+                assert np.abs(dot_near(image[0].numpy(), point) - point).max() < 0.5
+                seen += 1
+    assert seen >= 8
+
+
+def test_augmentation_moves_image_and_points_together(task):
+    batch = batch_of(task)
+    changed = task.augment(batch, torch.Generator().manual_seed(3))
+    assert changed["image"].shape == (6, 1, 64, 64)
+    moved = (changed["points"] - (batch["points"] - 16)).abs()
+    assert moved.max() > 3
+    assert_dots_under_points(changed)
+
+
+def test_exchanged_x_and_y_would_be_noticed(task):
+    changed = task.augment(batch_of(task), torch.Generator().manual_seed(3))
+    with pytest.raises(AssertionError):
+        assert_dots_under_points(changed | {"points": changed["points"].flip(-1)})
+
+
+def test_the_network_sees_the_middle_of_a_larger_canvas(tmp_path):
+    task = PointTask("landmarks", SETTINGS, write_examples(tmp_path), pd.DataFrame())
+    framed = task._framed(batch_of(task))
+    assert framed["image"].shape == (6, 1, 64, 64)
+    assert framed["points"][0].tolist() == [[4.0, 44.0], [50.0, 14.0]]
+    outside = replace(SETTINGS, model=replace(SETTINGS.model, size_px=48))
+    framed = PointTask("landmarks", outside, task.train_set.table, pd.DataFrame())._framed(batch_of(task))
+    assert framed["point_weight"][0].tolist() == [0.0, 1.0]  # the first dot fell off
+    assert framed["visible"][0].tolist() == [0.0, 1.0]
+
+
+def test_evaluation_measures_millimetres(task):
+    exact = batch_of(task)["points"] - 16
+
+    class Off(torch.nn.Module):
+        def forward(self, images):
+            points = exact[: len(images)] + torch.tensor([3.0, 4.0])
+            return {"points": points, "visible": torch.ones(len(images), 2)}
+
+    figures = task.evaluate(Off(), torch.device("cpu"))
+    assert figures["score"] == figures["median_mm"] == pytest.approx(7.5)  # 5 px of 1.5 mm
+    assert figures["within_5mm"] == 0
+    assert figures["visible_accuracy"] == 1
+    assert task.picture(Off(), torch.device("cpu")).shape[2] == 3
+
+
+def test_nothing_held_out_has_no_score(tmp_path):
+    task = PointTask("landmarks", SETTINGS, write_examples(tmp_path), pd.DataFrame())
+    assert np.isnan(task.evaluate(task.model, torch.device("cpu"))["score"])
+    assert task.picture(task.model, torch.device("cpu")) is None
+
+
+def test_held_out_slices_without_a_marked_point_have_no_score(tmp_path):
+    table = write_examples(tmp_path)
+    task = PointTask("landmarks", SETTINGS, table, table)
+    task.held_out.targets["point_weight"] *= 0.3
+    with torch.no_grad():
+        assert np.isnan(task.evaluate(task.model, torch.device("cpu"))["score"])
+
+
+def test_images_are_read_through_a_memory_map(tmp_path):
+    examples = PointExamples(write_examples(tmp_path))
+    item = examples[2]
+    assert item["image"].shape == (1, 96, 96)
+    assert item["image"].dtype == torch.float32
+    assert isinstance(next(iter(examples._open.values())), np.memmap)
+    assert examples.name(2).startswith("study 100, example 2 of ")
+
+
+def test_folders_have_the_shares_they_were_given():
+    table = pd.DataFrame({"competition": [0] * 30 + [1] * 10})
+    weights = sample_weights(table, (1.0, 3.0))
+    assert weights[:30].sum() == pytest.approx(1)
+    assert weights[30:].sum() == pytest.approx(3)
+    assert sample_weights(table, ()) is None
+    with pytest.raises(ValueError, match="1 shares for 2 folders"):
+        sample_weights(table, (1.0,))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six studies of one small sagittal series, with tables; the pixels are the linear oracle."""
+    root = tmp_path_factory.mktemp("competition")
+    series, coordinates = [], []
+    studies = [str(1000 + i) for i in range(6)]
+    for study in studies:
+        places = positions(SAGITTAL, (5.0, -7.0, 11.0), [-4.0, 0.0, 4.0], (48, 40), (1.5, 1.5))
+        write_series(root / "train_images" / study / "7", SAGITTAL, places, shape=(48, 40), spacing=(1.5, 1.5))
+        series.append((study, "7", "Sagittal T1"))
+        for number, condition in ((1, "Right Neural Foraminal Narrowing"), (3, "Left Neural Foraminal Narrowing")):
+            for level, y in (("L1/L2", 10), ("L3/L4", 30)):
+                coordinates.append((study, "7", number, condition, level, 12.0, float(y)))
+    pd.DataFrame(series, columns=["study_id", "series_id", "series_description"]).to_csv(
+        root / "train_series_descriptions.csv", index=False
+    )
+    names = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
+    pd.DataFrame(coordinates, columns=names).to_csv(root / "train_label_coordinates.csv", index=False)
+    labels = pd.DataFrame("Normal/Mild", index=pd.Index(studies, name="study_id"), columns=list(CELL_COLUMNS))
+    labels.to_csv(root / "train.csv")
+    return root
+
+
+def test_examples_are_decoded_once(folder, tmp_path):
+    competition = open_competition(folder, split="train")
+    table = build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32))
+    assert len(table) == 18
+    assert table["study_id"].nunique() == 6
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.np*")}
+    assert len(files) == 12
+    again = build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32))
+    assert again.equals(table)
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.np*")}
+    build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32, marked_mm=1.0))
+    assert len(list(tmp_path.rglob("*.npz"))) == 12  # other settings, other files
+
+
+def test_no_axial_series_gives_no_axial_examples(folder, tmp_path):
+    assert build_examples([open_competition(folder, split="train")], "axial", tmp_path, ExampleSettings()).empty
+
+
+def arguments(folder, tmp_path, fold, *overrides):
+    changes = ["model.backbone=test_efficientnet", "model.initial=random", "model.size_px=32", "model.width=8"]
+    changes += ["examples.size_px=32", "loop.epochs=1", "loop.batch_size=6", "loop.device=cpu"]
+    return argparse.Namespace(
+        data=[folder],
+        preset=None,
+        set=[*changes, *overrides],
+        cache=tmp_path / "cache",
+        workers=1,
+        fold=fold,
+        out=tmp_path / "run",
+        restart=False,
+    )
+
+
+def test_a_run_leaves_weights_settings_and_the_hashes_of_what_it_saw(folder, tmp_path, capsys):
+    assert train("landmarks", arguments(folder, tmp_path, 2)) == 0
+    run = tmp_path / "run"
+    competition = open_competition(folder, split="train")
+    folds = make_folds(competition.labels)
+    seen = set((run / "seen.txt").read_text().split())
+    assert seen == {study_hash(study) for study in folds.index[folds != 2]}
+    assert not seen & {study_hash(study) for study in folds.index[folds == 2]}
+    tensors = load_file(run / "best.safetensors")
+    assert tensors["heat.weight"].shape == (10, 8, 1, 1)
+    assert "test_efficientnet" in (run / "config.yaml").read_text()
+    assert list(run.glob("pictures/*"))
+    history = pd.read_csv(run / "history.csv")
+    assert np.isfinite(history["score"]).all()
+    assert "held out (fold 2)" in capsys.readouterr().out
+
+
+def test_a_run_on_everything_holds_nothing_out(folder, tmp_path):
+    assert train("landmarks", arguments(folder, tmp_path, None)) == 0
+    assert len((tmp_path / "run" / "seen.txt").read_text().split()) == 6
+    assert held_out_studies([open_competition(folder, split="train")] * 2, None) == [set(), set()]
+
+
+def test_a_folder_without_what_is_to_be_learnt_is_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match="no labelled axial slices below"):
+        train("axial", arguments(folder, tmp_path, 0))
+
+
+def test_the_command_line_reaches_the_training(folder, tmp_path):
+    given = arguments(folder, tmp_path, 1)
+    words = ["train", "landmarks", "--data", str(folder), "--fold", "1", "--out", str(given.out)]
+    words += ["--cache", str(given.cache)]
+    for change in given.set:
+        words += ["--set", change]
+    assert main(words) == 0
+    assert (given.out / "best.safetensors").is_file()
+    assert main(["train", "landmarks", "--data", str(folder), "--set", "model.backbon=x"]) == 2
