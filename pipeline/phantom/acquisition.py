@@ -8,6 +8,7 @@ all share one space.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -48,7 +49,7 @@ class SlicePlane:
     cols: int
     thickness: float
 
-    @property
+    @cached_property
     def normal(self) -> np.ndarray:
         """Unit normal (3,)."""
         result: np.ndarray = np.cross(self.right, self.down)

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from tqdm import tqdm
 
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, GRADES, Family, SeriesKind, level_title, row_id
-from pipeline.phantom.acquisition import Pose, SeriesPlan, SlicePlane, plan_study, sample_pose
+from pipeline.phantom.acquisition import SIZES, Pose, SeriesPlan, SlicePlane, plan_study, sample_pose
 from pipeline.phantom.anatomy import Anatomy
 from pipeline.phantom.artefacts import degrade, sample_artefacts
 from pipeline.phantom.contrast import sample_contrast
@@ -93,6 +93,8 @@ def make_phantom(
     unknown = sorted(set(defects) - set(DEFECTS))
     if unknown:
         raise ValueError(f"unknown defect {unknown[0]!r}; expected some of {', '.join(DEFECTS)}")
+    if size not in SIZES:
+        raise ValueError(f"unknown size {size!r}; expected one of {', '.join(SIZES)}")
     if studies < 1:
         raise ValueError(f"at least one study is needed, found {studies}")
     out = Path(out)

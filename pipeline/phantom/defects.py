@@ -44,7 +44,7 @@ def _duplicate_position(datasets: list[Dataset], rng: np.random.Generator) -> li
 
 def _gaps(datasets: list[Dataset], rng: np.random.Generator) -> list[Dataset]:
     """Two slices in the middle are missing."""
-    at = len(datasets) // 2 + int(rng.integers(-1, 2))
+    at = max(1, min(len(datasets) // 2 + int(rng.integers(-1, 2)), len(datasets) - 3))
     return datasets[:at] + datasets[at + 2 :]
 
 
