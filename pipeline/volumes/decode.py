@@ -1,8 +1,9 @@
 """Encoded pixel data to integer arrays, for every transfer syntax an MR file may come in.
 
 Uncompressed data is a view of the file's bytes. RLE, the competition's own syntax, is decoded by pylibjpeg-rle where it
-is installed (8 times faster) and by pydicom otherwise. The other syntaxes go through pydicom's plugins for gdcm,
-pyjpegls and Pillow; pylibjpeg-libjpeg is GPL and is never asked.
+is installed (8 times faster) and by pydicom otherwise. The other syntaxes go to Pillow or pyjpegls through pydicom, and
+then to SimpleITK. python-gdcm is not asked, because a damaged JPEG ends the process there (found by ``tests.fuzz``), and
+pylibjpeg only for High-Throughput JPEG 2000, because its JPEG decoder, pylibjpeg-libjpeg, is GPL.
 """
 
 from __future__ import annotations
@@ -17,24 +18,30 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 
 from pipeline.volumes.headers import BadFileError, PixelFormat, PixelSource
+from pipeline.volumes.itk_decoder import decode_with_itk
 
 try:
     from rle.rle import decode_frame as _decode_rle  # type: ignore[import-not-found]  # pylibjpeg-rle
 except ImportError:
     _decode_rle = None
 
-_PLUGINS: dict[str, tuple[str, ...]] = {
-    uid.JPEGBaseline8Bit: ("pillow", "gdcm"),
-    uid.JPEGExtended12Bit: ("gdcm", "pillow"),
-    uid.JPEGLossless: ("gdcm",),
-    uid.JPEGLosslessSV1: ("gdcm",),
-    uid.JPEGLSLossless: ("pyjpegls", "gdcm"),
-    uid.JPEGLSNearLossless: ("pyjpegls", "gdcm"),
-    uid.JPEG2000Lossless: ("pillow", "gdcm"),
-    uid.JPEG2000: ("pillow", "gdcm"),
+_ITK = "SimpleITK"
+_DECODERS: dict[str, tuple[str, ...]] = {
+    uid.JPEGBaseline8Bit: ("pillow", _ITK),
+    uid.JPEGExtended12Bit: (_ITK,),
+    uid.JPEGLossless: (_ITK,),
+    uid.JPEGLosslessSV1: (_ITK,),
+    uid.JPEGLSLossless: ("pyjpegls", _ITK),
+    uid.JPEGLSNearLossless: ("pyjpegls", _ITK),
+    uid.JPEG2000Lossless: ("pillow", _ITK),
+    uid.JPEG2000: ("pillow", _ITK),
+    uid.HTJ2KLossless: ("pylibjpeg",),
+    uid.HTJ2KLosslessRPCL: ("pylibjpeg",),
+    uid.HTJ2K: ("pylibjpeg",),
     uid.RLELossless: ("pydicom",),
 }
-_PACKAGES = {"pillow": "pillow", "gdcm": "python-gdcm", "pyjpegls": "pyjpegls", "pydicom": "pydicom"}
+"""The decoders of each transfer syntax, in the order in which they are tried."""
+_PACKAGES = {"pillow": "pillow", "pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg pylibjpeg-openjpeg"}
 _NATIVE = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,
@@ -97,12 +104,12 @@ def _compressed(source: PixelSource, index: int) -> Integers:
     syntax = pixel_format.transfer_syntax
     if syntax == uid.RLELossless and _decode_rle is not None:
         return _rle(source, index)
-    wanted = _PLUGINS.get(syntax)
+    wanted = _DECODERS.get(syntax)
     if wanted is None:
         raise BadFileError("unknown-transfer-syntax", f"no decoder for transfer syntax {syntax.name} ({syntax})")
-    decoder = get_decoder(syntax)
-    plugins = [name for name in wanted if name in decoder.available_plugins]
-    if not plugins:
+    installed = get_decoder(syntax).available_plugins
+    names = [name for name in wanted if name == _ITK or name in installed]
+    if not names:
         packages = " or ".join(_PACKAGES[name] for name in wanted)
         raise BadFileError(
             "missing-decoder", f"{syntax.name} needs a decoder that is not installed: pip install {packages}"
@@ -112,6 +119,22 @@ def _compressed(source: PixelSource, index: int) -> Integers:
     if syntax != uid.RLELossless and declared != (pixel_format.rows, pixel_format.cols):
         found = "shows no size" if declared is None else f"holds {declared[0]} x {declared[1]} pixels"
         raise BadFileError("undecodable-pixels", f"the {syntax.name} stream {found}; expected {_size(pixel_format)}")
+    errors = []
+    for name in names:
+        try:
+            array = decode_with_itk(stream, pixel_format) if name == _ITK else _by_pydicom(stream, pixel_format, name)
+            if array.shape != (pixel_format.rows, pixel_format.cols):
+                raise ValueError(f"decoded to {array.shape}")
+            return array
+        except Exception as error:  # each decoder has its own; the slice is skipped and named
+            lines = str(error).strip().splitlines() or [""]
+            errors.append(f"{name}: {type(error).__name__}: {lines[-1]}")
+    raise BadFileError(
+        "undecodable-pixels", f"{syntax.name} did not decode to {_size(pixel_format)}: {'; '.join(errors)}"
+    )
+
+
+def _by_pydicom(stream: bytes, pixel_format: PixelFormat, plugin: str) -> Integers:
     options: dict[str, Any] = {
         "rows": pixel_format.rows,
         "columns": pixel_format.cols,
@@ -123,20 +146,11 @@ def _compressed(source: PixelSource, index: int) -> Integers:
         "pixel_representation": int(pixel_format.signed),
         "pixel_keyword": "PixelData",
     }
-    errors = []
-    for plugin in plugins:
-        try:
-            array, _ = decoder.as_array(
-                encapsulate([stream], has_bot=False), raw=True, index=0, decoding_plugin=plugin, **options
-            )
-            if array.shape != (pixel_format.rows, pixel_format.cols):
-                raise ValueError(f"decoded to {array.shape}")
-            return array
-        except Exception as error:  # each decoder has its own; the slice is skipped and named
-            errors.append(f"{plugin}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-    raise BadFileError(
-        "undecodable-pixels", f"{syntax.name} did not decode to {_size(pixel_format)}: {'; '.join(errors)}"
+    decoder = get_decoder(pixel_format.transfer_syntax)
+    array, _ = decoder.as_array(
+        encapsulate([stream], has_bot=False), raw=True, index=0, decoding_plugin=plugin, **options
     )
+    return array
 
 
 def _rle(source: PixelSource, index: int) -> Integers:
@@ -145,7 +159,9 @@ def _rle(source: PixelSource, index: int) -> Integers:
     try:
         data = _decode_rle(stream, pixel_format.rows * pixel_format.cols, pixel_format.allocated, "<")
         return np.frombuffer(data, _dtype(pixel_format)).reshape(pixel_format.rows, pixel_format.cols)
-    except Exception as error:  # the decoder raises its own
+    except BaseException as error:  # on damaged data pylibjpeg-rle panics, and a panic of Rust is no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise BadFileError(
             "undecodable-pixels", f"RLE Lossless did not decode to {_size(pixel_format)}: {error}"
         ) from error

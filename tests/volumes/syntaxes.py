@@ -20,13 +20,17 @@ def by_pydicom(syntax):
     return change
 
 
-def by_gdcm(kind):
+def by_gdcm(kind, lossy=False):
     def change(path):
         reader = gdcm.ImageReader()
         reader.SetFileName(str(path))
         assert reader.Read()
         work = gdcm.ImageChangeTransferSyntax()
         work.SetTransferSyntax(gdcm.TransferSyntax(kind))
+        if lossy:
+            codec = gdcm.JPEGCodec()
+            codec.SetLossless(False)
+            work.SetUserCodec(codec)
         work.SetInput(reader.GetImage())
         assert work.Change()
         writer = gdcm.ImageWriter()

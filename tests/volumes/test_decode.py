@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
+import gdcm
 import numpy as np
 import pydicom
 import pytest
@@ -15,7 +17,7 @@ from pipeline.volumes import decode as decode_module
 from pipeline.volumes import read_series
 from pipeline.volumes.decode import codestream_size
 from tests.volumes.oracle import assert_linear, reference, stored_values, write_series
-from tests.volumes.syntaxes import LOSSLESS
+from tests.volumes.syntaxes import LOSSLESS, by_gdcm
 
 
 @pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda syntax: syntax.keyword)
@@ -34,10 +36,10 @@ def test_rle_without_its_fast_decoder(tmp_path, monkeypatch):
     test_lossless_syntaxes_return_the_oracle(tmp_path, uid.RLELossless)
 
 
-def test_every_plugin_of_a_syntax_gives_the_same(tmp_path, monkeypatch):
+def test_every_decoder_of_a_syntax_gives_the_same(tmp_path, monkeypatch):
     for syntax in (uid.JPEGLSLossless, uid.JPEG2000Lossless):
-        for plugin in decode_module._PLUGINS[syntax]:
-            monkeypatch.setitem(decode_module._PLUGINS, syntax, (plugin,))
+        for plugin in decode_module._DECODERS[syntax]:
+            monkeypatch.setitem(decode_module._DECODERS, syntax, (plugin,))
             test_lossless_syntaxes_return_the_oracle(tmp_path / plugin, syntax)
 
 
@@ -86,21 +88,74 @@ def test_near_lossless_jpeg_ls(tmp_path):
 
 
 def test_a_missing_decoder_is_named_with_what_to_install(tmp_path, monkeypatch):
-    folder = write_series(tmp_path / "1", shape=(40, 64))
-    for path in sorted(folder.iterdir()):
-        LOSSLESS[uid.JPEGLosslessSV1](path)
-    monkeypatch.setitem(decode_module._PLUGINS, uid.JPEGLosslessSV1, ("absent",))
-    monkeypatch.setitem(decode_module._PACKAGES, "absent", "python-gdcm")
-    reading = read_series(reference(folder))
+    monkeypatch.setattr(decode_module, "get_decoder", lambda syntax: SimpleNamespace(available_plugins=()))
+
+    def change(data):
+        data.file_meta.TransferSyntaxUID = uid.HTJ2KLossless
+        data.PixelData = encapsulate([data.PixelData])
+        data["PixelData"].is_undefined_length = True
+
+    reading = read_series(reference(write_series(tmp_path / "1", change=change)))
     assert reading.volumes == ()
     missing = [problem for problem in reading.problems if problem.what == "missing-decoder"]
     assert len(missing) == 4
-    assert "JPEG Lossless" in missing[0].detail
-    assert "pip install python-gdcm" in missing[0].detail
+    assert "High-Throughput JPEG 2000" in missing[0].detail
+    assert "pip install pylibjpeg pylibjpeg-openjpeg" in missing[0].detail
+
+
+def test_without_optional_packages_the_required_ones_decode(tmp_path, monkeypatch):
+    """What a plain Kaggle image has: no pyjpegls, no gdcm, no pylibjpeg."""
+    monkeypatch.setattr(decode_module, "_decode_rle", None)
+    real = decode_module.get_decoder
+
+    def plain(syntax):
+        decoder = real(syntax)
+        found = tuple(name for name in decoder.available_plugins if name in ("pillow", "pydicom"))
+        return SimpleNamespace(available_plugins=found, as_array=decoder.as_array)
+
+    monkeypatch.setattr(decode_module, "get_decoder", plain)
+    for number, syntax in enumerate(LOSSLESS):
+        test_lossless_syntaxes_return_the_oracle(tmp_path / str(number), syntax)
 
 
 def test_the_gpl_decoder_is_never_asked():
-    assert not any("pylibjpeg" in plugins for plugins in decode_module._PLUGINS.values())
+    """pydicom's pylibjpeg plugin means pylibjpeg-libjpeg for every JPEG but High-Throughput JPEG 2000."""
+    asked = {syntax for syntax, names in decode_module._DECODERS.items() if "pylibjpeg" in names}
+    assert asked == {uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K}
+
+
+def test_a_panic_of_the_rle_decoder_is_a_problem(tmp_path, monkeypatch):
+    """pylibjpeg-rle panics on some damaged streams; a panic derives from BaseException."""
+
+    class Panic(BaseException):
+        pass
+
+    def panic(*_):
+        raise Panic("index out of bounds")
+
+    folder = write_series(tmp_path / "1", shape=(40, 64))
+    LOSSLESS[uid.RLELossless](folder / "2.dcm")
+    monkeypatch.setattr(decode_module, "_decode_rle", panic)
+    reading = read_series(reference(folder))
+    assert [(problem.what, problem.file) for problem in reading.problems] == [("undecodable-pixels", "2.dcm")]
+
+
+def test_12_bit_jpeg_extended(tmp_path):
+    """Lossy JPEG of more than 8 bits, which Pillow cannot read."""
+    rows, cols = np.indices((40, 64))
+    image = (1500 + 20 * rows + 15 * cols).astype("<u2")
+
+    def change(data):
+        data.BitsStored, data.HighBit, data.PixelData = 12, 11, image.tobytes()
+        data.pop("RescaleSlope")
+        data.pop("RescaleIntercept")
+
+    folder = write_series(tmp_path / "1", shape=(40, 64), change=change)
+    for path in sorted(folder.iterdir()):
+        by_gdcm(gdcm.TransferSyntax.JPEGExtendedProcess2_4, lossy=True)(path)
+    reading = read_series(reference(folder))
+    assert [problem.what for problem in reading.problems] == []
+    assert np.abs(reading.volumes[0].pixels - image).max() < 60
 
 
 def test_an_unknown_transfer_syntax_is_a_problem(tmp_path):
