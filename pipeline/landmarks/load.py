@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,11 @@ from pipeline.config import from_dict, load_settings, to_dict
 from pipeline.ensemble.manifest import Manifest, Member, study_hash
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
+
+SAGITTAL_SLICES = 36
+"""Slices of the two sagittal series of a typical study, 18 each."""
+AXIAL_WINDOWS = 10
+"""Two sides of five levels."""
 
 
 def load_point_net(path: Path, settings: PointModelSettings) -> PointNet:
@@ -57,7 +63,7 @@ def load_predictor(
     return LandmarkPredictor(_network(manifest, sagittal, device), _network(manifest, axial, device), device, settings)
 
 
-def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None, seconds: float) -> Manifest:
+def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None) -> Manifest:
     """Add the network of a training run to a weights folder, in half precision.
 
     Args:
@@ -66,7 +72,6 @@ def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None, 
         task: ``landmarks`` or ``axial``.
         name: of the member.
         fold: the held-out fold; None if there was none.
-        seconds: measured time a study on one CPU thread.
     """
     from pipeline.landmarks.train import LandmarkTrainSettings
 
@@ -92,9 +97,28 @@ def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None, 
         },
         seen=seen.name,
         score=score,
-        seconds_per_study=seconds,
+        seconds_per_study=seconds_per_study(settings.model, task),
     )
     return Manifest.load(weights).add_member(member)
+
+
+def seconds_per_study(settings: PointModelSettings, task: str) -> float:
+    """The time of a complete study's slices through the network, on one CPU thread."""
+    model = PointNet(replace(settings, initial="random")).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    slices = AXIAL_WINDOWS if task == "axial" else SAGITTAL_SLICES
+    images = torch.rand(slices, 1, settings.size_px, settings.size_px).contiguous(memory_format=torch.channels_last)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        taken = []
+        with torch.inference_mode():
+            for _ in range(3):
+                began = time.perf_counter()
+                model(images)
+                taken.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return min(taken)
 
 
 def _first(manifest: Manifest, task: str, names: Sequence[str] | None, unseen: str | None) -> Member | None:

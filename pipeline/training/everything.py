@@ -1,0 +1,164 @@
+"""``python -m pipeline train all``: both stages, all folds, and a weights folder that ``submit.py`` takes.
+
+The steps are the commands that a person would give one after the other; each is resumed or skipped where its result is
+there, so a run that was stopped continues with the same command:
+
+1. ``train landmarks`` and ``train axial``, every fold, into ``OUT/landmarks`` and ``OUT/axial``;
+2. ``evaluate landmarks`` by the networks that did not see each study: out-of-fold points, and the distribution of their
+   errors, which sets the jitter of stage four;
+3. ``train severity`` for every family, every fold, at those points;
+4. the ensemble's calibration and study context, fitted on the out-of-fold predictions.
+
+A step for which no folder has labels (axial points without an axial series, say) is left out, and a line says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.competition import Competition, open_competition
+from pipeline.config import ConfigError
+from pipeline.labels import Condition, Family
+
+ERRORS_FILE = "landmark_errors.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the steps take beside the common arguments; settings name their section first: landmarks.loop.epochs=3."""
+    parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of the caches (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that fill the caches (default: %(default)s)")
+    parser.add_argument("--set-name", default="own", help="name of the set of weights (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the steps; the first that fails ends the run with its status."""
+    competitions = [open_competition(path, split="train") for path in args.data]
+    sections = _by_section(args.set)
+    known = _labelled_families(competitions)
+    weights = args.out / "weights"
+    points = args.out / "points"
+    networks = ["landmarks", *(["axial"] if Family.SUBARTICULAR in known else [])]
+    families = [family for family in Family if family in known]
+    for left_out in set(Family) - known:
+        print(f"train all: no folder has {left_out} points, so its networks are left out")
+
+    for task in networks:
+        if status := _train(args, task, args.out / task, sections, []):
+            return status
+    if _main_process():
+        _store_landmarks(args, networks, weights)
+        if not (points / "errors.csv").is_file():
+            command = ["evaluate", "landmarks", "--data", *map(str, args.data), "--weights", str(weights)]
+            if status := _call([*command, "--out", str(points), "--workers", str(args.workers)]):
+                return status
+        store_errors(points / "errors.csv", weights)
+    _wait()
+    for family in families:
+        own = ["--condition", family.value, "--landmarks", str(points / "label_coordinates.csv")]
+        if family.value in json.loads((weights / ERRORS_FILE).read_text(encoding="utf-8")):
+            own += ["--landmark-errors", str(weights / ERRORS_FILE)]
+        else:
+            print(f"train all: the localiser found no {family} point, so the preset's jitter stands")
+        if status := _train(args, "severity", args.out / family.value, sections, own, family.value):
+            return status
+    if _main_process():
+        _store_classifiers(args, families, weights)
+        print(f"train all: wrote {weights}; python submit.py --weights {weights} uses it")
+    _wait()
+    return 0
+
+
+def _train(
+    args: argparse.Namespace,
+    task: str,
+    out: Path,
+    sections: dict[str, list[str]],
+    own: Sequence[str],
+    section: str | None = None,
+) -> int:
+    command = ["train", task, "--data", *map(str, args.data), "--folds", "all", "--out", str(out), *own]
+    command += ["--cache", str(args.cache), "--workers", str(args.workers)]
+    command += ["--preset", str(args.preset)] if args.preset else []
+    command += ["--restart"] if args.restart else []
+    for setting in sections.get(section or task, []):
+        command += ["--set", setting]
+    return _call(command)
+
+
+def _call(command: Sequence[str]) -> int:
+    from pipeline.__main__ import main
+
+    print("train all: " + " ".join(command))
+    return main(command)
+
+
+def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Path) -> None:
+    from pipeline.ensemble.manifest import Manifest
+    from pipeline.landmarks.load import store_run
+    from pipeline.training.command import FOLDS
+
+    weights.mkdir(parents=True, exist_ok=True)
+    if not (weights / "manifest.json").is_file():
+        Manifest(weights, args.set_name, f"trained on {', '.join(path.name for path in args.data)}").save()
+    for task in tasks:
+        for fold in range(FOLDS):
+            store_run(args.out / task / f"fold{fold}", weights, task, f"{task}-fold{fold}", fold)
+
+
+def _store_classifiers(args: argparse.Namespace, families: Sequence[Family], weights: Path) -> None:
+    from pipeline.severity.store import store_run
+    from pipeline.training.command import FOLDS
+
+    for family in families:
+        for fold in range(FOLDS):
+            store_run(args.out / family.value / f"fold{fold}", weights, family, f"{family.value}-fold{fold}", fold)
+
+
+def store_errors(errors_csv: Path, weights: Path) -> None:
+    """Write the localiser's error distribution, which sets stage four's jitter, into a weights folder."""
+    from pipeline.ensemble.manifest import Manifest
+    from pipeline.landmarks.evaluate import error_distribution
+
+    errors = pd.read_csv(errors_csv, dtype={"study_id": str, "series_id": str})
+    (weights / ERRORS_FILE).write_text(json.dumps(error_distribution(errors), indent=1), encoding="utf-8")
+    Manifest.load(weights).add_file(ERRORS_FILE)
+
+
+def _labelled_families(competitions: Sequence[Competition]) -> set[Family]:
+    """The families of which some folder has coordinates."""
+    tables = [c.coordinates for c in competitions if c.coordinates is not None]
+    return {Condition(name).family for table in tables for name in table["condition"].unique()}
+
+
+def _by_section(settings: Sequence[str]) -> dict[str, list[str]]:
+    """``landmarks.loop.epochs=3`` to {"landmarks": ["loop.epochs=3"]}.
+
+    Raises:
+        ConfigError: a setting that does not start with a section.
+    """
+    names = ["landmarks", "axial", *(family.value for family in Family)]
+    result: dict[str, list[str]] = {name: [] for name in names}
+    for setting in settings:
+        section, dot, rest = setting.partition(".")
+        if not dot or section not in result:
+            raise ConfigError(f"override {setting!r} of train all must start with one of {', '.join(names)} and a dot")
+        result[section].append(rest)
+    return result
+
+
+def _main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _wait() -> None:
+    """Let the other processes of ``torchrun`` catch up; what the first wrote is there after it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate.state import PartialState
+
+        PartialState().wait_for_everyone()

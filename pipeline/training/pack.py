@@ -1,0 +1,81 @@
+"""``python -m pipeline pack``: training runs into a weights folder that ``submit.py`` takes.
+
+``train all`` packs what it trains; this command is for runs trained one by one, on different data or machines.
+Networks are stored in half precision with their checksum, settings, measured score, and the hashes of the studies they
+have seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+
+class PackedRun(NamedTuple):
+    """One ``TASK:FOLD=RUN`` of the command line; ``fold`` is None where no study was held out."""
+
+    task: str
+    fold: int | None
+    run: Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder and the runs."""
+    parser.add_argument(
+        "weights", type=Path, help="weights folder, made if needed; members of the same name are replaced"
+    )
+    parser.add_argument(
+        "--runs",
+        nargs="*",
+        default=[],
+        type=packed_run,
+        metavar="TASK:FOLD=RUN",
+        help="runs to add, e.g. landmarks:0=runs/landmarks/fold0 canal:none=runs/canal; tasks are landmarks, axial, "
+        "canal, foraminal and subarticular",
+    )
+    parser.add_argument(
+        "--errors", type=Path, metavar="CSV", help="errors.csv of `evaluate landmarks`: sets the jitter"
+    )
+    parser.add_argument("--set-name", default="own", help="name of the set (default: %(default)s)")
+    parser.add_argument("--seen", default="", metavar="TEXT", help="one line: what these weights have seen")
+
+
+def packed_run(text: str) -> PackedRun:
+    """Read ``TASK:FOLD=RUN``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not of that form.
+    """
+    from pipeline.ensemble.manifest import TASKS
+
+    what, equals, run = text.partition("=")
+    task, colon, fold = what.partition(":")
+    if not equals or not colon or task not in TASKS or not (fold == "none" or fold.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not TASK:FOLD=RUN with a task of {', '.join(TASKS)}")
+    return PackedRun(task, None if fold == "none" else int(fold), Path(run))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Add the runs; returns the exit status."""
+    from pipeline.ensemble.manifest import LANDMARK_TASKS, MANIFEST_NAME, Manifest
+    from pipeline.labels import Family
+    from pipeline.landmarks.load import store_run as store_points
+    from pipeline.severity.store import store_run as store_classifier
+    from pipeline.training.everything import store_errors
+
+    args.weights.mkdir(parents=True, exist_ok=True)
+    if not (args.weights / MANIFEST_NAME).is_file():
+        Manifest(args.weights, args.set_name, args.seen).save()
+    for packed in args.runs:
+        name = f"{packed.task}-fold{packed.fold}" if packed.fold is not None else f"{packed.task}-all"
+        if packed.task in LANDMARK_TASKS:
+            store_points(packed.run, args.weights, packed.task, name, packed.fold)
+        else:
+            store_classifier(packed.run, args.weights, Family(packed.task), name, packed.fold)
+        print(f"packed {name} from {packed.run}")
+    if args.errors:
+        store_errors(args.errors, args.weights)
+    size = sum(file.stat().st_size for file in args.weights.iterdir() if file.is_file())
+    print(f"{args.weights}: {len(Manifest.load(args.weights).members)} networks, {size / 1e6:.1f} MB")
+    return 0
