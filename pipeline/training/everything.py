@@ -69,6 +69,10 @@ def run(args: argparse.Namespace) -> int:
             return status
     if _main_process():
         _store_classifiers(args, families, weights)
+        command = ["ensemble", "--weights", str(weights), "--data", *map(str, args.data), "--oof"]
+        command += [f"{family.value}={args.out / family.value / 'oof.csv'}" for family in families]
+        if status := _call([*command, *(["--preset", str(args.preset)] if args.preset else [])]):
+            return status
         print(f"train all: wrote {weights}; python submit.py --weights {weights} uses it")
     _wait()
     return 0

@@ -1,0 +1,99 @@
+"""``train all``: the order of its steps, what it leaves out, and whose settings go where; nothing is trained."""
+
+import json
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.ensemble.manifest import Manifest
+from pipeline.training import everything
+
+TITLES = ["spinal_canal_stenosis", "left_neural_foraminal_narrowing", "right_subarticular_stenosis"]
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands that are given, each of which succeeds; ``evaluate`` leaves errors of canal points."""
+    given = []
+
+    def call(command):
+        given.append(list(command))
+        if command[0] == "evaluate":
+            out = everything.Path(command[command.index("--out") + 1])
+            out.mkdir(parents=True)
+            row = {"study_id": "1", "series_id": "2", "condition": TITLES[0], "in_plane_mm": 1.5, "slices": 0.0}
+            pd.DataFrame([row]).to_csv(out / "errors.csv", index=False)
+        return 0
+
+    stored = []
+    monkeypatch.setattr(everything, "_call", call)
+    monkeypatch.setattr(
+        "pipeline.landmarks.load.store_run", lambda run, weights, task, name, fold, seconds: stored.append((run, name))
+    )
+    monkeypatch.setattr(
+        "pipeline.severity.store.store_run", lambda run, weights, family, name, fold: stored.append((run, name))
+    )
+    return SimpleNamespace(given=given, stored=stored)
+
+
+def folder(monkeypatch, conditions):
+    table = pd.DataFrame({"condition": conditions})
+    monkeypatch.setattr(everything, "open_competition", lambda path, split: SimpleNamespace(coordinates=table))
+
+
+def test_the_steps_in_order_and_every_network_into_the_weights(commands, monkeypatch, tmp_path):
+    folder(monkeypatch, TITLES)
+    options = ["--preset", "cpu", "--set", "canal.loop.epochs=3", "--set", "axial.loop.seed=4"]
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), *options]) == 0
+    assert [command[:2] for command in commands.given] == [
+        ["train", "landmarks"],
+        ["train", "axial"],
+        ["evaluate", "landmarks"],
+        ["train", "severity"],
+        ["train", "severity"],
+        ["train", "severity"],
+        ["ensemble", "--weights"],
+    ]
+    landmarks, axial, _, canal, foraminal, _, ensemble = commands.given
+    assert f"canal={tmp_path / 'canal' / 'oof.csv'}" in ensemble
+    assert landmarks[-2:] == ["--preset", "cpu"]
+    assert axial[-2:] == ["--set", "loop.seed=4"]
+    assert canal[-2:] == ["--set", "loop.epochs=3"]
+    assert "--set" not in foraminal
+    assert all(command[command.index("--folds") + 1] == "all" for command in commands.given if command[0] == "train")
+    assert "--landmark-errors" in canal
+    assert "--landmark-errors" not in foraminal, "no foraminal point was found"
+    assert len(commands.stored) == 5 * 5
+    assert (tmp_path / "canal" / "fold4", "canal-fold4") in commands.stored
+    weights = tmp_path / "weights"
+    assert json.loads((weights / "landmark_errors.json").read_text())["canal"]["in_plane_sd_mm"] > 0
+    assert Manifest.load(weights).file("landmark_errors.json") is not None
+
+
+def test_a_second_call_does_not_measure_the_landmarks_again(commands, monkeypatch, tmp_path):
+    folder(monkeypatch, TITLES)
+    for _ in range(2):
+        assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 0
+    assert sum(command[0] == "evaluate" for command in commands.given) == 1
+
+
+def test_networks_that_no_folder_has_labels_for_are_left_out(commands, monkeypatch, tmp_path, capsys):
+    folder(monkeypatch, TITLES[:2])
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 0
+    assert ["train", "axial"] not in [command[:2] for command in commands.given]
+    assert "no folder has subarticular points" in capsys.readouterr().out
+
+
+def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path):
+    folder(monkeypatch, TITLES)
+    monkeypatch.setattr(everything, "_call", lambda command: 1 if command[1] == "axial" else 0)
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
+    assert not commands.stored
+
+
+def test_a_setting_must_name_its_section(commands, monkeypatch, tmp_path, capsys):
+    folder(monkeypatch, TITLES)
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--set", "loop.epochs=3"]) == 2
+    assert "must start with one of landmarks, axial, canal" in capsys.readouterr().err
