@@ -30,10 +30,9 @@ COMMANDS: dict[str, Command] = {
     "prior": Command("pipeline.ensemble.prior_command", "make the table of reweighted class frequencies"),
     "train": Command("pipeline.training.command", "train the landmark and severity networks"),
     "pack": Command("pipeline.training.pack", "put training runs into a weights folder that submit.py takes"),
-    "ensemble": Command("pipeline.ensemble.fit_command", "fit weights, calibration and study context of a weights folder"),
+    "ensemble": Command("pipeline.ensemble.fit_command", "fit weights, calibration and context of a weights folder"),
     "evaluate": Command("pipeline.landmarks.evaluate", "measure predicted landmarks against labelled points"),
     "kaggle": Command("pipeline.report.kaggle", "build the datasets and the kernel to upload to Kaggle"),
-    "report": Command("pipeline.report.command", "pages and pictures of a run"),
 }
 
 

@@ -43,7 +43,7 @@ class ContextModel:
 
     Attributes:
         prior: (25, 3) log-probabilities of cells without a prediction.
-        hidden: (M, inputs, H) weights and ``hidden_bias`` (M, H).
+        hidden: (M, inputs, H) weights and ``hidden_bias`` (M, 5, H), one a level: the level is a bias.
         out: (M, H, 9) weights and ``out_bias`` (M, 9), three conditions of three grades.
     """
 
@@ -65,10 +65,10 @@ class ContextModel:
         known = np.isfinite(log_p).all(-1)
         base = np.where(known[..., None], log_p, self.prior)
         features = inputs(log_p)
-        corrections = np.zeros((*features.shape[:3], 3 * len(OUTPUTS)))
+        corrections = np.zeros((len(log_p), 2, len(LEVELS), 3 * len(OUTPUTS)))
         for member in range(len(self.hidden)):
-            activation = np.maximum(features @ self.hidden[member] + self.hidden_bias[member], 0)
-            corrections += (activation @ self.out[member] + self.out_bias[member]) / len(self.hidden)
+            before = (features @ self.hidden[member])[:, :, None] + self.hidden_bias[member]
+            corrections += (np.maximum(before, 0) @ self.out[member] + self.out_bias[member]) / len(self.hidden)
         result = normalised(base + to_cells(corrections))
         result[~known.any(1)] = normalised(self.prior)
         return result
@@ -93,23 +93,21 @@ class ContextModel:
 
 
 def inputs(log_p: np.ndarray) -> np.ndarray:
-    """What the network sees of a study, once from either side and for every level.
+    """What the network sees of a study, once from either side.
 
     Args:
         log_p: (studies, 25, 3), NaN rows where there is no prediction.
 
     Returns:
-        (studies, 2 sides, 5 levels, F): per cell two log-ratios and two probabilities (0 where missing) and the mask;
-        then the level as one-hot. Side 0 is the study as it is, side 1 mirrored.
+        (studies, 2 sides, F): per cell two log-ratios and two probabilities (0 where missing) and the mask. Side 0 is
+        the study as it is, side 1 mirrored.
     """
     known = np.isfinite(log_p).all(-1)
     clean = np.where(known[..., None], log_p, 0.0)
     ratios = np.clip(clean[..., 1:] - clean[..., :1], -_SPAN, _SPAN) / _SPAN * 2
     parts = np.concatenate([ratios, np.exp(clean[..., 1:])], -1) * known[..., None]
     cells = np.concatenate([parts, known[..., None].astype(float)], -1)
-    sides = np.stack([cells, cells[:, list(MIRROR)]], 1).reshape(len(log_p), 2, 1, -1)
-    levels = np.broadcast_to(np.eye(len(LEVELS)), (len(log_p), 2, len(LEVELS), len(LEVELS)))
-    return np.concatenate([np.broadcast_to(sides, (*levels.shape[:3], sides.shape[-1])), levels], -1)
+    return np.stack([cells, cells[:, list(MIRROR)]], 1).reshape(len(log_p), 2, -1)
 
 
 def to_cells(values: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.ensemble.context import OUTPUTS, ContextModel, ContextSettings, inputs
 from pipeline.ensemble.metric import FAMILY_COLUMNS
-from pipeline.labels import CONDITIONS, GRADE_WEIGHTS, GRADES, Condition, Family, Side
+from pipeline.labels import CONDITIONS, GRADE_WEIGHTS, GRADES, LEVELS, Condition, Family, Side
 
 
 def fit_context(
@@ -55,10 +55,11 @@ def _fit_one(
     generator = np.random.default_rng(seed)
     torch.manual_seed(seed)
     width = inputs(log_p[:1]).shape[-1]
-    hidden, out = nn.Linear(width, settings.hidden), nn.Linear(settings.hidden, 3 * len(OUTPUTS))
+    hidden, out = nn.Linear(width, settings.hidden, bias=False), nn.Linear(settings.hidden, 3 * len(OUTPUTS))
+    level = nn.Parameter(torch.randn(len(LEVELS), settings.hidden) * 0.3)
     nn.init.zeros_(out.weight)
     nn.init.zeros_(out.bias)
-    parameters = [*hidden.parameters(), *out.parameters()]
+    parameters = [*hidden.parameters(), level, *out.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps)
     truth = torch.from_numpy(np.where(np.isfinite(grades), grades, -1)).long()
@@ -67,14 +68,14 @@ def _fit_one(
         seen = _hidden_at_random(log_p[rows], settings, generator)
         known = np.isfinite(seen).all(-1)
         base = torch.from_numpy(np.where(known[..., None], seen, log_prior)).float()
-        activation = torch.relu(hidden(torch.from_numpy(inputs(seen)).float()))
+        activation = torch.relu(hidden(torch.from_numpy(inputs(seen)).float())[:, :, None] + level)
         answers = out(nn.functional.dropout(activation, settings.dropout))
         loss = metric_loss(base + _to_cells(answers), truth[rows])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-    arrays = (hidden.weight.T, hidden.bias, out.weight.T, out.bias)
+    arrays = (hidden.weight.T, level, out.weight.T, out.bias)
     first, second, third, fourth = (array.detach().numpy().astype(np.float64) for array in arrays)
     return first, second, third, fourth
 

@@ -19,6 +19,9 @@ from pipeline.severity.predict import channels_last, member_config
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
 
+_STATISTICS = ("running_mean", "running_var")
+"""Kept in full precision: a small variance would lose its digits, and these tensors are short."""
+
 
 def store_run(run: Path, weights: Path, family: Family, name: str, fold: int | None) -> Manifest:
     """Add the classifier of a training run to a weights folder, in half precision.
@@ -35,7 +38,7 @@ def store_run(run: Path, weights: Path, family: Family, name: str, fold: int | N
     """
     settings = load_settings(SeveritySettings, run / "config.yaml", "config")
     tensors = {
-        key: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+        key: (tensor if not tensor.is_floating_point() or key.endswith(_STATISTICS) else tensor.half()).contiguous()
         for key, tensor in load_file(run / "best.safetensors").items()
     }
     save_file(tensors, weights / f"{name}.safetensors")

@@ -1,0 +1,140 @@
+"""From the networks' answers to one table: average, calibrate, and let the study's own cells speak for each other.
+
+What was fitted on out-of-fold predictions lies beside the weights as data: ``ensemble.json`` (how members are averaged,
+temperature and bias by family) and ``context.safetensors`` (the study-context model). Weights without these files are
+averaged evenly and left as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pipeline.config import from_dict
+from pipeline.ensemble.calibration import Calibration, normalised
+from pipeline.ensemble.context import ContextModel
+from pipeline.ensemble.manifest import Manifest, WeightsError
+from pipeline.ensemble.metric import FAMILY_COLUMNS
+from pipeline.labels import CELLS, Family
+
+ENSEMBLE_FILE = "ensemble.json"
+CONTEXT_FILE = "context.safetensors"
+
+Average = Literal["logits", "probabilities"]
+
+
+@dataclass(frozen=True)
+class EnsembleFit:
+    """What was fitted on out-of-fold predictions.
+
+    Attributes:
+        average: logits (a geometric mean) or probabilities.
+        recipes: weight of each recipe, that is of all folds of one kind of network together; a recipe that is not
+            named counts 1, one with 0 is not used.
+        calibration: by family; a family that is not named is left as it is.
+        context: whether there is a study-context model.
+    """
+
+    average: Average = "logits"
+    recipes: dict[str, float] = field(default_factory=dict)
+    calibration: dict[str, Calibration] = field(default_factory=dict)
+    context: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = set(self.calibration) - {family.value for family in Family}
+        if unknown or any(weight < 0 for weight in self.recipes.values()):
+            raise ValueError(f"expected families in calibration and weights of 0 or more, found {self}")
+
+
+def combine(manifest: Manifest, predictions: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """A study's probabilities from its networks' answers.
+
+    Args:
+        manifest: of the weights.
+        predictions: (25, 3) log-probabilities by member, NaN rows where it has no input.
+
+    Returns:
+        (25, 3) probabilities, NaN in rows that nothing reaches, and (25,) bool: the row comes from context alone.
+
+    Raises:
+        WeightsError: a fitted file is damaged.
+    """
+    fit, context = _fitted(manifest.folder, tuple(sorted(manifest.files.items())))
+    log_p = blend(fit, {name: values[None] for name, values in predictions.items()})
+    log_p = calibrate(fit, log_p)
+    known = np.isfinite(log_p[0]).all(-1)
+    if context is None or not known.any():
+        return np.exp(log_p[0]), np.zeros(len(CELLS), dtype=bool)
+    return np.exp(context.apply(log_p)[0]), ~known
+
+
+def blend(fit: EnsembleFit, predictions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The weighted average of members over those that have an answer.
+
+    Args:
+        fit: how.
+        predictions: (studies, 25, 3) log-probabilities by member (``<recipe>-fold<K>``) or recipe, NaN rows where it
+            has none.
+
+    Returns:
+        (studies, 25, 3) log-probabilities, NaN where no member has an answer.
+
+    Raises:
+        ValueError: there is no prediction.
+    """
+    if not predictions:
+        raise ValueError("nothing to blend: no network gave a prediction")
+    folds: dict[str, int] = {}
+    for name in predictions:
+        folds[recipe_of(name)] = folds.get(recipe_of(name), 0) + 1
+    shape = next(iter(predictions.values())).shape
+    total, weights = np.zeros(shape), np.zeros(shape[:-1])
+    for name, log_p in predictions.items():
+        weight = fit.recipes.get(recipe_of(name), 1.0) / folds[recipe_of(name)]
+        known = np.isfinite(log_p).all(-1)
+        values = np.where(known[..., None], log_p, 0.0)
+        values = values if fit.average == "logits" else np.exp(values)
+        total += weight * values * known[..., None]
+        weights += weight * known
+    reached = weights > 0
+    mean = total / np.where(reached, weights, 1.0)[..., None]
+    if fit.average == "probabilities":
+        mean = np.log(np.maximum(mean, 1e-12))
+    return np.where(reached[..., None], normalised(mean), np.nan)
+
+
+def calibrate(fit: EnsembleFit, log_p: np.ndarray) -> np.ndarray:
+    """(studies, 25, 3) log-probabilities with each family's temperature and bias."""
+    result = np.array(log_p, dtype=np.float64)
+    for family, columns in FAMILY_COLUMNS.items():
+        if family.value in fit.calibration:
+            result[:, columns] = fit.calibration[family.value].apply(result[:, columns])
+    return result
+
+
+def recipe_of(member: str) -> str:
+    """A member's name without its fold: ``foraminal-mobilenetv2-fold3`` is of ``foraminal-mobilenetv2``."""
+    recipe, mark, fold = member.rpartition("-fold")
+    return recipe if mark and fold.isdecimal() else member
+
+
+@functools.lru_cache(maxsize=8)
+def _fitted(folder: Path, files: tuple[tuple[str, str], ...]) -> tuple[EnsembleFit, ContextModel | None]:
+    """The fitted files of a weights folder; ``files`` (name and checksum) makes the cache notice a change."""
+    manifest = Manifest(folder, "", "", files=dict(files))
+    path = manifest.file(ENSEMBLE_FILE)
+    if path is None:
+        return EnsembleFit(), None
+    try:
+        fit = from_dict(EnsembleFit, json.loads(path.read_text(encoding="utf-8")))
+        context_path = manifest.file(CONTEXT_FILE) if fit.context else None
+        context = ContextModel.load(context_path) if context_path is not None else None
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return fit, context

@@ -1,0 +1,173 @@
+"""``python -m pipeline ensemble``: fit weights, calibration and study context on out-of-fold tables.
+
+Reads what ``train severity`` left (``oof.csv`` of every fold) and the grades of the competition folders, writes
+``ensemble.json`` and ``context.safetensors`` into the weights folder, records them in its manifest, and prints what
+each part is worth, cross-fitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.ensemble.fit import OutOfFold
+
+REPORT_FILE = "ensemble_report.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The weights folder, the data and the tables."""
+    parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="folder with manifest.json")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders with train.csv")
+    parser.add_argument(
+        "--oof",
+        nargs="+",
+        required=True,
+        metavar="RECIPE=CSV",
+        help="out-of-fold tables; a recipe may be named several times, once a fold. RECIPE is a member's name without "
+        "its fold",
+    )
+    parser.add_argument(
+        "--fixed", nargs="*", default=[], metavar="RECIPE=WEIGHT", help="weights that are given, not fitted, e.g. 0"
+    )
+    parser.add_argument("--average", choices=["logits", "probabilities"], default="logits", help="what is averaged")
+    parser.add_argument("--no-context", action="store_true", help="fit no study-context model")
+    parser.add_argument("--preset", default=None, metavar="NAME", help="its section context, e.g. kaggle")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. steps=800")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fit, save, report; returns the exit status."""
+    from pipeline.config import ConfigError
+    from pipeline.ensemble.manifest import WeightsError
+    from pipeline.tables import TableError
+
+    try:
+        tables = _named(args.oof)
+        fixed = {name: float(weight) for name, weight in (text.split("=", 1) for text in args.fixed)}
+    except ValueError as error:
+        print(f"ensemble: {error}", file=sys.stderr)
+        return 2
+    try:
+        fit_and_save(
+            args.weights,
+            args.data,
+            tables,
+            fixed=fixed,
+            average=args.average,
+            with_context=not args.no_context,
+            preset=args.preset,
+            overrides=args.set,
+        )
+    except ConfigError as error:
+        print(f"ensemble: {error}", file=sys.stderr)
+        return 2
+    except (OSError, TableError, WeightsError, ValueError) as error:
+        print(f"ensemble: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def fit_and_save(
+    weights: Path,
+    data: Sequence[Path],
+    tables: dict[str, list[Path]],
+    *,
+    fixed: dict[str, float] | None = None,
+    average: str = "logits",
+    with_context: bool = True,
+    preset: str | None = None,
+    overrides: Sequence[str] = (),
+) -> None:
+    """Fit the ensemble of a weights folder.
+
+    Args:
+        weights: folder with a manifest.
+        data: competition folders with grades.
+        tables: files of out-of-fold predictions by recipe.
+        fixed, average, with_context: see :func:`pipeline.ensemble.fit.fit_ensemble`.
+        preset, overrides: of the section ``context``.
+
+    Raises:
+        ValueError: the tables and the grades do not fit each other.
+    """
+    from pipeline.competition import open_competition
+    from pipeline.config import load_settings, to_dict
+    from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE
+    from pipeline.ensemble.context import ContextSettings
+    from pipeline.ensemble.fit import fit_ensemble, report_lines
+    from pipeline.ensemble.manifest import Manifest
+    from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+
+    settings = load_settings(ContextSettings, preset, "context", list(overrides))
+    manifest = Manifest.load(weights)
+    prior = read_prior(manifest.file("prior.csv") or PRIOR_FILE)
+    labels = [c.labels for c in (open_competition(path, split="train") for path in data)]
+    out_of_fold = gather(tables, [frame for frame in labels if frame is not None])
+    fitted = fit_ensemble(out_of_fold, prior, settings, average, with_context, fixed)
+    (weights / ENSEMBLE_FILE).write_text(json.dumps(to_dict(fitted.fit), indent=1) + "\n", encoding="utf-8")
+    manifest = manifest.add_file(ENSEMBLE_FILE)
+    if fitted.context is not None:
+        fitted.context.save(weights / CONTEXT_FILE)
+        manifest.add_file(CONTEXT_FILE)
+    report = {
+        "studies": len(out_of_fold.grades),
+        "tables": {k: [str(path) for path in v] for k, v in tables.items()},
+        "stages": fitted.report,
+    }
+    (weights / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(report_lines(fitted.report)))
+    print(f"ensemble: fitted on {len(out_of_fold.grades)} studies; wrote {weights / ENSEMBLE_FILE}")
+
+
+def gather(tables: dict[str, list[Path]], labels: Sequence[pd.DataFrame]) -> OutOfFold:
+    """Tables and grades by study.
+
+    Args:
+        tables: files by recipe.
+        labels: as ``Competition.labels``; a study in two of them is taken from the first.
+
+    Raises:
+        ValueError: a study has no grades, or two recipes put it into different folds.
+    """
+    import numpy as np
+    import pandas as pd
+
+    from pipeline.ensemble.fit import OutOfFold
+    from pipeline.labels import CELL_COLUMNS
+    from pipeline.severity.oof import OofTable, read_oof
+
+    grades = pd.concat(list(labels))
+    grades = grades[~grades.index.duplicated()]
+    folds: dict[str, int] = {}
+    merged = {name: OofTable.concatenate([read_oof(path) for path in paths]) for name, paths in tables.items()}
+    for name, table in merged.items():
+        for study_id, fold in zip(map(str, table.study_id), table.fold.tolist(), strict=True):
+            if folds.setdefault(study_id, fold) != fold:
+                raise ValueError(f"study {study_id}: fold {fold} in {name}, {folds[study_id]} elsewhere; use one split")
+    study_ids = sorted(folds)
+    missing = [study_id for study_id in study_ids if study_id not in grades.index]
+    if missing:
+        raise ValueError(f"{len(missing)} studies of the tables have no grades, the first is {missing[0]}; see --data")
+    return OutOfFold(
+        predictions={name: table.array(study_ids) for name, table in merged.items()},
+        grades=grades.loc[study_ids, list(CELL_COLUMNS)].to_numpy(dtype=float),
+        folds=np.array([folds[study_id] for study_id in study_ids]),
+    )
+
+
+def _named(texts: Sequence[str]) -> dict[str, list[Path]]:
+    tables: dict[str, list[Path]] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not name or not path:
+            raise ValueError(f"--oof {text!r}: expected RECIPE=CSV")
+        tables.setdefault(name, []).append(Path(path))
+    return tables
