@@ -1,0 +1,115 @@
+"""Point networks in a weights folder."""
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from pipeline.config import to_dict
+from pipeline.ensemble.manifest import Manifest, WeightsError, write_seen
+from pipeline.labels import SeriesKind
+from pipeline.landmarks.load import load_point_net, load_predictor, store_run
+from pipeline.landmarks.model import PointModelSettings, PointNet
+from pipeline.landmarks.train import LandmarkTrainSettings
+from tests.landmarks.spine import sagittal, study
+
+
+def model_settings(channels):
+    return PointModelSettings("test_efficientnet", "pretrained", channels=channels, size_px=64, width=8)
+
+
+def write_run(folder, channels, seen, scores=(4.0, 2.5)):
+    """What a training run leaves."""
+    folder.mkdir(parents=True)
+    model = PointNet(PointModelSettings("test_efficientnet", "random", channels=channels, size_px=64, width=8))
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "best.safetensors")
+    config = to_dict(LandmarkTrainSettings(model=model_settings(channels)))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"task": "landmarks", "config": config}))
+    write_seen(folder / "seen.txt", seen)
+    pd.DataFrame({"epoch": [1, 2], "score": scores}).to_csv(folder / "history.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Two sagittal folds and one axial network."""
+    root = tmp_path_factory.mktemp("weights")
+    folder = root / "default"
+    folder.mkdir()
+    Manifest(folder, "default", "for a test").save()
+    store_run(write_run(root / "a", 10, ["1", "2"]), folder, "landmarks", "landmarks-0", 0)
+    store_run(write_run(root / "b", 10, ["3", "4"], (3.0, 3.5)), folder, "landmarks", "landmarks-1", 1)
+    nothing = (float("nan"), float("nan"))
+    store_run(write_run(root / "c", 1, ["1", "2", "3"], nothing), folder, "axial", "axial", None)
+    return folder
+
+
+def test_a_stored_run_is_recorded_with_what_it_saw(weights):
+    manifest = Manifest.load(weights)
+    first, second = manifest.of_task("landmarks")
+    assert (first.name, first.fold, first.score, second.score) == ("landmarks-0", 0, 2.5, 3.0)
+    assert first.config["model"]["initial"] == "random"  # inference must not ask the network for weights
+    assert len(manifest.seen(first)) == 2
+    assert 0 < first.seconds_per_study < 60
+    (axial,) = manifest.of_task("axial")
+    assert axial.score is None  # nothing was held out
+
+
+def test_stored_weights_are_half_precision_and_load_as_float(weights):
+    path = weights / "landmarks-0.safetensors"
+    assert load_file(path)["heat.weight"].dtype == torch.float16
+    model = load_point_net(path, model_settings(10))
+    assert model.heat.weight.dtype == torch.float32
+    original = load_file(weights.parent / "a" / "best.safetensors")["heat.weight"]
+    assert torch.allclose(model.heat.weight, original, atol=1e-3)
+    assert not model.training
+
+
+def test_weights_of_another_network_are_refused(weights):
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_point_net(weights / "landmarks-0.safetensors", model_settings(1))
+
+
+def network_of(predictor, weights):
+    """Which member a predictor's sagittal network is."""
+    for name in ("landmarks-0", "landmarks-1"):
+        if torch.equal(
+            predictor.sagittal.heat.weight, load_file(weights / f"{name}.safetensors")["heat.weight"].float()
+        ):
+            return name
+    return None
+
+
+def test_the_first_network_of_each_task_is_taken(weights):
+    predictor = load_predictor(weights)
+    assert network_of(predictor, weights) == "landmarks-0"
+    assert predictor.axial is not None
+    landmarks = predictor.predict(study(sagittal(SeriesKind.SAGITTAL_T2, "2")))  # whatever an untrained network says
+    assert landmarks.points_mm.shape == (25, 3)
+
+
+def test_a_network_that_has_seen_the_study_is_passed_over(weights):
+    assert network_of(load_predictor(weights, unseen="9"), weights) == "landmarks-0"
+    assert network_of(load_predictor(weights, unseen="2"), weights) == "landmarks-1"
+    assert load_predictor(weights, unseen="2").axial is None
+    assert load_predictor(weights, unseen="4").axial is not None
+    assert network_of(load_predictor(weights, unseen="4"), weights) == "landmarks-0"
+
+
+def test_only_the_named_members_are_used(weights):
+    named = load_predictor(weights, ("landmarks-1",), "cpu")
+    assert network_of(named, weights) == "landmarks-1"
+    assert named.axial is None
+    assert load_predictor(weights, ("landmarks-1",), unseen="3").sagittal is None
+
+
+def test_a_damaged_file_is_refused(weights, tmp_path):
+    for file in weights.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    damaged = tmp_path / "landmarks-0.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(WeightsError, match="sha256"):
+        load_predictor(tmp_path)
+    with pytest.raises(WeightsError, match=r"manifest\.json"):
+        load_predictor(tmp_path / "nowhere")
