@@ -24,8 +24,8 @@ FORAMEN_BEHIND_WALL = 4.5
 
 MEASUREMENTS: dict[Family, tuple[float, ...]] = {
     Family.CANAL: (1.0, 118.0, 92.0, 66.0, 47.0, 20.0),
-    Family.FORAMINAL: (3.3, 2.5, 1.75, 1.15, 0.5, 0.0),
-    Family.SUBARTICULAR: (6.2, 4.8, 3.3, 2.4, 1.3, 0.2),
+    Family.FORAMINAL: (3.4, 2.6, 1.5, 0.95, 0.35, 0.0),
+    Family.SUBARTICULAR: (6.8, 5.4, 3.2, 2.2, 1.1, 0.1),
 }
 """Measurement at the edges of the grade bands: area of the dural sac at the disc (mm2; the first is a share of the
 patient's own sac), width of the fat around the root in the foramen (mm), depth of the lateral recess (mm)."""

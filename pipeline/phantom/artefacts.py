@@ -56,7 +56,7 @@ def sample_artefacts(plan: SeriesPlan, rng: np.random.Generator) -> Artefacts:
         ghost_shift=float(rng.uniform(0.08, 0.45)),
         ghost_vertical=bool(rng.random() < 0.5),
         blur_px=float(rng.uniform(0.35, 0.85)),
-        noise=float(np.exp(rng.uniform(np.log(0.008), np.log(0.05)))),
+        noise=float(np.exp(rng.uniform(np.log(0.008), np.log(0.038)))),
         border=float(rng.choice([0.0, rng.uniform(0.3, 1.0)], p=[0.5, 0.5])) if sagittal else 0.0,
         maximum=float(rng.uniform(500, 2000)),
     )

@@ -170,7 +170,10 @@ def draw_canal(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
     border = tables["wall"] + push + 0.5 - v
     # The sac: flat in front, tapering behind like the canal it lies in.
     a, b = u / np.maximum(half_width, 0.3), (v - middle) / np.maximum(half_depth, 0.3)
-    narrow = a * (1 + 0.42 * np.clip(0.77 * b + 0.23, 0, 1))
+    # A closed recess takes the sac's front corner on its side with it.
+    closed = [np.clip(1 - canal.recess[column].astype(np.float32)[rows] / 6, 0, 1) for column in (0, 1)]
+    corner = np.where(u > 0, closed[0], closed[1]) * np.clip(0.5 - b, 0, 1)
+    narrow = a * (1 + 0.42 * np.clip(0.77 * b + 0.23, 0, 1) + 0.34 * corner)
     squares = (narrow * narrow, b * b)
     front = np.cbrt(squares[0] * np.abs(narrow) + squares[1] * np.abs(b) + np.float32(1e-6))
     radius = np.where(b < 0, front, np.sqrt(squares[0] + squares[1] + np.float32(1e-6)))

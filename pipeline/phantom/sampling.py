@@ -211,7 +211,7 @@ def _build_canal(
     area = normal_depth * normal_width * np.pi / 4
     bulge_centre = np.zeros_like(s)
     bulge, tightness = np.zeros((2, len(s))), np.zeros_like(s)
-    recess = np.full((2, len(s)), 6.0) * habitus.scale
+    recess = np.full((2, len(s)), 6.8) * habitus.scale
     for disc in discs[:FIRST_LUMBAR]:
         bulge_centre += rng.uniform(0, 1.2) * _profile(s, disc)
     table = measurements.reshape(5, len(LEVELS))
@@ -227,7 +227,7 @@ def _build_canal(
         bulge_centre += profile * np.clip(front_share * (normal_depth[row] - depth[row]), 0.0, 7.0)
         tightness = np.maximum(tightness, profile * np.clip(1 - table[0, level] / 118, 0, 1))
         for side in range(2):
-            closed = max(6.0 - table[3 + side, level], 0.0)
+            closed = max(6.8 - table[3 + side, level], 0.0)
             share = rng.uniform(0.35, 0.75)
             bulge[side] += profile * share * closed
             recess[side] += profile * (table[3 + side, level] - recess[side])
@@ -258,7 +258,7 @@ def _build_foramina(
         level = index - FIRST_LUMBAR
         for column, side in ((0, 1), (1, -1)):
             clearance = table[1 + column, level] if level >= 0 else 2.4
-            lower = float(np.interp(clearance, [0, 0.5, 1.15, 1.75, 2.5, 3.3], [0, 0.6, 1.8, 2.8, 4.2, 5.5]))
+            lower = float(np.interp(clearance, [0, 0.35, 0.95, 1.5, 2.6, 3.4], [0, 0.3, 1.2, 2.2, 4.4, 5.5]))
             squeeze = 0.78 + 0.22 * min(clearance / 1.5, 1.0)
             size = (2.6 if level < 0 else 2.9 + 0.12 * level) * rng.normal(1, 0.06)
             wall = (vertebrae[index].half_depth + vertebrae[index + 1].half_depth) / 2
