@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -20,7 +21,13 @@ LAYOUTS = {
     "new": (f"competitions/{COMPETITION}", "datasets/someone/lumbar-{}"),
 }
 """Where the competition and a dataset appear below ``/kaggle/input``."""
-OPTIONAL = {"pyjpegls": "1.5.1", "python-gdcm": "3.2.6", "pylibjpeg-rle": "2.2.0"}
+OPTIONAL = {
+    name: "".join(re.findall(r">=([\d.]+)", line))
+    for line in (ROOT / "requirements-decoders.txt").read_text().splitlines()
+    for name in [line.split(">=")[0]]
+    if ">=" in line
+}
+"""The optional packages and the lowest version of each."""
 
 
 @functools.cache
@@ -32,8 +39,11 @@ def phantom_studies(count: int) -> Path:
     return make_phantom(folder, count, seed=11, split="test", size="small")
 
 
-def multiply(source: Path, target: Path, count: int) -> list[str]:
+def multiply(source: Path, target: Path, count: int, thin: int = 1) -> list[str]:
     """A competition of ``count`` studies from the few of ``source``, under new ids; files are linked, not copied.
+
+    Args:
+        thin: keep every ``thin``-th slice.
 
     Returns:
         The ids.
@@ -44,7 +54,11 @@ def multiply(source: Path, target: Path, count: int) -> list[str]:
     for number in range(count):
         original = originals[number % len(originals)]
         study = str(700_000_000 + number)
-        shutil.copytree(original, target / "test_images" / study, copy_function=os.link)
+        for series in original.iterdir():
+            place = target / "test_images" / study / series.name
+            place.mkdir(parents=True)
+            for file in sorted(series.iterdir(), key=lambda path: int(path.stem))[::thin]:
+                os.link(file, place / file.name)
         own = table[table["study_id"] == original.name]
         rows.append(own.assign(study_id=study))
         ids.append(study)
