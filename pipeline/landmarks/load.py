@@ -18,6 +18,7 @@ from pipeline.config import from_dict, load_settings, to_dict
 from pipeline.ensemble.manifest import Manifest, Member, study_hash
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
+from pipeline.training.fold import folded
 
 SAGITTAL_SLICES = 36
 """Slices of the two sagittal series of a typical study, 18 each."""
@@ -134,12 +135,14 @@ def _network(manifest: Manifest, member: Member | None, device: str) -> PointNet
     if member is None:
         return None
     settings = from_dict(PointModelSettings, member.config["model"])
-    return _cached_network(manifest.verify(member), settings).to(torch.device(device))
+    return _cached_network(manifest.verify(member), settings, device)
 
 
 @functools.lru_cache(maxsize=12)
-def _cached_network(path: Path, settings: PointModelSettings) -> PointNet:
-    return load_point_net(path, settings)
+def _cached_network(path: Path, settings: PointModelSettings, device: str) -> PointNet:
+    network = load_point_net(path, settings)
+    example = torch.rand(1, 1, settings.size_px, settings.size_px, generator=torch.Generator().manual_seed(0))
+    return folded(network, example).to(torch.device(device))  # type: ignore[return-value]
 
 
 def _best_score(history: Path) -> float | None:

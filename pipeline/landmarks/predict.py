@@ -99,7 +99,9 @@ class LandmarkPredictor:
             return None
         outputs: dict[SeriesKind, list[SliceOutput]] = {}
         for kind in (SeriesKind.SAGITTAL_T2, SeriesKind.SAGITTAL_T1):
-            outputs[kind] = [run_network(self.sagittal, volume, self.device) for volume in study.of_kind(kind)]
+            shown = [volume for volume in study.of_kind(kind) if np.ptp(volume.pixels) > 0]
+            notes.extend(f"series {v.series_id} is blank" for v in study.of_kind(kind) if v not in shown)
+            outputs[kind] = [run_network(self.sagittal, volume, self.device) for volume in shown]
         t2, t1 = outputs[SeriesKind.SAGITTAL_T2], outputs[SeriesKind.SAGITTAL_T1]
         decode = self.settings.decode
         canal = _best([canal_points(output, decode) for output in t2 if sees_canal(output)])
