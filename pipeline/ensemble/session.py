@@ -69,7 +69,7 @@ class Session:
             in_rounds=self.schedule.deadline is not None,
             guard=self.labels is not None,
             seconds=self.settings.study_seconds,
-            deadline=self.schedule.deadline,
+            deadline=self.schedule.workers_deadline,
         )
         work = self._open_work(networks)
         workers = min(self.workers or self.settings.workers or usable_cpus(), len(self.studies))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-RESERVE_SECONDS = 3.0
-"""Kept back at the end of a time budget for the last writing of the files."""
+RESERVE_SECONDS = 5.0
+"""Kept back at the end of a time budget for the last writing of the files and for ending the workers."""
+WORKER_SECONDS = 2.0
+"""By this much the workers end before the run does, so that what they have reached still arrives."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ class Schedule:
             return None
         seconds = self.minutes * 60
         return self.started + max(seconds - RESERVE_SECONDS - 0.02 * seconds, 0.5 * seconds)
+
+    @property
+    def workers_deadline(self) -> float | None:
+        """When a worker has to come to an end with what it has."""
+        if self.deadline is None:
+            return None
+        return self.deadline - min(WORKER_SECONDS, 0.1 * (self.deadline - self.started))
 
     @property
     def seconds_left(self) -> float:

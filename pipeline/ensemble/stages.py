@@ -40,6 +40,8 @@ NEEDED: dict[Family, tuple[SeriesKind, ...]] = {
 """The series a family is graded on; any one of them is enough."""
 AGAIN_SECONDS = 5.0
 """The alarm of a slow study rings again, should the first exception have been swallowed by a callback."""
+GRACE_SECONDS = 1.0
+"""A network that runs when the time is over may take this much longer to end."""
 HANG_SECONDS = 60.0
 """A worker that is this much over its seconds hangs in compiled code."""
 
@@ -116,7 +118,7 @@ def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
         with _alarm(_seconds_left(task), may_exit=os.getpid() != bench.main_process):
             result = _grade(task, bench, previous)
     except StudyTimeout:
-        over = task.deadline is not None and time.time() >= task.deadline - 1
+        over = task.deadline is not None and time.time() >= task.deadline
         reason = Reason.TIME_OVER if over else Reason.STUDY_TOO_SLOW
         result = _fallen(previous, study, reason, f"not done after {time.monotonic() - started:.0f} s")
     except Exception as error:  # anything a study or a network can raise
@@ -307,7 +309,8 @@ def _fallen(previous: StudyResult | None, study: StudyRef, reason: Reason, detai
 def _seconds_left(task: StudyTask) -> float:
     if task.deadline is None:
         return task.seconds
-    return max(min(task.seconds, task.deadline - time.time()), 0.05)
+    # A little beyond the deadline: between two networks the study ends by itself and keeps what it has.
+    return max(min(task.seconds, task.deadline - time.time() + GRACE_SECONDS), 0.05)
 
 
 @contextmanager
