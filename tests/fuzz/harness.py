@@ -102,8 +102,6 @@ def fuzz(corpus: dict[str, list[bytes]], files: int, seconds: float, seed: int, 
         number = _follow(ours, number, started + seconds, outcome, corpus, seed, keep)
         child.kill()
         child.join()
-        print(f"\r{number} files, {len(outcome.failures)} failures", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
     outcome.files, outcome.seconds = number, time.monotonic() - started
     return outcome
 
@@ -141,6 +139,8 @@ def _follow(
             if wrong is not None:
                 _fail(outcome, f"file {number} ({kind}): {wrong}", corpus, seed, number, keep)
             number += 1
+            if number % 500 == 0:
+                print(f"{number} files, {len(outcome.failures)} failures", file=sys.stderr, flush=True)
         else:
             return number
     return number
