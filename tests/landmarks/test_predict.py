@@ -141,6 +141,7 @@ def test_a_blank_image_gives_no_sagittal_point(predictor, value):
     landmarks = predictor.predict(study(blank))
     assert not landmarks.found.any()
     assert (landmarks.confidence == 0).all()
+    assert landmarks.notes == ("series 2 is blank",)
 
 
 def test_a_blank_t2_leaves_the_work_to_t1(predictor):
