@@ -30,7 +30,7 @@ def commands(monkeypatch):
     stored = []
     monkeypatch.setattr(everything, "_call", call)
     monkeypatch.setattr(
-        "pipeline.landmarks.load.store_run", lambda run, weights, task, name, fold, seconds: stored.append((run, name))
+        "pipeline.landmarks.load.store_run", lambda run, weights, task, name, fold: stored.append((run, name))
     )
     monkeypatch.setattr(
         "pipeline.severity.store.store_run", lambda run, weights, family, name, fold: stored.append((run, name))
