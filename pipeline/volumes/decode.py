@@ -2,7 +2,7 @@
 
 Uncompressed data is a view of the file's bytes. RLE, the competition's own syntax, is decoded by pylibjpeg-rle where it
 is installed (8 times faster) and by pydicom otherwise. The other syntaxes go to Pillow or pyjpegls through pydicom, and
-then to SimpleITK. python-gdcm is not asked, because a damaged JPEG ends the process there (found by ``tests.fuzz``), and
+then to SimpleITK. Not to python-gdcm, because a damaged JPEG ends the process there (found by ``tests.fuzz``), and to
 pylibjpeg only for High-Throughput JPEG 2000, because its JPEG decoder, pylibjpeg-libjpeg, is GPL.
 """
 

@@ -1,4 +1,4 @@
-"""Sampling volumes on other grids, with SimpleITK: in-plane spacing, oblique windows of a slice, oblique cubes.
+"""Sampling volumes on other grids, with SimpleITK: in-plane spacing, oblique windows, oblique cubes.
 
 Coordinates stay floating point throughout and interpolation is linear, so a series whose values are a linear function
 of patient position is returned exactly. Outside the centres of the outermost pixels there is no data: those samples are
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
@@ -60,19 +61,18 @@ def _smoothed(pixels: NDArray[np.float32], scale: Floats) -> NDArray[np.float32]
 
     The border is continued by point reflection, which keeps a linear function linear.
     """
-    sigma = 0.5 * np.sqrt(np.maximum(scale**2 - 1, 0.0))
     if np.all(scale <= 1.1):
         return pixels
-    margin = np.minimum(np.ceil(4 * sigma).astype(int) + 1, np.array(pixels.shape[1:]) - 1)
-    padding = ((0, 0), (margin[0], margin[0]), (margin[1], margin[1]))
-    padded = np.pad(pixels, padding, mode="reflect", reflect_type="odd")
-    smooth = sitk.GetArrayFromImage(
-        sitk.DiscreteGaussian(
-            sitk.GetImageFromArray(padded), variance=[sigma[1] ** 2, sigma[0] ** 2, 0.0], maximumError=0.001
-        )
-    )
-    rows, cols = pixels.shape[1:]
-    return np.asarray(smooth[:, margin[0] : margin[0] + rows, margin[1] : margin[1] + cols])
+    sigma = 0.5 * np.sqrt(np.maximum(scale**2 - 1, 1e-6))
+    _, rows, cols = pixels.shape
+    reach = np.minimum(np.ceil(4 * sigma).astype(int), np.array([rows, cols]) - 1)
+    smooth = np.empty_like(pixels)
+    for index, image in enumerate(pixels):
+        padded = np.pad(image, ((reach[0], reach[0]), (reach[1], reach[1])), mode="reflect", reflect_type="odd")
+        size = (int(2 * reach[1] + 1), int(2 * reach[0] + 1))
+        blurred = cv2.GaussianBlur(padded, size, sigmaX=float(sigma[1]), sigmaY=float(sigma[0]))
+        smooth[index] = blurred[reach[0] : reach[0] + rows, reach[1] : reach[1] + cols]
+    return smooth
 
 
 def sample_patch(
