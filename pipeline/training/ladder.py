@@ -26,6 +26,9 @@ from pipeline.training.sampling import BatchOrder, SeededItems, position_seed, s
 from pipeline.training.settings import LoopSettings
 from pipeline.training.task import Batch, Task
 
+_ITEMS = 96
+"""Items over which the initial loss is averaged."""
+
 
 class LadderError(RuntimeError):
     """A rung broke; the message says which, what was found and expected, and where to look."""
@@ -101,11 +104,14 @@ def climb(
     check_sides(training_studies, held_out_studies)
     device = device or next(task.model.parameters()).device
     model = copy.deepcopy(task.model).to(device).train()
-    batch = _first_batch(task, loop, device)
+    batches = _first_batches(task, loop, device)
     with torch.no_grad():
         seed_everything(loop.seed)
-        initial = float(task.loss(copy.deepcopy(model), batch)[0])
-    check_initial_loss(initial, prior_loss, settings.tolerance)
+        untrained = copy.deepcopy(model)
+        losses = np.array([float(task.loss(untrained, batch)[0]) for batch in batches])
+    initial, batch = float(losses.mean()), batches[0]
+    chance = 3 * float(losses.std(ddof=1)) / math.sqrt(len(losses))
+    check_initial_loss(initial, prior_loss, settings.tolerance, chance)
     small = {name: value[: settings.items] for name, value in batch.items()}
     first, last, steps = _overfit(task, model, small, settings, loop.seed)
     if not last < settings.reach * first:
@@ -135,15 +141,21 @@ def check_sides(training_studies: Collection[str], held_out_studies: Collection[
         )
 
 
-def check_initial_loss(initial: float, prior: float | None, tolerance: float = 0.3) -> None:
+def check_initial_loss(initial: float, prior: float | None, tolerance: float = 0.3, chance: float = 0.0) -> None:
     """The untrained network is about as good as the class frequencies.
+
+    Args:
+        initial: its mean loss over some batches.
+        prior: loss of the frequencies; None checks only that ``initial`` is finite.
+        tolerance: relative distance that is allowed.
+        chance: further distance that few items may make, three standard errors of ``initial``.
 
     Raises:
         LadderError: if it is not, or not finite.
     """
     if not math.isfinite(initial):
         raise LadderError(f"initial loss near the prior's: the loss of the untrained network is {initial}")
-    if prior is not None and abs(initial - prior) > tolerance * prior:
+    if prior is not None and abs(initial - prior) > tolerance * prior + chance:
         raise LadderError(
             f"initial loss near the prior's: found {initial:.4g}, expected {prior:.4g} ± {tolerance:.0%}; look at the "
             "loss weights, the masks and the initial bias of the head"
@@ -201,16 +213,23 @@ def _overfit(
     return losses[0], losses[-1], len(losses)
 
 
-def _first_batch(task: Task, loop: LoopSettings, device: torch.device) -> Batch:
+def _first_batches(task: Task, loop: LoopSettings, device: torch.device) -> list[Batch]:
+    """The first batches of the run, augmented: about as many items as tell a loss, in at least three batches."""
+    count = min(16, max(3, math.ceil(_ITEMS / loop.batch_size)))
     order = BatchOrder(
         len(task.train_set),  # type: ignore[arg-type]
         loop.batch_size,
         weights=task.sample_weights,
+        batches=count,
         seed=loop.seed,
     )
     items = SeededItems(task.train_set)
-    batch = task.collate([items[draw] for draw in next(iter(order))])
-    moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
     seed = position_seed(loop.seed)
-    seed_everything(seed)
-    return task.augment(moved, torch.Generator(device=device).manual_seed(seed))
+    generator = torch.Generator(device=device).manual_seed(seed)
+    batches = []
+    for draws in order:
+        batch = task.collate([items[draw] for draw in draws])
+        moved = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+        seed_everything(seed)
+        batches.append(task.augment(moved, generator))
+    return batches

@@ -39,6 +39,7 @@ def test_a_study_on_both_sides():
 
 def test_initial_loss_far_from_the_prior():
     check_initial_loss(1.0, 1.1)
+    check_initial_loss(1.0, 0.7, chance=0.2)  # few items
     with pytest.raises(LadderError, match=r"found 4, expected 1 ± 30%"):
         check_initial_loss(4.0, 1.0)
     with pytest.raises(LadderError, match="initial loss"):
