@@ -150,6 +150,47 @@ def test_the_notebook_runs_offline_and_submits(tmp_path, monkeypatch):
         assert sum(1 for _ in csv.DictReader(file)) == 25 * len(ids)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("KAGGLE_VENV"), reason="KAGGLE_VENV=1 builds an environment of several GB")
+def test_the_notebook_runs_in_an_environment_that_has_only_what_the_kaggle_image_has(tmp_path):
+    """The whole way from scratch: that image's packages, the real wheelhouse, trained weights, phantom studies.
+
+    ``KAGGLE_VENV=1 python -m pytest -m slow tests/test_notebook.py``; needs an index for both downloads. With
+    ``KAGGLE_VENV=DIR`` the environment is kept there and used again, with ``KAGGLE_PYTHON=python3.12`` it has that
+    Python, by default the one that runs the test.
+    """
+    place = os.environ["KAGGLE_VENV"]
+    environment = tmp_path / "image" if place == "1" else Path(place)
+    python = environment / "bin" / "python"
+    if not python.exists():
+        subprocess.run([os.environ.get("KAGGLE_PYTHON", sys.executable), "-m", "venv", str(environment)], check=True)
+        image = RUNNER.with_name("kaggle_image.txt")
+        pip = [str(python), "-m", "pip", "install", "--no-compile", "--quiet", "-r", str(image)]
+        subprocess.run(pip, check=True)
+    for name in OPTIONAL:  # of a run before
+        subprocess.run([str(python), "-m", "pip", "uninstall", "--yes", "--quiet", name], check=False)
+    tell = "import sys; print('{}.{}'.format(*sys.version_info))"
+    version = subprocess.run([str(python), "-c", tell], capture_output=True, text=True, check=True).stdout.strip()
+    upload = built(tmp_path / "upload", version, some_weights(tmp_path / "none"))
+    studies = tmp_path / "studies"
+    ids = multiply(phantom_studies(2), studies, 2)
+    variables = {"LUMBAR_INPUT": str(mount(tmp_path / "input", "old", upload, studies)), "LUMBAR_MINUTES": "30"}
+    variables["LUMBAR_OUT"] = str(tmp_path / "working")
+    with Listener() as listener:
+        executed = run_offline(python, ROOT / NOTEBOOK, tmp_path / "executed.ipynb", variables, listener)
+    assert listener.visitors == 0
+    assert_complete(tmp_path / "working" / "submission.csv", ids)
+    said = texts(executed)
+    assert "failed" not in said, said
+    assert said.count(" installed") == len(OPTIONAL), said
+    report = json.loads((tmp_path / "working" / "run.json").read_text())
+    pinned = dict(line.split("==") for line in RUNNER.with_name("kaggle_image.txt").read_text().split() if "==" in line)
+    assert {name: report["versions"][name].partition("+")[0] for name in ("torch", "timm", "numpy", "pandas")} == {
+        name: pinned[name] for name in ("torch", "timm", "numpy", "pandas")
+    }
+    assert report["rows_by_source"]["model"] > 0 or report["weights"] is None
+
+
 def test_the_runner_refuses_where_a_connection_could_be_made(tmp_path):
     with Listener() as listener:
         done = subprocess.run(
