@@ -135,6 +135,15 @@ def parse_file(name: str, content: bytes, limits: ReadLimits, deadline: float = 
     Raises:
         BadFileError: if the file is not DICOM, declares what cannot be, or is past the limits.
     """
+    try:
+        return _parse_file(name, content, limits, deadline)
+    except BadFileError:
+        raise
+    except Exception as error:  # whatever pydicom meets in a broken file; the file is skipped and named
+        raise BadFileError("unreadable-file", f"pydicom cannot parse it: {type(error).__name__}: {error}") from error
+
+
+def _parse_file(name: str, content: bytes, limits: ReadLimits, deadline: float) -> list[Frame]:
     dataset, syntax = _parse(content, limits, deadline)
     if _PIXELS not in dataset:
         if content[128:132] != b"DICM":
@@ -153,13 +162,8 @@ def _parse(content: bytes, limits: ReadLimits, deadline: float) -> tuple[Dataset
         raise BadFileError("empty-file", "the file holds 0 bytes")
     if DeflatedExplicitVRLittleEndian.encode() in content[:2048]:
         content = _inflate(content, limits)
-    try:
-        dataset = pydicom.dcmread(_TimedBytes(content, deadline), force=True, specific_tags=_WANTED)
-        syntax = dataset.file_meta.get("TransferSyntaxUID")
-    except BadFileError:
-        raise
-    except Exception as error:  # whatever pydicom meets in a broken file; the file is skipped and named
-        raise BadFileError("unreadable-file", f"pydicom cannot parse it: {type(error).__name__}: {error}") from error
+    dataset = pydicom.dcmread(_TimedBytes(content, deadline), force=True, specific_tags=_WANTED)
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
     for tag in (_SHARED, _PER_FRAME):
         raw = dataset.get_item(tag).value if tag in dataset else None
         if isinstance(raw, bytes) and len(raw) > limits.sequence_bytes:

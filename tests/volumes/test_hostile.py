@@ -176,6 +176,17 @@ def test_nested_sequences_deeper_than_the_stack(tmp_path):
     one_bad(folder, "unreadable-file")
 
 
+def test_a_value_representation_that_does_not_exist_costs_one_file(tmp_path):
+    """Found by ``tests.fuzz``: pydicom raises only when the element is looked at."""
+    folder = write_series(tmp_path / "1")
+    whole = (folder / "2.dcm").read_bytes()
+    element = struct.pack("<HH2sHH", 0x0028, 0x0103, b"US", 2, 0)
+    assert element in whole
+    broken = struct.pack("<HH2sH", 0x0028, 0x0103, b"U\0", 0)
+    (folder / "2.dcm").write_bytes(whole.replace(element, broken))
+    one_bad(folder, "unreadable-file")
+
+
 def test_functional_groups_past_the_limit(tmp_path):
     folder = write_series(tmp_path / "1")
 
