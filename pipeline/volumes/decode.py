@@ -17,7 +17,8 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 
-from pipeline.volumes.headers import BadFileError, PixelFormat, PixelSource
+from pipeline.volumes.elements import BadFileError
+from pipeline.volumes.headers import PixelFormat, PixelSource
 from pipeline.volumes.itk_decoder import decode_with_itk
 
 try:

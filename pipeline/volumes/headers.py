@@ -1,28 +1,25 @@
 """From the bytes of one DICOM file to frames with a checked header, still compressed.
 
-Only pydicom's element parser is used; values are taken from the raw elements, which is faster than its conversions and
+Values are taken from the raw elements, which is faster than its conversions and
 does not warn about or stumble over tags that reading does not need. Everything a header declares is checked against the
 limits before a pixel is decoded.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import struct
-import time
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID
 
 from pipeline.volumes.classify import Acquisition
+from pipeline.volumes.elements import BadFileError, parse_elements
 from pipeline.volumes.limits import ReadLimits
 
 _DESCRIPTION, _PROTOCOL = 0x0008103E, 0x00181030
@@ -46,18 +43,6 @@ _WANTED = [
 _BINARY = {_SAMPLES: "H", _ROWS: "H", _COLS: "H", _ALLOCATED: "H", _STORED: "H", _SIGNED: "H", _EFFECTIVE_TE: "d"}
 _STRUCTS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _WIDTHS = {"H": 2, "h": 2, "I": 4, "i": 4, "f": 4, "d": 8}
-
-
-class BadFileError(ValueError):
-    """A file that cannot become a slice.
-
-    Attributes:
-        what: a short code, the ``what`` of the :class:`~pipeline.competition.Problem` it becomes.
-    """
-
-    def __init__(self, what: str, detail: str) -> None:
-        super().__init__(detail)
-        self.what = what
 
 
 @dataclass(frozen=True)
@@ -110,19 +95,6 @@ class Frame:
     source: PixelSource
 
 
-class _TimedBytes(io.BytesIO):
-    """Bytes whose reading ends at a deadline: half a gigabyte of tiny elements keeps the parser busy for minutes."""
-
-    def __init__(self, content: bytes, deadline: float) -> None:
-        super().__init__(content)
-        self._deadline = deadline
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if time.monotonic() > self._deadline:
-            raise BadFileError("out-of-time", "the study's seconds ended while this file was parsed")
-        return super().read(size)
-
-
 def parse_file(name: str, content: bytes, limits: ReadLimits, deadline: float = math.inf) -> list[Frame]:
     """The frames of one file, undecoded.
 
@@ -144,7 +116,13 @@ def parse_file(name: str, content: bytes, limits: ReadLimits, deadline: float = 
 
 
 def _parse_file(name: str, content: bytes, limits: ReadLimits, deadline: float) -> list[Frame]:
-    dataset, syntax = _parse(content, limits, deadline)
+    dataset, syntax = parse_elements(content, _WANTED, limits, deadline)
+    for tag in (_SHARED, _PER_FRAME):
+        raw = dataset.get_item(tag).value if tag in dataset else None
+        if isinstance(raw, bytes) and len(raw) > limits.sequence_bytes:
+            raise BadFileError(
+                "too-large", f"functional groups of {len(raw)} bytes; the limit is {limits.sequence_bytes}"
+            )
     if _PIXELS not in dataset:
         if content[128:132] != b"DICM":
             raise BadFileError("not-dicom", "the file is not DICOM: no 'DICM' at byte 128 and no pixel data")
@@ -155,59 +133,6 @@ def _parse_file(name: str, content: bytes, limits: ReadLimits, deadline: float) 
     if not isinstance(data, bytes) or not data:
         raise BadFileError("missing-pixel-data", "PixelData (7FE0,0010) is empty")
     return _frames(name, dataset, PixelSource(pixel_format, data, words=element.VR == "OW"))
-
-
-def _parse(content: bytes, limits: ReadLimits, deadline: float) -> tuple[Dataset, UID]:
-    if not content:
-        raise BadFileError("empty-file", "the file holds 0 bytes")
-    if DeflatedExplicitVRLittleEndian.encode() in content[:2048]:
-        content = _inflate(content, limits)
-    dataset = pydicom.dcmread(_TimedBytes(content, deadline), force=True, specific_tags=_WANTED)
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    for tag in (_SHARED, _PER_FRAME):
-        raw = dataset.get_item(tag).value if tag in dataset else None
-        if isinstance(raw, bytes) and len(raw) > limits.sequence_bytes:
-            raise BadFileError(
-                "too-large", f"functional groups of {len(raw)} bytes; the limit is {limits.sequence_bytes}"
-            )
-    if syntax is None:
-        syntax = ImplicitVRLittleEndian if dataset.original_encoding[0] else ExplicitVRLittleEndian
-    return dataset, UID(str(syntax))
-
-
-def _inflate(content: bytes, limits: ReadLimits) -> bytes:
-    """The same file, not deflated. pydicom would inflate it without a bound."""
-    if content[128:132] != b"DICM":
-        return content
-    meta_end = _meta_end(content)
-    if meta_end is None or DeflatedExplicitVRLittleEndian.encode() not in content[:meta_end]:
-        return content
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        plain = inflater.decompress(content[meta_end:], limits.inflated_bytes)
-    except zlib.error as error:
-        raise BadFileError("unreadable-file", f"the deflated data set is damaged: {error}") from error
-    if inflater.unconsumed_tail:
-        raise BadFileError(
-            "too-large", f"the deflated data set is larger than the limit of {limits.inflated_bytes} bytes"
-        )
-    meta = content[:meta_end].replace(
-        DeflatedExplicitVRLittleEndian.encode(), ExplicitVRLittleEndian.encode().ljust(22, b"\0"), 1
-    )
-    return meta + plain
-
-
-def _meta_end(content: bytes) -> int | None:
-    """Where the file meta group ends, walked element by element (always explicit VR little endian)."""
-    at = 132
-    while at + 12 <= len(content):
-        group, _, vr, length = struct.unpack_from("<HH2sH", content, at)
-        if group != 2:
-            return at
-        if vr in (b"OB", b"OW", b"UN", b"SQ", b"UT"):
-            length = 4 + struct.unpack_from("<I", content, at + 8)[0]
-        at += 8 + length
-    return None
 
 
 def _pixel_format(dataset: Dataset, syntax: UID, limits: ReadLimits) -> PixelFormat:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.competition import Problem, SeriesRef, StudyRef
 from pipeline.volumes.classify import kind_of, told_plane
 from pipeline.volumes.decode import decode, stored_range
+from pipeline.volumes.elements import BadFileError
 from pipeline.volumes.geometry import (
     SAME_ORIENTATION_DEGREES,
     SAME_POSITION_MM,
@@ -24,7 +25,7 @@ from pipeline.volumes.geometry import (
     canonical_axes,
     reorient,
 )
-from pipeline.volumes.headers import BadFileError, Frame, parse_file
+from pipeline.volumes.headers import Frame, parse_file
 from pipeline.volumes.limits import DEFAULT_LIMITS, Budget, ReadLimits
 from pipeline.volumes.placing import ASSUMED, PlacedFrame, group_stacks, number_frames, place_frames
 from pipeline.volumes.volume import SeriesReading, StudyVolumes, Volume

@@ -13,8 +13,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from pipeline.volumes import read_series
+from pipeline.volumes.elements import BadFileError
 from pipeline.volumes.geometry import clean_orientation, plane_of, reorient, source_affine, to_canonical
-from pipeline.volumes.headers import BadFileError, parse_file
+from pipeline.volumes.headers import parse_file
 from pipeline.volumes.limits import ReadLimits
 from tests.volumes.oracle import SAGITTAL, assert_linear, positions, reference, turned, write_series
 
