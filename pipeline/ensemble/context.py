@@ -136,8 +136,8 @@ class ContextSettings:
     """
 
     hidden: int = 48
-    steps: int = 500
-    members: int = 3
+    steps: int = 400
+    members: int = 2
     batch: int = 384
     learning_rate: float = 3e-3
     weight_decay: float = 0.05

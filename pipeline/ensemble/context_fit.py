@@ -6,9 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.ensemble.context import OUTPUTS, ContextModel, ContextSettings, inputs
+from pipeline.ensemble.context import MIRROR, OUTPUTS, ContextModel, ContextSettings, inputs
 from pipeline.ensemble.metric import FAMILY_COLUMNS
 from pipeline.labels import CONDITIONS, GRADE_WEIGHTS, GRADES, LEVELS, Condition, Family, Side
+
+_ANSWERS = len(OUTPUTS) * len(GRADES)
+_PER_CELL = 5
+"""Features of a cell in :func:`pipeline.ensemble.context.inputs`."""
 
 
 def fit_context(
@@ -54,8 +58,12 @@ def _fit_one(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     torch.manual_seed(seed)
-    width = inputs(log_p[:1]).shape[-1]
-    hidden, out = nn.Linear(width, settings.hidden, bias=False), nn.Linear(settings.hidden, 3 * len(OUTPUTS))
+    there = np.isfinite(log_p).all(-1)
+    features = torch.from_numpy(inputs(log_p)).float()
+    own = torch.from_numpy(np.where(there[..., None], log_p, log_prior)).float()
+    start = torch.from_numpy(log_prior).float()
+    mirror = torch.tensor(MIRROR)
+    hidden, out = nn.Linear(features.shape[-1], settings.hidden, bias=False), nn.Linear(settings.hidden, _ANSWERS)
     level = nn.Parameter(torch.randn(len(LEVELS), settings.hidden) * 0.3)
     nn.init.zeros_(out.weight)
     nn.init.zeros_(out.bias)
@@ -64,11 +72,11 @@ def _fit_one(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=settings.steps)
     truth = torch.from_numpy(np.where(np.isfinite(grades), grades, -1)).long()
     for _ in range(settings.steps):
-        rows = generator.choice(len(log_p), min(settings.batch, len(log_p)), replace=False)
-        seen = _hidden_at_random(log_p[rows], settings, generator)
-        known = np.isfinite(seen).all(-1)
-        base = torch.from_numpy(np.where(known[..., None], seen, log_prior)).float()
-        activation = torch.relu(hidden(torch.from_numpy(inputs(seen)).float())[:, :, None] + level)
+        rows = torch.from_numpy(generator.choice(len(log_p), min(settings.batch, len(log_p)), replace=False))
+        seen = torch.from_numpy(visible_at_random(there[rows.numpy()], settings, generator))
+        base = torch.where(seen[..., None], own[rows], start)
+        mask = torch.stack([seen, seen[:, mirror]], 1).repeat_interleave(_PER_CELL, -1)
+        activation = torch.relu(hidden(features[rows] * mask)[:, :, None] + level)
         answers = out(nn.functional.dropout(activation, settings.dropout))
         loss = metric_loss(base + _to_cells(answers), truth[rows])
         optimizer.zero_grad()
@@ -80,17 +88,22 @@ def _fit_one(
     return first, second, third, fourth
 
 
-def _hidden_at_random(log_p: np.ndarray, settings: ContextSettings, generator: np.random.Generator) -> np.ndarray:
-    """A copy with whole families and single cells hidden; never the last family that a study has."""
-    result = log_p.copy()
-    there = np.stack([np.isfinite(log_p[:, c]).all(-1).any(1) for c in FAMILY_COLUMNS.values()], 1)
-    drop = (generator.random(there.shape) < settings.family_drop) & there
-    drop &= (there & ~drop).any(1, keepdims=True)
+def visible_at_random(there: np.ndarray, settings: ContextSettings, generator: np.random.Generator) -> np.ndarray:
+    """Which predictions to show: whole families and single cells are hidden, never the last family of a study.
+
+    Args:
+        there: (studies, 25) bool, the predictions there are.
+
+    Returns:
+        (studies, 25) bool, a part of ``there``.
+    """
+    families = np.stack([there[:, columns].any(1) for columns in FAMILY_COLUMNS.values()], 1)
+    drop = (generator.random(families.shape) < settings.family_drop) & families
+    drop &= (families & ~drop).any(1, keepdims=True)
+    visible = there & (generator.random(there.shape) >= settings.cell_drop)
     for number, columns in enumerate(FAMILY_COLUMNS.values()):
-        result[np.ix_(drop[:, number], columns)] = np.nan
-    single = generator.random(result.shape[:2]) < settings.cell_drop
-    result[single] = np.nan
-    return result
+        visible[np.ix_(drop[:, number], columns)] = False
+    return visible
 
 
 def metric_loss(logits: Tensor, grades: Tensor) -> Tensor:

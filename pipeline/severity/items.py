@@ -121,8 +121,9 @@ class CubeItems(Dataset[dict[str, Any]]):
             present = cache.present[view.kind, source][study, cell]
             first = cache.margin.slices + self._slice_shift(present, cache.margin.slices)
             chosen = slice(first, first + view.slices - 2 * cache.margin.slices)
-            item[f"pixels_{view_name(view.kind)}"] = cache.pixels[view.kind, source][study, cell, chosen]
-            item[f"present_{view_name(view.kind)}"] = present[chosen]
+            # Copied: torch warns of memory that it may not write to, such as a file's.
+            item[f"pixels_{view_name(view.kind)}"] = np.array(cache.pixels[view.kind, source][study, cell, chosen])
+            item[f"present_{view_name(view.kind)}"] = np.array(present[chosen])
         return item
 
     def _slice_shift(self, present: NDArray[np.bool_], most: int) -> int:

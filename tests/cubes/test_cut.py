@@ -1,0 +1,158 @@
+"""Cubes: the centre is the landmark, right mirrors left, slices are slices, gaps are absent."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from pipeline.cubes import CubeSettings, ViewSettings, cut_cubes
+from pipeline.cubes import cut as cut_module
+from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, Family, SeriesKind
+from pipeline.landmarks.landmarks import Landmarks
+from pipeline.volumes import Plane, StudyVolumes, Volume
+
+SLANTED = np.array([2.0, -1.0, 2.0]) / 3.0
+AXES = {
+    Plane.SAGITTAL: (np.array([0.0, 1, 0]), np.array([0.0, 0, -1]), np.array([1.0, 0, 0])),
+    Plane.AXIAL: (np.array([1.0, 0, 0]), np.array([0.0, 1, 0]), np.array([0.0, 0, -1])),
+}
+SPACING = 1.0
+
+
+def stack(plane, kind, positions, value, series_id="1"):
+    """A stack through the origin whose pixels are ``value`` of their patient point (N, 3)."""
+    right, down, normal = AXES[plane]
+    size = 210
+    affines = np.repeat(np.eye(4)[None], len(positions), axis=0)
+    for affine, position in zip(affines, positions, strict=True):
+        affine[:3, 0], affine[:3, 1], affine[:3, 2] = right * SPACING, down * SPACING, normal
+        affine[:3, 3] = normal * position - (right + down) * SPACING * (size - 1) / 2
+    row, col = np.indices((size, size))
+    grid = np.stack([col, row, np.zeros_like(col), np.ones_like(col)], -1)
+    pixels = np.stack([value((grid @ affine.T)[..., :3]) for affine in affines]).astype(np.float32)
+    numbers = np.arange(1, len(positions) + 1)
+    return Volume(pixels, affines, affines, numbers, plane, kind, "s", series_id)
+
+
+def spine(tilt=0.0):
+    """Landmarks of a spine that is symmetric about x = 0 and leans forwards by ``tilt`` mm a level."""
+    points = np.zeros((25, 3))
+    for index, cell in enumerate(CELLS):
+        level = LEVELS.index(cell.level)
+        x = {None: 0.0, "left": 1.0, "right": -1.0}[cell.condition.side]
+        x *= 16.0 if cell.condition.family is Family.FORAMINAL else 9.0
+        points[index] = (x, 3.0 + tilt * level, 60.0 - 30.0 * level)
+    empty = Landmarks.empty("s")
+    return replace(empty, points_mm=points)
+
+
+def study(value, gap=None):
+    sagittal = np.arange(-28.0, 29.0, 4.0)
+    if gap is not None:
+        sagittal = np.delete(sagittal, gap)
+    volumes = (
+        stack(Plane.SAGITTAL, SeriesKind.SAGITTAL_T1, sagittal, value, "11"),
+        stack(Plane.SAGITTAL, SeriesKind.SAGITTAL_T2, sagittal, value, "12"),
+        stack(Plane.AXIAL, SeriesKind.AXIAL_T2, np.arange(-80.0, 81.0, 4.0), value, "13"),
+    )
+    return StudyVolumes("s", volumes, ())
+
+
+@pytest.fixture
+def raw(monkeypatch):
+    """Cubes of the pixels as they are, without normalisation by percentiles."""
+    monkeypatch.setattr(cut_module, "normalise", lambda pixels: pixels)
+
+
+def symmetric(points):
+    """A pattern that is the same on both sides of the patient, and different everywhere else."""
+    x, y, z = np.abs(points[..., 0]), points[..., 1], points[..., 2]
+    return np.sin(x / 5) + np.cos(y / 7 + x / 9) + np.sin(z / 6 + y / 11)
+
+
+@pytest.mark.usefixtures("raw")
+@pytest.mark.parametrize("cell", [0, 7, 12, 16, 23])
+def test_every_pixel_is_where_the_frame_says(cell):
+    # The oracle: pixels are a linear function of the patient point, so the middle pixel must give the landmark's.
+    landmarks = spine(tilt=4.0)
+    settings = CubeSettings(**{f.value: tuple(replace(v, pixels=97) for v in CubeSettings().of(f)) for f in Family})
+    cubes = cut_cubes(study(lambda points: points @ SLANTED), landmarks, settings)
+    found = {kind: views for (index, kind), views in cubes.cubes.items() if index == cell}
+    assert found
+    for kind, (cube,) in found.items():
+        normal = AXES[Plane.AXIAL if kind is SeriesKind.AXIAL_T2 else Plane.SAGITTAL][2]
+        middle = len(cube.pixels) // 2
+        on_slice = landmarks.points_mm[cell] - normal * cube.offset_mm
+        np.testing.assert_allclose(cube.pixels[middle, 48, 48], on_slice @ SLANTED, atol=0.01)
+        corner = on_slice + (cube.right * 20 - cube.down * 30) * cube.spacing_mm
+        np.testing.assert_allclose(cube.pixels[middle, 48 - 30, 48 + 20], corner @ SLANTED, atol=0.01)
+        assert abs(cube.offset_mm) <= 2.0
+
+
+def test_right_cubes_are_mirror_images_of_left_ones():
+    cubes = cut_cubes(study(symmetric), spine(tilt=2.0), CubeSettings())
+    pairs = 0
+    for left, right in (
+        (Condition.LEFT_FORAMINAL, Condition.RIGHT_FORAMINAL),
+        (Condition.LEFT_SUBARTICULAR, Condition.RIGHT_SUBARTICULAR),
+    ):
+        for level in LEVELS:
+            kind = SeriesKind.SAGITTAL_T1 if left is Condition.LEFT_FORAMINAL else SeriesKind.AXIAL_T2
+            (one,), (other,) = cubes.get(Cell(left, level), kind), cubes.get(Cell(right, level), kind)
+            np.testing.assert_allclose(one.pixels, other.pixels, atol=2e-3)
+            assert one.pixels.std() > 0.05
+            pairs += 1
+    assert pairs == 10
+
+
+def test_sides_are_listed_from_lateral_to_medial():
+    cubes = cut_cubes(study(lambda points: np.abs(points[..., 0])), spine(), CubeSettings())
+    for side in (Condition.LEFT_FORAMINAL, Condition.RIGHT_FORAMINAL):
+        (cube,) = cubes.get(Cell(side, "l3_l4"), SeriesKind.SAGITTAL_T1)
+        means = cube.pixels.mean((1, 2))
+        assert means[0] > means[1] > means[2]
+
+
+def test_windows_follow_the_spine():
+    landmarks = spine(tilt=10.0)
+    (cube,) = cut_cubes(study(symmetric), landmarks, CubeSettings()).get(
+        Cell(Condition.CANAL, "l3_l4"), SeriesKind.SAGITTAL_T2
+    )
+    along = np.array([0.0, 10.0, -30.0]) / np.hypot(10, 30)
+    np.testing.assert_allclose(cube.down, along, atol=1e-9)
+    np.testing.assert_allclose(cube.right @ cube.down, 0, atol=1e-9)
+
+
+def test_a_gap_in_the_stack_is_absent_and_not_bridged():
+    # Without the slices at 8 and 12 mm the one medial of the left foramen (16 mm) is 12 mm away.
+    positions = np.arange(-28.0, 29.0, 4.0)
+    gap = [int(np.flatnonzero(positions == p)[0]) for p in (8.0, 12.0)]
+    cubes = cut_cubes(study(symmetric, gap), spine(), CubeSettings())
+    (cube,) = cubes.get(Cell(Condition.LEFT_FORAMINAL, "l2_l3"), SeriesKind.SAGITTAL_T1)
+    assert cube.present.tolist() == [True, True, False]
+    assert not cube.pixels[2].any()
+    assert cube.pixels[1].any()
+
+
+def test_unknown_points_and_series_that_do_not_reach_give_no_cube():
+    landmarks = spine()
+    landmarks.points_mm[CELL_INDEX[Cell(Condition.CANAL, "l1_l2")]] = np.nan
+    landmarks.points_mm[CELL_INDEX[Cell(Condition.CANAL, "l5_s1")]] = (0, 3, -400)
+    cubes = cut_cubes(study(symmetric), landmarks, CubeSettings(), (Family.CANAL,))
+    assert {CELLS[index].level for index, _ in cubes.cubes} == {"l2_l3", "l3_l4", "l4_l5"}
+    assert cubes.get(Cell(Condition.LEFT_FORAMINAL, "l3_l4"), SeriesKind.SAGITTAL_T1) == ()
+
+
+def test_a_view_says_what_is_wrong_with_it():
+    with pytest.raises(ValueError, match="odd number"):
+        ViewSettings(SeriesKind.AXIAL_T2, slices=4)
+    with pytest.raises(ValueError, match="size_mm"):
+        ViewSettings(SeriesKind.AXIAL_T2, size_mm=0)
+
+
+def test_widening_keeps_the_spacing_and_the_centre():
+    view = ViewSettings(SeriesKind.AXIAL_T2, size_mm=80, pixels=96)
+    wide = view.widened(9.0, 1)
+    assert wide.spacing_mm == pytest.approx(view.spacing_mm)
+    assert (wide.pixels - view.pixels) % 2 == 0
+    assert wide.slices == view.slices + 2

@@ -1,0 +1,93 @@
+"""The classifier: every head and encoder, missing views, and that it gives logits and not probabilities."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cubes import ViewSettings
+from pipeline.labels import SeriesKind
+from pipeline.severity.heads import make_head
+from pipeline.severity.model import SeverityModel
+from pipeline.severity.settings import NetworkSettings
+
+VIEWS = (
+    ViewSettings(SeriesKind.SAGITTAL_T2, pixels=32, slices=3),
+    ViewSettings(SeriesKind.AXIAL_T2, pixels=32, slices=5),
+)
+SMALL = NetworkSettings(backbone="test_resnet.r160_in1k", width=32, level_width=4)
+NAMES = ("sagittal_t2", "axial_t2")
+
+
+def batch(count=4):
+    generator = torch.Generator().manual_seed(0)
+    pixels = {n: torch.rand(count, v.slices, 32, 32, generator=generator) for n, v in zip(NAMES, VIEWS, strict=True)}
+    present = {n: torch.ones(count, v.slices, dtype=torch.bool) for n, v in zip(NAMES, VIEWS, strict=True)}
+    return pixels, present, torch.arange(count) % 5
+
+
+@pytest.mark.parametrize("head", ["mean", "attention", "lstm", "transformer"])
+def test_absent_tokens_have_no_say_in_a_head(head):
+    torch.manual_seed(0)
+    module = make_head(head, 16).eval()
+    tokens, present = torch.randn(3, 6, 16), torch.ones(3, 6, dtype=torch.bool)
+    present[:, 4:] = False
+    changed = tokens.clone()
+    changed[:, 4:] = 100.0
+    if head == "lstm":  # its weights see zeros where a token is absent
+        assert torch.isfinite(module(changed, present)).all()
+    torch.testing.assert_close(module(tokens, present), module(changed, present))
+    assert torch.isfinite(module(tokens, torch.zeros(3, 6, dtype=torch.bool))).all()
+
+
+@pytest.mark.parametrize("encoder", ["sequence", "multichannel", "3d"])
+@pytest.mark.parametrize("head", ["mean", "transformer"])
+def test_every_encoder_answers_for_any_subset_of_views(encoder, head):
+    torch.manual_seed(0)
+    model = SeverityModel(replace(SMALL, encoder=encoder, head=head), VIEWS).eval()
+    pixels, present, level = batch()
+    whole = model(pixels, present, level)
+    assert whole.shape == (4, 3)
+    present["axial_t2"][:] = False
+    without = model(pixels, present, level)
+    pixels["axial_t2"] = torch.rand_like(pixels["axial_t2"])
+    torch.testing.assert_close(model(pixels, present, level), without)
+    assert not torch.allclose(whole, without)
+
+
+def test_it_gives_logits_and_one_softmax():
+    model = SeverityModel(SMALL, VIEWS).eval()
+    model.start_at([0.7, 0.2, 0.1])
+    pixels, present, level = batch()
+    logits = model(pixels, present, level)
+    assert not torch.allclose(logits.sum(1), torch.ones(4))
+    log_p = model.log_probabilities(pixels, present, level)
+    torch.testing.assert_close(log_p.exp().sum(1), torch.ones(4))
+    np.testing.assert_allclose(log_p.exp().mean(0).detach().numpy(), [0.7, 0.2, 0.1], atol=0.1)
+
+
+def test_views_are_dropped_in_training_but_never_the_last_one():
+    model = SeverityModel(replace(SMALL, view_drop=0.9), VIEWS).train()
+    masks = [torch.ones(200, 3, dtype=torch.bool), torch.ones(200, 5, dtype=torch.bool)]
+    masks[1][:50] = False
+    kept = model._kept(masks)
+    there = torch.stack([mask.any(1) for mask in kept], 1)
+    assert there.any(1).all()
+    assert not there.all(1)[50:].all()
+    assert kept[0][:50].all()
+    assert [m.all() for m in model.eval()._kept([masks[0]])] == [True]
+
+
+def test_a_shared_encoder_is_one_set_of_weights():
+    same = (VIEWS[0], replace(VIEWS[1], slices=3))
+    shared = SeverityModel(replace(SMALL, share_encoder=True, encoder="multichannel"), same)
+    apart = SeverityModel(replace(SMALL, encoder="multichannel"), same)
+    assert sum(p.numel() for p in shared.parameters()) < 0.7 * sum(p.numel() for p in apart.parameters())
+
+
+def test_settings_refuse_nonsense():
+    with pytest.raises(ValueError, match="dropout"):
+        NetworkSettings(dropout=1.5)
+    with pytest.raises(ValueError, match="at least one view"):
+        SeverityModel(SMALL, ())

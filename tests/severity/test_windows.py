@@ -1,0 +1,48 @@
+"""Windows out of cubes with a margin."""
+
+import pytest
+import torch
+
+from pipeline.severity.settings import JitterSettings
+from pipeline.severity.windows import drop_slices, middle_window, random_window
+
+STILL = JitterSettings(sd_mm=0, turn_degrees=0, scale=0)
+
+
+def ramp(size=40):
+    """(1, 1, size, size): 1 a column, 100 a row, from the middle."""
+    middle = (size - 1) / 2
+    row, col = torch.meshgrid(torch.arange(size) - middle, torch.arange(size) - middle, indexing="ij")
+    return (col + 100 * row)[None, None]
+
+
+def test_without_jitter_it_is_the_middle():
+    generator = torch.Generator().manual_seed(0)
+    window = random_window(ramp(), 24, 0.8, STILL, generator)
+    torch.testing.assert_close(window, middle_window(ramp(), 24), atol=1e-2, rtol=0)
+
+
+def test_shifts_are_in_millimetres():
+    generator = torch.Generator().manual_seed(0)
+    jitter = JitterSettings(sd_mm=1.5, limit_mm=4, turn_degrees=0, scale=0)
+    windows = random_window(ramp().expand(4000, -1, -1, -1), 8, 0.5, jitter, generator)
+    middles = windows[:, 0].mean((1, 2))  # 100 * row shift + column shift, px
+    rows = (middles / 100).round(decimals=6)
+    assert float(rows.std()) * 0.5 == pytest.approx(1.5, rel=0.06)
+    assert float(rows.abs().max()) * 0.5 <= 4.1
+
+
+def test_a_shifted_window_must_fit_the_margin():
+    moved = middle_window(ramp(), 24, (2, 0)) - middle_window(ramp(), 24)
+    torch.testing.assert_close(moved, torch.full((1, 1, 24, 24), 200.0))
+    with pytest.raises(ValueError, match="does not fit"):
+        middle_window(ramp(), 24, (9, 0))
+    with pytest.raises(ValueError, match="does not fit"):
+        middle_window(ramp(), 25)
+
+
+def test_the_middle_slice_is_never_dropped():
+    present = torch.ones(100, 5, dtype=torch.bool)
+    kept = drop_slices(present, 0.9, torch.Generator().manual_seed(0))
+    assert kept[:, 2].all()
+    assert not kept[:, 0].all()
