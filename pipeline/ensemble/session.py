@@ -74,7 +74,9 @@ class Session:
         work = self._open_work(networks)
         workers = min(self.workers or self.settings.workers or usable_cpus(), len(self.studies))
         threads = max(usable_cpus() // workers, 1)
-        bench = Workbench(work, f"run{os.getpid()}", networks, self.limits, self.device, threads)
+        bench = Workbench(
+            work, f"run{os.getpid()}", networks, self.limits, self.device, threads, self.settings.keep_gib
+        )
         with self._log_path().open("w", encoding="utf-8") as log:
             for problem in self.problems:
                 self._tally.note(problem, log)

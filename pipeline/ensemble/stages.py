@@ -80,6 +80,7 @@ class Workbench:
         limits: for reading.
         device: auto, cpu or cuda.
         threads: of each library in this worker.
+        keep_gib: cubes are kept for later rounds while the disk has this much space left.
         main_process: its id; any other process is a worker and may be ended.
     """
 
@@ -89,6 +90,7 @@ class Workbench:
     limits: ReadLimits = field(default_factory=ReadLimits)
     device: str = "auto"
     threads: int = 1
+    keep_gib: float = 0.0
     main_process: int = field(default_factory=os.getpid)
 
 
@@ -169,7 +171,7 @@ def _grade(task: StudyTask, bench: Workbench, previous: StudyResult | None) -> S
         clock.lap("cubes")
         table = points.to_frame().to_csv(index=False)
         findings = _find(task, volumes, points.found, table, tuple(points.series_id), notes)
-        if task.later:
+        if task.later and bench.work.has_room(bench.keep_gib):
             with contextlib.suppress(OSError):
                 networks.keep_cubes(bench.work.cubes(study), cubes)
     predictions: dict[str, np.ndarray] = {}

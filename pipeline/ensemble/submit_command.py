@@ -182,10 +182,13 @@ def _held_out(
     labels = competition.labels
     if labels is None:
         raise CallError(f"--fold {fold}: {competition.root} has no {competition.split or 'train'}.csv to score against")
-    stored = None if manifest is None else manifest.file(FOLDS_FILE)
-    folds = read_folds(stored) if stored is not None else None
-    if folds is None or not labels.index.isin(folds.index).any():
-        folds = make_folds(labels, count)
+    try:
+        stored = None if manifest is None else manifest.file(FOLDS_FILE)
+        folds = read_folds(stored) if stored is not None else None
+        if folds is None or not labels.index.isin(folds.index).any():
+            folds = make_folds(labels, count)
+    except ValueError as error:  # too few studies, or the folds that lie with the weights are damaged
+        raise CallError(f"--fold {fold}: {error}") from error
     if fold not in set(folds):
         raise CallError(f"--fold {fold}: expected one of {', '.join(map(str, sorted(set(folds))))}")
     wanted = set(folds.index[folds == fold]) & set(labels.index)

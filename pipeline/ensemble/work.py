@@ -91,6 +91,13 @@ class WorkFolder:
             return number
         return 0
 
+    def has_room(self, gib: float) -> bool:
+        """Whether the disk has more than this many GiB left; what can be made again must not be what fills it."""
+        try:
+            return shutil.disk_usage(self.folder).free > gib * 2**30
+        except OSError:
+            return False
+
     def remove(self) -> None:
         """Delete the folder and all in it."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -140,6 +140,14 @@ def test_a_run_out_of_time_goes_on_with_the_networks_that_were_left(tmp_path):
     assert len(result.done) == 6
 
 
+def test_a_disk_that_is_nearly_full_keeps_no_cubes_and_the_study_is_read_again(tmp_path):
+    setup = Setup(tmp_path, ["1"], copies=2, minutes=10)
+    setup.run.bench = replace(setup.bench, keep_gib=1e9)
+    setup.go()
+    assert setup.networks.times_found("1") == 2
+    assert len(setup.result("1").done) == 6
+
+
 def test_results_are_kept_for_the_same_inputs_only(tmp_path):
     setup = Setup(tmp_path, ["1", "2"]).go()
     study = setup.competition.study("1")

@@ -195,6 +195,24 @@ def test_a_fold_that_is_not_there_is_a_wrong_call(tmp_path, capsys):
     assert "expected one of 0, 1, 2, 3, 4" in capsys.readouterr().err
 
 
+def test_too_few_studies_for_folds_is_a_wrong_call(tmp_path, capsys):
+    labelled(tmp_path, 3)
+    assert submit(tmp_path, "--fold", 0)[0] == 2
+    assert "cannot make 5 folds of 3 studies" in capsys.readouterr().err
+
+
+def test_folds_stored_with_the_weights_are_the_ones_that_count(tmp_path):
+    labelled(tmp_path, 10)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    lines = [f"{100 + number},{int(number == 3)}" for number in range(10)]
+    (weights / "folds.csv").write_text("study_id,fold\n" + "\n".join(lines) + "\n")
+    Manifest(weights, "test", "nothing").add_file("folds.csv")
+    status, out = submit(tmp_path, "--fold", 1, "--weights", weights)
+    assert status == 0
+    assert {name.split("_")[0] for name in read_submission(out).index} == {"103"}
+
+
 def test_a_place_that_cannot_be_written_is_status_one(tmp_path, capsys):
     write_studies(tmp_path / "data", ["1"])
     (tmp_path / "out").write_text("a file where a folder should be")
