@@ -15,6 +15,11 @@ import numpy as np
 
 from pipeline.volumes import Volume, normalise, sample_patch
 
+WIDEST_FIELD_MM = 650.0
+"""No scanner sees further: bores are 600 to 700 mm wide and fields of view end at about 500 mm."""
+USUAL_FIELD_MM = 300.0
+"""The longer side of a lumbar sagittal field of view."""
+
 
 @dataclass(frozen=True, eq=False)
 class Canvases:
@@ -34,8 +39,9 @@ class Canvases:
 
     @property
     def pixel_mm(self) -> float:
-        """The side of a canvas pixel in mm."""
-        return float(np.linalg.norm(self.affines[0, :3, 0]))
+        """The side of a canvas pixel in mm; that of a usual field of view where the header's cannot be true."""
+        side = float(np.linalg.norm(self.affines[0, :3, 0]))
+        return side if field_mm(self.volume) <= WIDEST_FIELD_MM else USUAL_FIELD_MM / self.images.shape[-1]
 
     def to_patient(self, canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Take canvas points to the patient.
@@ -87,6 +93,11 @@ def whole_slice_canvases(volume: Volume, size_px: int) -> Canvases:
         )
         affines.append(window_affine((affine @ middle)[:3], right, down, size_px, spacing))
     return Canvases(np.stack(images), np.stack(affines), np.arange(len(images)), volume)
+
+
+def field_mm(volume: Volume) -> float:
+    """The longer side of the field of view in mm."""
+    return float(max(volume.shape[1] * volume.spacing_mm[0], volume.shape[2] * volume.spacing_mm[1]))
 
 
 def _smoothed(volume: Volume, spacing_mm: float) -> Volume:

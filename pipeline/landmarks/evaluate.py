@@ -45,6 +45,7 @@ COMPARED = (
     "true_x",
     "true_y",
     "true_z",
+    "field_mm",
 )
 """The columns of ``errors.csv``, see :func:`compare`."""
 
@@ -149,6 +150,7 @@ def compare(landmarks: Landmarks, volumes: StudyVolumes, coordinates: pd.DataFra
         between the predicted and the labelled slice (NaN where the prediction lies in another stack), ``shifted`` and
         ``wrong_side``, the predicted and the true place. Distances are NaN where the point was not found.
     """
+    from pipeline.landmarks.canvas import field_mm
     from pipeline.landmarks.examples import labelled_points
 
     truth = labelled_points(volumes, coordinates)
@@ -177,19 +179,29 @@ def compare(landmarks: Landmarks, volumes: StudyVolumes, coordinates: pd.DataFra
                 float(landmarks.confidence[i]),
                 *point,
                 *own,
+                field_mm(volume),
             )
         )
     return pd.DataFrame(rows, columns=list(COMPARED))
 
 
 def summarise(errors: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Figures by family, and by family and level, from the rows of :func:`compare`."""
+    """Figures by family, and by family and level, from the rows of :func:`compare`.
+
+    Where the header's pixel spacing makes a field of view that no scanner has, a distance in mm means nothing: the
+    family's figures are given with such series and without.
+    """
+    from pipeline.landmarks.canvas import WIDEST_FIELD_MM
+
     family = errors["condition"].map(lambda name: Condition(name).family.value)
     figures = {}
     for name in Family:
         rows = errors[family == name.value]
         if len(rows):
             figures[name.value] = _figures(rows)
+            plausible = rows["field_mm"] <= WIDEST_FIELD_MM
+            if not plausible.all():
+                figures[f"{name.value}, pixel spacing plausible"] = _figures(rows[plausible])
             for level in LEVELS:
                 if (rows["level"] == level).any():
                     figures[f"{name.value} {level}"] = _figures(rows[rows["level"] == level])

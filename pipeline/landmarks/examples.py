@@ -20,12 +20,13 @@ from tqdm import tqdm
 
 from pipeline.competition import Competition, StudyRef
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
-from pipeline.landmarks.canvas import normalised, whole_slice_canvases, window_canvas
+from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
 from pipeline.volumes import StudyVolumes, Volume, read_study
 
 CANAL_CHANNELS = slice(0, 5)
 FORAMINAL_CHANNELS = slice(5, 10)
 SAGITTAL_CHANNELS = 10
+SAGITTAL_KINDS = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2)
 AXIAL_CHANNELS = 1
 
 
@@ -216,7 +217,7 @@ def build_examples(
     Returns:
         One row an example: ``competition, study_id, file, index``.
     """
-    key = hashlib.sha256(json.dumps([kind, asdict(settings), 1], sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([kind, asdict(settings), 2], sort_keys=True).encode()).hexdigest()[:12]
     jobs, files = [], []
     for number, competition in enumerate(competitions):
         coordinates = competition.coordinates
@@ -250,7 +251,8 @@ def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Pa
     else:
         parts, sizes, several = [], [], []
         for volume in volumes.volumes:
-            if volume.kind in (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2):
+            # A pixel spacing that cannot be true makes every distance of the slice wrong: nothing is learnt from it.
+            if volume.kind in SAGITTAL_KINDS and field_mm(volume) <= WIDEST_FIELD_MM:
                 canvases = whole_slice_canvases(volume, settings.size_px)
                 parts.append(canvases.images)
                 sizes.append(np.full(len(canvases.images), canvases.pixel_mm))

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind, Side
 from pipeline.landmarks.axial import AxialSettings, choose_slice, find_recesses
-from pipeline.landmarks.canvas import unit
+from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, unit
 from pipeline.landmarks.decode import DecodeSettings
 from pipeline.landmarks.landmarks import ABSENT, Landmarks
 from pipeline.landmarks.model import PointNet
@@ -101,6 +101,7 @@ class LandmarkPredictor:
         for kind in (SeriesKind.SAGITTAL_T2, SeriesKind.SAGITTAL_T1):
             shown = [volume for volume in study.of_kind(kind) if np.ptp(volume.pixels) > 0]
             notes.extend(f"series {v.series_id} is blank" for v in study.of_kind(kind) if v not in shown)
+            notes.extend(_impossible_field(volume) for volume in shown if field_mm(volume) > WIDEST_FIELD_MM)
             outputs[kind] = [run_network(self.sagittal, volume, self.device) for volume in shown]
         t2, t1 = outputs[SeriesKind.SAGITTAL_T2], outputs[SeriesKind.SAGITTAL_T1]
         decode = self.settings.decode
@@ -191,6 +192,13 @@ class _Table:
         return Landmarks(
             self.study_id, self.points_mm, self.confidence, tuple(self.series), self.instance, self.x, self.y, notes
         )
+
+
+def _impossible_field(volume: Volume) -> str:
+    return (
+        f"series {volume.series_id}: pixel spacing {volume.spacing_mm[0]:.2f} mm makes a field of view of "
+        f"{field_mm(volume):.0f} mm, more than any scanner has; levels are looked for as if it were usual"
+    )
 
 
 def _ready(model: PointNet | None, device: torch.device) -> PointNet | None:

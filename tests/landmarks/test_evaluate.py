@@ -153,9 +153,11 @@ def test_figures_by_hand():
             "slices": [0.0, 0.0, 1.0, 2.0, np.nan],
             "shifted": [False, False, False, True, False],
             "wrong_side": False,
+            "field_mm": [300.0, 300.0, 300.0, 300.0, 2000.0],
         }
     )
     figures = summarise(errors)
+    assert figures["canal, pixel spacing plausible"]["found"] == 1.0 and figures["canal"]["found"] == 0.8
     canal = figures["canal"]
     assert canal["median_mm"] == 3.0
     assert canal["p95_mm"] == pytest.approx(4 + 0.85 * 4)
