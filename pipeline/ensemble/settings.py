@@ -39,10 +39,13 @@ class Schedule:
     Attributes:
         started: :func:`time.time` when the program began.
         minutes: the budget, None for no end.
+        start_seconds: what the program took until the first table was on the disk; on a loaded machine or a slow
+            disk that is many times the usual second.
     """
 
     started: float
     minutes: float | None
+    start_seconds: float = 0.0
 
     @property
     def deadline(self) -> float | None:
@@ -50,7 +53,8 @@ class Schedule:
         if self.minutes is None:
             return None
         seconds = self.minutes * 60
-        return self.started + max(seconds - RESERVE_SECONDS - 0.02 * seconds, 0.5 * seconds)
+        reserve = max(RESERVE_SECONDS, RESERVE_STARTS * self.start_seconds) + 0.02 * seconds
+        return self.started + max(seconds - reserve, 0.5 * seconds)
 
     @property
     def workers_deadline(self) -> float | None:

@@ -124,7 +124,7 @@ def run(args: argparse.Namespace, started: float) -> int:
         board=board,
         settings=settings,
         limits=limits,
-        schedule=Schedule(started, args.time_budget),
+        schedule=Schedule(started, args.time_budget, time.time() - started),
         workers=args.workers,
         device=args.device,
         stages=args.stages,
