@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 RESERVE_SECONDS = 5.0
 """Kept back at the end of a time budget for the last writing of the files and for ending the workers."""
+RESERVE_STARTS = 2.0
+"""Where the start of the program took long, so will its end: this many times as long is kept back."""
 WORKER_SECONDS = 2.0
 """By this much the workers end before the run does, so that what they have reached still arrives."""
 

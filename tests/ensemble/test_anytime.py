@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from pipeline.ensemble.prior import read_prior
-from pipeline.ensemble.settings import Schedule
+from pipeline.ensemble.settings import RESERVE_SECONDS, Schedule
 from pipeline.ensemble.submission import ROW_ORDER
 from tests.benchmarks.anytime import ROOT, assert_valid, killed_at_random, within_budget
 from tests.ensemble.studies import write_studies
@@ -55,7 +55,7 @@ def test_a_budget_for_a_fraction_ends_in_time_with_every_row_explained(tmp_path,
 
 def test_a_slow_start_keeps_more_time_back_for_the_end():
     usual, slow = Schedule(0.0, 10, 1.0), Schedule(0.0, 10, 30.0)
-    assert usual.deadline == pytest.approx(600 - 3 - 12)
+    assert usual.deadline == pytest.approx(600 - RESERVE_SECONDS - 12)
     assert slow.deadline == pytest.approx(600 - 60 - 12)
     assert Schedule(0.0, 1, 500.0).deadline == pytest.approx(30)
 
