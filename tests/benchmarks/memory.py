@@ -50,11 +50,12 @@ def measure(data: Path, out: Path, options: list[str], every: float = 1.0) -> li
         *options,
     ]
     samples: list[Sample] = []
-    started = time.monotonic()
+    started, done = time.monotonic(), 0
     with (out / "stderr.txt").open("w") as errors:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
         while process.poll() is None:
-            done = len(list((out / "submission.work").glob("*.npz")))
+            # At the end the folder goes away, and the number stays.
+            done = max(done, len(list((out / "submission.work").glob("*.npz"))))
             samples.append(Sample(time.monotonic() - started, done, pss_of_tree(process.pid)))
             time.sleep(every)
     if process.returncode:
