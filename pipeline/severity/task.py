@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -56,7 +57,11 @@ class SeverityTask(Task):
         torch.manual_seed(settings.loop.seed)
         self.model: nn.Module = SeverityModel(settings.network, self.views, pretrained=True)
         self.prior, self.prior_loss = starting_point(train.grade, settings.loss.kind)
-        self.model.start_at(self.prior)
+        if settings.start_from:
+            self.model.load_state_dict(load_file(settings.start_from))
+            self.prior_loss = None  # what has learnt already is better than the prior
+        else:
+            self.model.start_at(self.prior)
         jitter = settings.jitter
         self.augmentation = StackAugmentation(settings.augment)
         self.train_table, self.held_out = train, held_out
