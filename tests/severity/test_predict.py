@@ -1,0 +1,70 @@
+"""A stored classifier grades cubes: the right cells, several series averaged, unusable cubes refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.cubes import Cube, StudyCubes, ViewSettings
+from pipeline.labels import CELL_INDEX, Cell, Condition, Family, SeriesKind
+from pipeline.severity.model import SeverityModel
+from pipeline.severity.predict import SeverityGrader
+from pipeline.severity.settings import NetworkSettings, SeveritySettings
+
+VIEW = ViewSettings(SeriesKind.AXIAL_T2, size_mm=32, pixels=32, slices=3)
+SETTINGS = SeveritySettings(
+    views=(VIEW,), network=NetworkSettings(backbone="test_resnet.r160_in1k", width=32), shift_mm=2.0
+)
+
+
+@pytest.fixture
+def grader():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = SeverityModel(SETTINGS.network, (VIEW,))
+    torch.nn.init.normal_(model.classify.weight, std=1.0)
+    return SeverityGrader(model, SETTINGS, Family.SUBARTICULAR)
+
+
+def cube(seed, pixels=36):
+    generator = np.random.default_rng(seed)
+    values = generator.random((3, pixels, pixels)).astype(np.float32)
+    axis = np.eye(3)
+    return Cube(values, np.ones(3, dtype=bool), np.zeros(3), axis[0], axis[1], 1.0, 0.0, str(seed))
+
+
+def test_it_grades_the_cells_of_its_family_that_have_a_cube(grader):
+    left = CELL_INDEX[Cell(Condition.LEFT_SUBARTICULAR, "l3_l4")]
+    cubes = {(left, SeriesKind.AXIAL_T2): (cube(1),), (0, SeriesKind.AXIAL_T2): (cube(2),)}
+    log_p = grader.predict(StudyCubes("s", cubes))
+    assert np.flatnonzero(np.isfinite(log_p).all(1)).tolist() == [left]
+    np.testing.assert_allclose(np.exp(log_p[left]).sum(), 1, rtol=1e-6)
+    assert np.isnan(grader.predict(StudyCubes("s", {}))).all()
+
+
+def test_the_answer_does_not_depend_on_the_other_cells(grader):
+    a, b = (CELL_INDEX[Cell(Condition.RIGHT_SUBARTICULAR, level)] for level in ("l1_l2", "l5_s1"))
+    key = SeriesKind.AXIAL_T2
+    both = grader.predict(StudyCubes("s", {(a, key): (cube(1),), (b, key): (cube(2),)}))
+    one = grader.predict(StudyCubes("s", {(b, key): (cube(2),)}))
+    np.testing.assert_allclose(both[b], one[b], atol=1e-5)
+    assert not np.allclose(both[a], both[b])
+
+
+def test_several_series_are_averaged(grader):
+    cell = CELL_INDEX[Cell(Condition.LEFT_SUBARTICULAR, "l1_l2")]
+    key = (cell, SeriesKind.AXIAL_T2)
+    first = grader.predict(StudyCubes("s", {key: (cube(1),)}))[cell]
+    second = grader.predict(StudyCubes("s", {key: (cube(2),)}))[cell]
+    both = grader.predict(StudyCubes("s", {key: (cube(1), cube(2))}))[cell]
+    mean = (first + second) / 2
+    np.testing.assert_allclose(both, mean - np.log(np.exp(mean).sum()), atol=1e-5)
+
+
+def test_cubes_of_another_size_are_refused(grader):
+    key = (CELL_INDEX[Cell(Condition.LEFT_SUBARTICULAR, "l1_l2")], SeriesKind.AXIAL_T2)
+    with pytest.raises(ValueError, match="cut it with the settings"):
+        grader.predict(StudyCubes("s", {key: (cube(1, pixels=32),)}))
+    smaller = SeverityGrader(grader.model, replace(SETTINGS, shift_mm=0.0), Family.SUBARTICULAR)
+    assert np.isfinite(smaller.predict(StudyCubes("s", {key: (cube(1, pixels=32),)}))).any()

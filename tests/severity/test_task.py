@@ -1,0 +1,146 @@
+"""Training on a small cache: what is drawn, what is dropped, what is learnt, and that a fold is held out."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.cubes import ViewSettings
+from pipeline.cubes.cache import CubeCache, Margin, family_cells
+from pipeline.labels import CELL_COLUMNS, CELLS, Family, SeriesKind
+from pipeline.severity.items import CubeItems, cell_table, draw_weights, dropped_rows
+from pipeline.severity.oof import OofTable, read_oof
+from pipeline.severity.review import noisy_labels
+from pipeline.severity.settings import JitterSettings, NetworkSettings, SeveritySettings
+from pipeline.severity.train import SeverityData, train_fold
+from pipeline.training.ladder import LadderError
+from pipeline.training.settings import LoopSettings
+
+VIEW = ViewSettings(SeriesKind.SAGITTAL_T1, size_mm=32, pixels=32, slices=3)
+MARGIN = Margin(2.0, 1)
+SETTINGS = SeveritySettings(
+    views=(VIEW,),
+    margin_mm=MARGIN.mm,
+    margin_slices=MARGIN.slices,
+    network=NetworkSettings(backbone="test_resnet.r160_in1k", encoder="multichannel", head="mean", width=32),
+    jitter=JitterSettings(sd_mm=0.5, limit_mm=2),
+    loop=LoopSettings(epochs=2, batch_size=16, batches_per_epoch=12, learning_rate=3e-3, device="cpu", threads=1),
+    sampling="grade",
+)
+
+
+def make_data(studies=20, blank=False, seed=0):
+    """Cubes whose middle is as bright as their grade, five folds; one cell has no grade and one no cube."""
+    generator = np.random.default_rng(seed)
+    cells = family_cells(Family.FORAMINAL)
+    names = tuple(f"s{n:02d}" for n in range(studies))
+    grades = generator.choice(3, (studies, len(CELLS)), p=[0.6, 0.25, 0.15]).astype(float)
+    grades[0, cells[0]] = np.nan
+    wide = VIEW.widened(MARGIN.mm, MARGIN.slices)
+    shape = (studies, len(cells), wide.slices, wide.pixels, wide.pixels)
+    pixels = generator.normal(0.35, 0.05, shape).astype(np.float16)
+    if not blank:
+        pixels[..., 12:24, 12:24] += (0.4 * np.nan_to_num(grades[:, list(cells)]))[..., None, None, None].astype(
+            np.float16
+        )
+    present = np.ones(shape[:3], dtype=bool)
+    present[1, 2] = False
+    key = (SeriesKind.SAGITTAL_T1, "true")
+    cache = CubeCache(Family.FORAMINAL, names, cells, (wide,), MARGIN, {key: pixels}, {key: present})
+    labels = pd.DataFrame(grades, index=pd.Index(names, name="study_id"), columns=list(CELL_COLUMNS))
+    folds = pd.Series(np.arange(studies) % 5, index=labels.index, name="fold")
+    return SeverityData(cache, cell_table(cache, labels), labels, folds)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def test_every_dropped_cell_has_a_reason():
+    counts = dropped_rows(make_data().cells)
+    assert list(counts.values()) == [1, 1]
+
+
+def test_drawing_by_grade_and_by_level():
+    table = make_data().cells
+    table = table.rows(table.grade >= 0)
+    assert draw_weights(table, "uniform") is None
+    assert set(draw_weights(table, "grade")[table.grade == 2]) == {4.0}
+    balanced = draw_weights(table, "condition_level")
+    group = table.cell * 3 + table.grade
+    sums = [balanced[group == g].sum() for g in np.unique(group)]
+    np.testing.assert_allclose(sums, 1.0)
+
+
+def test_slices_are_shifted_only_to_where_there_is_one():
+    data = make_data()
+    array = data.cache.pixels[SeriesKind.SAGITTAL_T1, "true"]
+    array[:] = np.arange(5, dtype=np.float16)[:, None, None]
+    data.cache.present[SeriesKind.SAGITTAL_T1, "true"][:, :, 3] = False
+    items = CubeItems(data.cache, data.cells, jitter_slices=1.0)
+    middles = {float(items[30]["pixels_sagittal_t1"][1, 0, 0]) for _ in range(40)}
+    assert middles == {1.0, 2.0}
+
+
+def test_a_fold_learns_and_is_reported(tmp_path, capsys):
+    data = make_data()
+    table = train_fold(data, Family.FORAMINAL, SETTINGS, 1, tmp_path)
+    assert {str(name) for name in table.study_id} == {"s01", "s06", "s11", "s16"}
+    known = table.grade >= 0
+    assert (table.log_p[known].argmax(1) == table.grade[known]).mean() > 0.85
+    back = read_oof(tmp_path / "oof.csv")
+    np.testing.assert_allclose(back.log_p, table.log_p, atol=1e-4)
+    assert len((tmp_path / "oof_submission.csv").read_text().splitlines()) == 1 + 4 * 25
+    for name in (
+        "best.safetensors",
+        "result.json",
+        "review.json",
+        "seen.txt",
+        "pictures/augmented.png",
+        "figures/last.txt",
+    ):
+        assert (tmp_path / name).exists(), name
+    assert len((tmp_path / "seen.txt").read_text().split()) == 16
+    said = capsys.readouterr().out
+    assert "sanity ladder passed" in said
+    assert "studies per fold" in said
+
+    again = replace(SETTINGS, start_from=str(tmp_path / "best.safetensors"), loop=replace(SETTINGS.loop, epochs=1))
+    further = train_fold(data, Family.FORAMINAL, again, 1, Path(tmp_path / "more"))
+    before, after = (np.exp(t.log_p[known, t.grade[known]]).mean() for t in (table, further))
+    assert after > before
+
+
+def test_images_that_say_nothing_break_the_ladder_or_stay_near_the_prior(tmp_path):
+    data = make_data(blank=True)
+    data.cache.pixels[SeriesKind.SAGITTAL_T1, "true"][:] = 0
+    with pytest.raises((LadderError, ValueError), match=r"constant|one batch|same prediction"):
+        train_fold(
+            data, Family.FORAMINAL, replace(SETTINGS, network=replace(SETTINGS.network, level_width=0)), 0, tmp_path
+        )
+
+
+def test_label_noise_removes_what_the_networks_rule_out_and_says_so(capsys):
+    data = make_data()
+    cells = data.cells
+    log_p = np.log(np.full((len(cells), 3), 0.05))
+    log_p[np.arange(len(cells)), np.maximum(cells.grade, 0)] = np.log(0.9)
+    wrong = 25
+    log_p[wrong] = np.log([0.05, 0.05, 0.05])
+    log_p[wrong, (cells.grade[wrong] + 1) % 3] = np.log(0.9)
+    table = OofTable(
+        np.array([data.cache.study_ids[s] for s in cells.study]),
+        np.array([data.cache.cells[c] for c in cells.cell]),
+        cells.study % 5,
+        cells.grade,
+        cells.predicted,
+        log_p,
+    )
+    noisy = noisy_labels(data, table, 0.8)
+    assert np.flatnonzero(noisy).tolist() == [wrong]
+    assert "1 of 200 cells removed" in capsys.readouterr().out
+    assert not noisy_labels(data, table, 0.0).any()
