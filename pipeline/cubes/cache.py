@@ -135,11 +135,11 @@ def _fill(
     shapes = _shapes(settings, family)
     _allocate(folder, {kind: (len(work), *shape) for kind, shape in shapes.items()}, work, family)
     flags = np.lib.format.open_memmap(folder / "done.npy", mode="r+")
-    left = np.flatnonzero(~flags)
+    left = [int(n) for n in np.flatnonzero(~flags)]
     runs = Parallel(n_jobs=jobs if len(left) > 8 else 1, return_as="generator_unordered")(
-        delayed(_cut_study)(work[n], int(n), family, settings, folder, source) for n in left
+        delayed(_cut_study)(work[n], n, family, settings, folder, source) for n in left
     )
-    for n in tqdm(runs, total=len(left), desc=f"cubes {family} {source}", unit="study", disable=not len(left)):
+    for n in tqdm(runs, total=len(left), desc=f"cubes {family} {source}", unit="study", disable=not left):
         flags[n] = True
     flags.flush()
 
@@ -256,6 +256,6 @@ def _true_landmarks(volumes: StudyVolumes, rows: pd.DataFrame) -> Landmarks:
     """The labelled points of a study as landmarks; points on slices that were not read are absent."""
     result = Landmarks.empty(volumes.study_id)
     for row in labelled_points(volumes, rows).itertuples(index=False):
-        index = CELL_INDEX[Cell(Condition(row.condition), str(row.level))]
+        index = CELL_INDEX[Cell(Condition(str(row.condition)), str(row.level))]
         result.points_mm[index] = (row.x_mm, row.y_mm, row.z_mm)
     return result

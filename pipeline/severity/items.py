@@ -41,8 +41,14 @@ class CellTable:
 
     def rows(self, chosen: NDArray[np.bool_]) -> CellTable:
         """The rows where ``chosen`` (N,) holds."""
-        parts = (self.study, self.cell, self.level, self.grade, self.true, self.predicted)
-        return CellTable(*(part[chosen] for part in parts))
+        return CellTable(
+            study=self.study[chosen],
+            cell=self.cell[chosen],
+            level=self.level[chosen],
+            grade=self.grade[chosen],
+            true=self.true[chosen],
+            predicted=self.predicted[chosen],
+        )
 
 
 def cell_table(cache: CubeCache, labels: pd.DataFrame) -> CellTable:

@@ -92,7 +92,7 @@ def read_oof(path: Path) -> OofTable:
         raise ValueError(f"{path}: log-probabilities that do not add up to probability 1")
     return OofTable(
         study_id=frame["study_id"].to_numpy(dtype=str),
-        cell=cells.to_numpy(dtype=np.int64),
+        cell=np.asarray(cells, dtype=np.int64),
         fold=frame["fold"].to_numpy(dtype=np.int64),
         grade=frame["grade"].to_numpy(dtype=np.int64),
         predicted_point=frame["predicted_point"].to_numpy(dtype=bool),

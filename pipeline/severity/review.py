@@ -44,7 +44,7 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) 
             "scored_at_labelled_points": int((~task.held_out.predicted).sum()),
         },
     }
-    save_png(out / "pictures" / "augmented.png", augmented_sheet(task))
+    save_png(out / "augmented.png", augmented_sheet(task))
     report["ladder"] = str(
         climb(
             task,

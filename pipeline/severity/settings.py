@@ -149,7 +149,7 @@ class SeveritySettings:
 
     def cubes(self, family: Family) -> CubeSettings:
         """The cube settings with this family's views put in."""
-        return CubeSettings(**{family.value: self.views}) if self.views else CubeSettings()
+        return replace(CubeSettings(), **{family.value: self.views}) if self.views else CubeSettings()  # type: ignore[arg-type]
 
     def views_of(self, family: Family) -> tuple[ViewSettings, ...]:
         """The views this classifier sees."""

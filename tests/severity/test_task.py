@@ -100,7 +100,7 @@ def test_a_fold_learns_and_is_reported(tmp_path, capsys):
         "result.json",
         "review.json",
         "seen.txt",
-        "pictures/augmented.png",
+        "augmented.png",
         "figures/last.txt",
     ):
         assert (tmp_path / name).exists(), name
