@@ -30,11 +30,15 @@ def folded(model: nn.Module, example: Tensor) -> nn.Module:
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Identity):
                 continue
-            if before is not None and isinstance(child, nn.BatchNorm2d) and isinstance(before[1], nn.Conv2d):
-                if before[1].out_channels == child.num_features:
-                    setattr(parent, before[0], fuse_conv_bn_eval(before[1], child))
-                    # timm's norms carry their activation.
-                    setattr(parent, name, getattr(child, "act", nn.Identity()))
+            if (
+                before is not None
+                and isinstance(child, nn.BatchNorm2d)
+                and isinstance(before[1], nn.Conv2d)
+                and before[1].out_channels == child.num_features
+            ):
+                setattr(parent, before[0], fuse_conv_bn_eval(before[1], child))
+                # timm's norms carry their activation.
+                setattr(parent, name, getattr(child, "act", nn.Identity()))
             before = (name, child)
     with torch.inference_mode():
         try:

@@ -1,0 +1,49 @@
+"""Folding batch norms changes the time of a network and not its output."""
+
+import torch
+from torch import nn
+
+from pipeline.training.backbones import create_backbone
+from pipeline.training.fold import folded
+
+
+def _settled(model: nn.Module) -> nn.Module:
+    """The model with running statistics that are not the initial zeros and ones."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.1)
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+    return model.eval()
+
+
+def _norms(model: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_a_folded_network_gives_the_same_output_with_fewer_layers():
+    model = _settled(create_backbone("mobilenetv2_035", "random", in_chans=1))
+    example = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    result = folded(model, example)
+    assert _norms(model) > 0
+    assert _norms(result) == 0
+    other = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        assert torch.allclose(model(other), result(other), atol=1e-4)
+
+
+class _ReadInAnotherOrder(nn.Module):
+    """Its children follow each other in order, but the norm is applied first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(4, 4, 3, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.convolution(torch.relu(self.norm(images)))
+
+
+def test_a_network_that_folding_would_change_is_left_alone():
+    model = _settled(_ReadInAnotherOrder())
+    assert folded(model, torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))) is model
