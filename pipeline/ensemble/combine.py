@@ -39,17 +39,20 @@ class EnsembleFit:
             named counts 1, one with 0 is not used.
         calibration: by family; a family that is not named is left as it is.
         context: whether there is a study-context model.
+        trust: by family, how far the context model moves cells that have a prediction of their own, from 0 (not at
+            all) to 1; cells without one are always the context's.
     """
 
     average: Average = "logits"
     recipes: dict[str, float] = field(default_factory=dict)
     calibration: dict[str, Calibration] = field(default_factory=dict)
     context: bool = False
+    trust: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = set(self.calibration) - {family.value for family in Family}
+        unknown = (set(self.calibration) | set(self.trust)) - {family.value for family in Family}
         if unknown or any(weight < 0 for weight in self.recipes.values()):
-            raise ValueError(f"expected families in calibration and weights of 0 or more, found {self}")
+            raise ValueError(f"expected families in calibration and trust, and weights of 0 or more, found {self}")
 
 
 def combine(manifest: Manifest, predictions: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +74,7 @@ def combine(manifest: Manifest, predictions: Mapping[str, np.ndarray]) -> tuple[
     known = np.isfinite(log_p[0]).all(-1)
     if context is None or not known.any():
         return np.exp(log_p[0]), np.zeros(len(CELLS), dtype=bool)
-    return np.exp(context.apply(log_p)[0]), ~known
+    return np.exp(trusted(fit, log_p, context.apply(log_p))[0]), ~known
 
 
 def blend(fit: EnsembleFit, predictions: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -115,6 +118,27 @@ def calibrate(fit: EnsembleFit, log_p: np.ndarray) -> np.ndarray:
     for family, columns in FAMILY_COLUMNS.items():
         if family.value in fit.calibration:
             result[:, columns] = fit.calibration[family.value].apply(result[:, columns])
+    return result
+
+
+def trusted(fit: EnsembleFit, own: np.ndarray, context: np.ndarray) -> np.ndarray:
+    """Cells with a prediction of their own, moved towards the context's answer as far as it is trusted.
+
+    Args:
+        fit: how far.
+        own: (studies, 25, 3) calibrated log-probabilities, NaN where there is none.
+        context: (studies, 25, 3) log-probabilities of the context model.
+
+    Returns:
+        (studies, 25, 3) log-probabilities, the context's where there is no own prediction.
+    """
+    result = np.array(context, dtype=np.float64)
+    for family, columns in FAMILY_COLUMNS.items():
+        share = fit.trust.get(family.value, 1.0)
+        mine, theirs = own[:, columns], context[:, columns]
+        mixed = normalised((1 - share) * mine + share * theirs)
+        known = np.isfinite(mine).all(-1, keepdims=True)
+        result[:, columns] = np.where(known, mixed, theirs)
     return result
 
 

@@ -13,11 +13,13 @@ import numpy as np
 from scipy.optimize import minimize
 
 from pipeline.ensemble.calibration import Calibration, calibration_error, fit_calibration, weighted_loss
-from pipeline.ensemble.combine import EnsembleFit, blend, calibrate
+from pipeline.ensemble.combine import EnsembleFit, blend, calibrate, trusted
 from pipeline.ensemble.context import ContextModel, ContextSettings
 from pipeline.ensemble.context_fit import cross_fitted_context, fit_context
 from pipeline.ensemble.metric import FAMILY_COLUMNS, score_arrays
 from pipeline.labels import GRADES
+
+_TRUST = tuple(step / 10 for step in range(11))
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,7 @@ def fit_ensemble(
     average: str = "logits",
     with_context: bool = True,
     fixed: Mapping[str, float] | None = None,
+    ablation: bool = False,
 ) -> FittedEnsemble:
     """Fit everything on all studies, and measure it across folds.
 
@@ -65,6 +68,7 @@ def fit_ensemble(
         settings: of the context model.
         average: ``logits`` or ``probabilities``.
         with_context: fit a study-context model.
+        ablation: also measure the context model without calibration before it, which doubles the time.
         fixed: weights of recipes that are not to be fitted, e.g. 0 for networks without evidence on such studies.
 
     Raises:
@@ -83,9 +87,17 @@ def fit_ensemble(
     stages = {"even average": averaged, "weighted": weighted, "calibrated": calibrated}
     context = None
     if with_context:
-        stages["context"] = cross_fitted_context(calibrated, data.grades, data.folds, prior, settings)
-        uncalibrated = cross_fitted_context(weighted, data.grades, data.folds, prior, settings)
-        stages["context without calibration"] = uncalibrated
+        answers = cross_fitted_context(calibrated, data.grades, data.folds, prior, settings)
+        stages["context, fully trusted"] = trusted(EnsembleFit(), calibrated, answers)
+        stages["context"] = np.array(answers)
+        for fold in np.unique(data.folds):
+            here = data.folds == fold
+            part = EnsembleFit(trust=_fit_trust(calibrated[~here], answers[~here], data.grades[~here]))
+            stages["context"][here] = trusted(part, calibrated[here], answers[here])
+        fit = replace(fit, trust=_fit_trust(calibrated, answers, data.grades))
+        if ablation:
+            uncalibrated = cross_fitted_context(weighted, data.grades, data.folds, prior, settings)
+            stages["context without calibration"] = uncalibrated
         # Fitted on calibrated predictions of other folds' calibration, as it will be given.
         context = fit_context(calibrated, data.grades, prior, settings)
     report = {name: _measured(values, data.grades, prior) for name, values in stages.items()}
@@ -107,6 +119,21 @@ def _fit_parts(data: OutOfFold, start: EnsembleFit) -> EnsembleFit:
         if len(grades):
             calibration[family.value] = fit_calibration(rows, grades)
     return replace(fit, calibration=calibration)
+
+
+def _fit_trust(own: np.ndarray, context: np.ndarray, grades: np.ndarray) -> dict[str, float]:
+    """By family, the share of the context's answer with the lowest loss on cells with a prediction of their own."""
+    best: dict[str, float] = {}
+    for family, columns in FAMILY_COLUMNS.items():
+        if not np.isfinite(own[:, columns]).all(-1).any():
+            continue
+        losses = {}
+        for share in _TRUST:
+            mixed = trusted(EnsembleFit(trust={family.value: share}), own, context)[:, columns]
+            mixed = np.where(np.isfinite(own[:, columns]), mixed, np.nan)
+            losses[share] = weighted_loss(*_graded(mixed, grades[:, columns]))
+        best[family.value] = min(losses, key=lambda share: losses[share])
+    return best
 
 
 def _fit_weights(

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--average", choices=["logits", "probabilities"], default="logits", help="what is averaged")
     parser.add_argument("--no-context", action="store_true", help="fit no study-context model")
+    parser.add_argument("--ablation", action="store_true", help="also report the context model without calibration")
     parser.add_argument("--preset", default=None, metavar="NAME", help="its section context, e.g. kaggle")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. steps=800")
 
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
             fixed=fixed,
             average=args.average,
             with_context=not args.no_context,
+            ablation=args.ablation,
             preset=args.preset,
             overrides=args.set,
         )
@@ -83,6 +85,7 @@ def fit_and_save(
     fixed: dict[str, float] | None = None,
     average: str = "logits",
     with_context: bool = True,
+    ablation: bool = False,
     preset: str | None = None,
     overrides: Sequence[str] = (),
 ) -> None:
@@ -92,7 +95,7 @@ def fit_and_save(
         weights: folder with a manifest.
         data: competition folders with grades.
         tables: files of out-of-fold predictions by recipe.
-        fixed, average, with_context: see :func:`pipeline.ensemble.fit.fit_ensemble`.
+        fixed, average, with_context, ablation: see :func:`pipeline.ensemble.fit.fit_ensemble`.
         preset, overrides: of the section ``context``.
 
     Raises:
@@ -111,7 +114,7 @@ def fit_and_save(
     prior = read_prior(manifest.file("prior.csv") or PRIOR_FILE)
     labels = [c.labels for c in (open_competition(path, split="train") for path in data)]
     out_of_fold = gather(tables, [frame for frame in labels if frame is not None])
-    fitted = fit_ensemble(out_of_fold, prior, settings, average, with_context, fixed)
+    fitted = fit_ensemble(out_of_fold, prior, settings, average, with_context, fixed, ablation)
     (weights / ENSEMBLE_FILE).write_text(json.dumps(to_dict(fitted.fit), indent=1) + "\n", encoding="utf-8")
     manifest = manifest.add_file(ENSEMBLE_FILE)
     if fitted.context is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.ensemble.calibration import Calibration
-from pipeline.ensemble.combine import EnsembleFit, blend, combine, recipe_of
+from pipeline.ensemble.combine import EnsembleFit, blend, combine, recipe_of, trusted
 from pipeline.ensemble.context import ContextSettings
 from pipeline.ensemble.fit import OutOfFold, fit_ensemble, report_lines
 from pipeline.ensemble.fit_command import fit_and_save
@@ -131,6 +131,17 @@ def test_from_tables_to_the_files_that_the_run_reads(tmp_path, capsys):
     (weights / "ensemble.json").write_text(json.dumps(content))
     with pytest.raises(WeightsError):
         combine(manifest.add_file("ensemble.json"), {"foraminal-fold0": rows([0.2, 0.3, 0.5])[0]})
+
+
+def test_trust_moves_only_cells_with_a_prediction_of_their_own():
+    own, context = rows([0.8, 0.1, 0.1]), np.log(np.full((1, 25, 3), 1 / 3))
+    fit = EnsembleFit(trust={"foraminal": 0.0})
+    result = np.exp(trusted(fit, own, context))
+    np.testing.assert_allclose(result[0, FORAMINAL[0]], [0.8, 0.1, 0.1])
+    np.testing.assert_allclose(result[0, FORAMINAL[1]], 1 / 3)
+    half = np.exp(trusted(EnsembleFit(trust={"foraminal": 0.5}), own, context))[0, FORAMINAL[0]]
+    assert 1 / 3 < half[0] < 0.8
+    np.testing.assert_allclose(trusted(EnsembleFit(), own, context), context)
 
 
 def test_weights_without_fitted_files_average_evenly(tmp_path):
