@@ -135,12 +135,12 @@ class ContextSettings:
         cell_drop: probability that a single cell is hidden.
     """
 
-    hidden: int = 48
-    steps: int = 400
+    hidden: int = 24
+    steps: int = 250
     members: int = 2
     batch: int = 384
     learning_rate: float = 3e-3
-    weight_decay: float = 0.05
-    dropout: float = 0.2
+    weight_decay: float = 0.3
+    dropout: float = 0.3
     family_drop: float = 0.3
     cell_drop: float = 0.05
