@@ -145,16 +145,21 @@ class Session:
         self.board.write(force=True)
         if self.stages is not None:
             write_stages(self.stages, self._results(run), self.problems)
+        reasons = self.board.reasons()
+        ended_early = None if stopped is None else str(stopped.reason)
+        if ended_early is None and str(Reason.TIME_OVER) in reasons:
+            # The workers may notice the deadline a moment before the run does.
+            ended_early = str(Reason.TIME_OVER)
         report = RunReport(
             studies=len(self.studies),
             rows_by_source=self.board.sources(),
-            reasons=self.board.reasons(),
+            reasons=reasons,
             problems=dict(self._tally.problems.most_common()),
             studies_with_problems=len(self._tally.faulty),
             weights=self._describe_weights(networks),
             seconds=round(time.time() - self.schedule.started, 2),
             written=", ".join(str(path) for path in (self.board.out, self.board.wide, self.stages) if path is not None),
-            ended_early=None if stopped is None else str(stopped.reason),
+            ended_early=ended_early,
             resumed=resumed,
             extra={
                 "command": self.command,

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from pipeline.__main__ import main as pipeline_main
+from pipeline.ensemble import submit_command
 from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.ensemble.prior import read_prior
 from pipeline.ensemble.submission import ROW_ORDER, probabilities_of, read_submission
@@ -24,6 +25,12 @@ from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, row_id
 from tests.ensemble.studies import write_studies
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _without_weights(tmp_path, monkeypatch):
+    """The set that lies in the repository is not what these tests are about."""
+    monkeypatch.setattr(submit_command, "DEFAULT_WEIGHTS", tmp_path / "no weights here")
 
 
 def submit(tmp_path, *options, data="data"):
@@ -243,8 +250,10 @@ def slowly(*args):
     time.sleep(0.4)
     return read(*args)
 pipeline.volumes.read_study = slowly
-from pipeline.ensemble.submit_command import main
-sys.exit(main(sys.argv[1:]))
+from pathlib import Path
+from pipeline.ensemble import submit_command
+submit_command.DEFAULT_WEIGHTS = Path("no weights here")
+sys.exit(submit_command.main(sys.argv[1:]))
 """
 
 
