@@ -102,7 +102,7 @@ def visible_at_random(there: np.ndarray, settings: ContextSettings, generator: n
     drop &= (families & ~drop).any(1, keepdims=True)
     visible = there & (generator.random(there.shape) >= settings.cell_drop)
     for number, columns in enumerate(FAMILY_COLUMNS.values()):
-        visible[np.ix_(drop[:, number], columns)] = False
+        visible[np.ix_(np.flatnonzero(drop[:, number]), np.asarray(columns))] = False
     return visible
 
 
