@@ -20,6 +20,7 @@ from pipeline.landmarks.landmarks import ABSENT, Landmarks
 from pipeline.landmarks.model import PointNet
 from pipeline.landmarks.numbering import agreed
 from pipeline.landmarks.sagittal import (
+    VISIBLE_CANAL_T2,
     LevelPoints,
     SliceOutput,
     canal_points,
@@ -105,7 +106,9 @@ class LandmarkPredictor:
             outputs[kind] = [run_network(self.sagittal, volume, self.device) for volume in shown]
         t2, t1 = outputs[SeriesKind.SAGITTAL_T2], outputs[SeriesKind.SAGITTAL_T1]
         decode = self.settings.decode
-        canal = _best([canal_points(output, decode) for output in t2 if sees_canal(output)])
+        canal = _best([canal_points(output, decode) for output in t2 if sees_canal(output, VISIBLE_CANAL_T2)])
+        # A canal that is hardly seen may still give the levels, but not the midline: sides hang on it.
+        sees_midline = any(map(sees_canal, t2 if canal is not None else t1))
         if canal is None:
             canal = _best([canal_points(output, decode) for output in t1 if sees_canal(output)])
             if canal is not None:
@@ -114,7 +117,10 @@ class LandmarkPredictor:
             canal = None
         foramina: dict[Side, LevelPoints] = {}
         for kind, group in ((SeriesKind.SAGITTAL_T1, t1), (SeriesKind.SAGITTAL_T2, t2)):
-            found = [foraminal_points(output, midline_from(output, canal)[0], decode) for output in group]
+            found = [
+                foraminal_points(output, midline_from(output, canal if sees_midline else None)[0], decode)
+                for output in group
+            ]
             for side in Side:
                 best = _best([sides[side] for sides in found if side in sides])
                 if best is None or side in foramina or best.confidence.max() < self.settings.least_confidence:

@@ -21,6 +21,8 @@ from pipeline.volumes import Volume
 
 VISIBLE_CANAL = 0.4
 """A canal seen with at least this visibility places the midline; below it the foramina do."""
+VISIBLE_CANAL_T2 = 0.1
+"""The same on T2, where a whole lumbar series always holds the canal, however unusual its contrast."""
 SIDE_GAP_MM = 8.0
 """Foramina of the two sides lie further apart than this (adult interpedicular distances are 20 mm and more)."""
 
@@ -166,10 +168,9 @@ def midline_from(output: SliceOutput, canal: LevelPoints | None) -> tuple[np.nda
     return np.full(5, split), "foramina"
 
 
-def sees_canal(output: SliceOutput) -> bool:
-    """Whether the volume shows the canal well enough to place the midline by it."""
-    best = output.visible[:, CANAL_CHANNELS].max(axis=0)
-    return bool(np.median(best) >= VISIBLE_CANAL)
+def sees_canal(output: SliceOutput, least: float = VISIBLE_CANAL) -> bool:
+    """Whether the volume shows the canal with at least this visibility (median over levels of the best slice)."""
+    return bool(np.median(output.visible[:, CANAL_CHANNELS].max(axis=0)) >= least)
 
 
 def _group_maps(output: SliceOutput, slices: np.ndarray, channels: slice) -> np.ndarray:
