@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,7 +37,8 @@ def store_run(run: Path, weights: Path, family: Family, name: str, fold: int | N
     Raises:
         OSError: the run is not complete.
     """
-    settings = load_settings(SeveritySettings, run / "config.yaml", "config")
+    # Where training started from is a path of the machine it ran on and means nothing elsewhere.
+    settings = replace(load_settings(SeveritySettings, run / "config.yaml", "config"), start_from="")
     tensors = {
         key: (tensor if not tensor.is_floating_point() or key.endswith(_STATISTICS) else tensor.half()).contiguous()
         for key, tensor in load_file(run / "best.safetensors").items()
