@@ -38,7 +38,8 @@ def store_run(run: Path, weights: Path, family: Family, name: str, fold: int | N
         OSError: the run is not complete.
     """
     # Where training started from is a path of the machine it ran on and means nothing elsewhere.
-    settings = replace(load_settings(SeveritySettings, run / "config.yaml", "config"), start_from="")
+    settings = load_settings(SeveritySettings, run / "config.yaml", "config")
+    settings = replace(settings, start_from="", network=replace(settings.network, initial="random"))
     tensors = {
         key: (tensor if not tensor.is_floating_point() or key.endswith(_STATISTICS) else tensor.half()).contiguous()
         for key, tensor in load_file(run / "best.safetensors").items()
