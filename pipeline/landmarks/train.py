@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from pipeline.competition import Competition, make_folds, open_competition
 from pipeline.config import load_settings, to_dict
-from pipeline.ensemble.manifest import study_hash
+from pipeline.ensemble.manifest import write_seen
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
 from pipeline.training.augment import AugmentSettings, StackAugmentation
@@ -288,8 +288,7 @@ def train(task: str, args: argparse.Namespace) -> int:
     point_task = PointTask(task, settings, training, testing)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    seen = sorted({study_hash(study) for study in training["study_id"]})
-    (out / "seen.txt").write_text("\n".join(seen) + "\n")
+    write_seen(out / "seen.txt", training["study_id"])
     result = fit(point_task, settings.loop, out, config=to_dict(settings), resume=not args.restart)
     print(f"{task}: best score {result.best_score:.3f} mm at epoch {result.epoch}; wrote {result.weights}")
     return 0

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from pipeline.competition import Competition, make_folds, open_competition, read_folds, write_folds
 from pipeline.config import load_settings, to_dict
 from pipeline.cubes.cache import CubeCache, Margin, build_cache
-from pipeline.ensemble.manifest import study_hash
+from pipeline.ensemble.manifest import write_seen
 from pipeline.labels import Family
 from pipeline.severity.figures import family_score, level_figures, level_lines
 from pipeline.severity.items import CellTable, cell_table, study_positions
@@ -151,8 +151,7 @@ def train_fold(
     task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
     if not (resume and (out / "last.ckpt").exists()):
         review(task, data, fold, out)
-    seen = sorted({study_hash(data.cache.study_ids[study]) for study in np.unique(train_cells.study)})
-    (out / "seen.txt").write_text("\n".join(seen) + "\n", encoding="utf-8")
+    write_seen(out / "seen.txt", (data.cache.study_ids[study] for study in np.unique(train_cells.study)))
     result = fit(task, settings.loop, out, config=to_dict(settings), resume=resume)
     return _predict_fold(task, data, cells.rows(held & (cells.true | cells.predicted)), fold, result.weights, out)
 
