@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from pipeline.cubes.cache import CubeCache, Source
 from pipeline.labels import CELLS, GRADE_WEIGHTS, GRADES, LEVELS
 from pipeline.severity.settings import Sampling, view_name
+from pipeline.training.in_plane import InPlaneAugmentation, InPlaneSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +105,20 @@ class CubeItems(Dataset[dict[str, Any]]):
         table: the cells, in order.
         predicted_share: how often a cell that has both is taken at its predicted point; 1 wherever there is one.
         jitter_slices: probability that the middle is moved by one slice, either way, where there is one.
+        in_plane: changes of every cube with its margin, float32, all its slices alike; None leaves it as cached.
     """
 
     def __init__(
-        self, cache: CubeCache, table: CellTable, predicted_share: float = 1.0, jitter_slices: float = 0.0
+        self,
+        cache: CubeCache,
+        table: CellTable,
+        predicted_share: float = 1.0,
+        jitter_slices: float = 0.0,
+        in_plane: InPlaneSettings | None = None,
     ) -> None:
         self.cache, self.table = cache, table
         self.predicted_share, self.jitter_slices = predicted_share, jitter_slices
+        self.in_plane = InPlaneAugmentation(in_plane) if in_plane else None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -128,7 +136,11 @@ class CubeItems(Dataset[dict[str, Any]]):
             first = cache.margin.slices + self._slice_shift(present, cache.margin.slices)
             chosen = slice(first, first + view.slices - 2 * cache.margin.slices)
             # Copied: torch warns of memory that it may not write to, such as a file's.
-            item[f"pixels_{view_name(view.kind)}"] = np.array(cache.pixels[view.kind, source][study, cell, chosen])
+            pixels = np.array(cache.pixels[view.kind, source][study, cell, chosen])
+            if self.in_plane:
+                generator = np.random.default_rng(np.random.randint(2**31))  # noqa: NPY002
+                pixels, _ = self.in_plane(pixels.astype(np.float32), generator)
+            item[f"pixels_{view_name(view.kind)}"] = pixels
             item[f"present_{view_name(view.kind)}"] = np.array(present[chosen])
         return item
 

@@ -8,6 +8,7 @@ from typing import Literal
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.labels import GRADE_WEIGHTS, Family, SeriesKind
 from pipeline.training.augment import NO_CHANGE, AugmentSettings
+from pipeline.training.in_plane import InPlaneSettings
 from pipeline.training.settings import LoopSettings
 
 LIGHT = replace(
@@ -125,6 +126,7 @@ class SeveritySettings:
         margin_slices: the same along the stack.
         network, loss, jitter, loop: the parts.
         augment: changes of the image; places, turns and sizes are the jitter's.
+        in_plane: further changes of the plane by albumentations, in the loading processes; None for none.
         sampling: ``uniform`` draws cells equally often; ``grade`` by 1/2/4 with the loss' weights taken out, which is
             the same expected loss with less noise; ``condition_level`` balances the grades within each level.
         label_noise: drop training cells with 1 - OOF probability of their label above this; 0 keeps all.
@@ -141,6 +143,7 @@ class SeveritySettings:
     loss: LossSettings = field(default_factory=LossSettings)
     jitter: JitterSettings = field(default_factory=JitterSettings)
     augment: AugmentSettings = LIGHT
+    in_plane: InPlaneSettings | None = None
     loop: LoopSettings = field(default_factory=LoopSettings)
     sampling: Sampling = "uniform"
     label_noise: float = 0.0

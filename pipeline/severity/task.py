@@ -65,7 +65,7 @@ class SeverityTask(Task):
         jitter = settings.jitter
         self.augmentation = StackAugmentation(settings.augment)
         self.train_table, self.held_out = train, held_out
-        self.train_set = CubeItems(cache, train, jitter.predicted_share, jitter.slice_share)
+        self.train_set = CubeItems(cache, train, jitter.predicted_share, jitter.slice_share, settings.in_plane)
         self.sample_weights = draw_weights(train, settings.sampling)
         self._last: tuple[np.ndarray, int] | None = None
         self._evaluations = 0

@@ -20,6 +20,7 @@ def test_a_preset_gives_settings_with_the_right_views(preset, family):
         Family.SUBARTICULAR: {"AXIAL_T2"},
     }
     assert kinds == expected[family]
+    assert (settings.in_plane is None) == (preset == "cpu"), "on one CPU the loading process is the training process"
     assert timm.is_model(settings.network.backbone.split(".")[0])
     wanted = member_config(settings, family)["cubes"][family.value][0]
     assert wanted["pixels"] >= settings.views_of(family)[0].pixels

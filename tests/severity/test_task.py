@@ -15,8 +15,11 @@ from pipeline.severity.items import CubeItems, cell_table, draw_weights, dropped
 from pipeline.severity.oof import OofTable, read_oof
 from pipeline.severity.review import noisy_labels
 from pipeline.severity.settings import JitterSettings, NetworkSettings, SeveritySettings
+from pipeline.severity.task import SeverityTask
 from pipeline.severity.train import SeverityData, train_fold
+from pipeline.training.in_plane import InPlaneSettings
 from pipeline.training.ladder import LadderError
+from pipeline.training.sampling import Draw, SeededItems
 from pipeline.training.settings import LoopSettings
 
 VIEW = ViewSettings(SeriesKind.SAGITTAL_T1, size_mm=32, pixels=32, slices=3)
@@ -84,6 +87,32 @@ def test_slices_are_shifted_only_to_where_there_is_one():
     items = CubeItems(data.cache, data.cells, jitter_slices=1.0)
     middles = {float(items[30]["pixels_sagittal_t1"][1, 0, 0]) for _ in range(40)}
     assert middles == {1.0, 2.0}
+
+
+def test_in_plane_changes_are_the_same_for_all_slices_in_float_and_decided_by_the_seed():
+    data = make_data()
+    array = data.cache.pixels[SeriesKind.SAGITTAL_T1, "true"]
+    array[:] = np.random.default_rng(0).uniform(-0.4, 1.4, (*array.shape[:2], 1, *array.shape[3:]))
+    settings = InPlaneSettings(affine_share=1, holes_share=0.5, blur_share=0.5, gain_share=1)
+    items = SeededItems(CubeItems(data.cache, data.cells, in_plane=settings))
+    pixels = [items[Draw(3, seed)]["pixels_sagittal_t1"] for seed in (1, 1, 2)]
+    assert pixels[0].dtype == np.float32
+    assert pixels[0].shape == (3, 36, 36)
+    assert np.abs(pixels[0] - pixels[0][:1]).max() < 1e-6, "every slice alike"
+    assert len(np.unique(pixels[0][0])) > 256, "no 8-bit steps"
+    assert np.array_equal(pixels[0], pixels[1])
+    assert not np.array_equal(pixels[0], pixels[2])
+
+
+def test_in_plane_changes_are_for_training_alone(tmp_path):
+    data = make_data()
+    keep = (data.cells.grade >= 0) & data.cells.true
+    cells = data.cells.rows(keep)
+    settings = replace(SETTINGS, in_plane=InPlaneSettings(affine_share=1))
+    task = SeverityTask(Family.FORAMINAL, settings, data.cache, cells, cells, tmp_path, "test")
+    plain = SeverityTask(Family.FORAMINAL, SETTINGS, data.cache, cells, cells, tmp_path, "test")
+    assert not np.array_equal(task.train_set[0]["pixels_sagittal_t1"], plain.train_set[0]["pixels_sagittal_t1"])
+    np.testing.assert_array_equal(*(t.predict(t.model.eval(), torch.device("cpu"), cells) for t in (task, plain)))
 
 
 def test_a_fold_learns_and_is_reported(tmp_path, capsys):

@@ -47,6 +47,33 @@ def test_slices_stay_together_and_grey_levels_stay_float():
     assert len(np.unique(pixels)) > 1000, "no 8-bit steps"
 
 
+def test_nothing_is_clipped():
+    """Normalised pixels reach from -0.5 to 1.5, and albumentations clips what its intensity steps return to 0..1."""
+    stack = np.random.default_rng(1).uniform(-0.5, 1.5, (3, ROWS, COLS)).astype(np.float32)
+    stack[0, :10, :10], stack[0, 10:20, :10] = 1.5, -0.5
+    for name in ("blur_share", "gain_share"):
+        settings = dataclasses.replace(MOVING, affine_share=0, blur=0.2, gain=0.3, **{name: 1})
+        augment = InPlaneAugmentation(settings)
+        results = [augment(stack, np.random.default_rng(seed))[0] for seed in range(8)]
+        assert max(result.max() for result in results) > 1.45, name
+        assert min(result.min() for result in results) < -0.45, name
+        assert not any(np.array_equal(result, stack) for result in results), name
+
+
+def test_what_comes_in_from_outside_and_holes_are_air():
+    stack = np.ones((2, ROWS, COLS), np.float32)
+    moved = InPlaneAugmentation(MOVING)(stack, np.random.default_rng(1))[0]
+    assert np.abs(moved).min() < 1e-6
+    holes = dataclasses.replace(MOVING, affine_share=0, holes_share=1)
+    blanked = InPlaneAugmentation(holes)(stack, np.random.default_rng(1))[0]
+    assert set(np.unique(blanked.round(5))) == {0.0, 1.0}
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match=r"gain_share: found 1\.5, expected >= 0 \(a share at most 1\)"):
+        InPlaneSettings(gain_share=1.5)
+
+
 def test_the_generator_decides_alone():
     augment = InPlaneAugmentation()
     stack = np.random.default_rng(1).random((2, ROWS, COLS), dtype=np.float32)
