@@ -31,7 +31,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("pipeline.training.command", "train the landmark and severity networks"),
     "pack": Command("pipeline.training.pack", "put training runs into a weights folder that submit.py takes"),
     "ensemble": Command("pipeline.ensemble.fit_command", "fit weights, calibration and context of a weights folder"),
-    "evaluate": Command("pipeline.landmarks.evaluate", "measure predicted landmarks against labelled points"),
+    "evaluate": Command("pipeline.report.evaluate", "measure points or grades on studies the networks have not seen"),
     "kaggle": Command("pipeline.report.kaggle", "build the datasets and the kernel to upload to Kaggle"),
 }
 

@@ -68,13 +68,22 @@ def combine(manifest: Manifest, predictions: Mapping[str, np.ndarray]) -> tuple[
     Raises:
         WeightsError: a fitted file is damaged.
     """
-    fit, context = _fitted(manifest.folder, tuple(sorted(manifest.files.items())))
+    fit, context = fitted(manifest)
     log_p = blend(fit, {name: values[None] for name, values in predictions.items()})
     log_p = calibrate(fit, log_p)
     known = np.isfinite(log_p[0]).all(-1)
     if context is None or not known.any():
         return np.exp(log_p[0]), np.zeros(len(CELLS), dtype=bool)
     return np.exp(trusted(fit, log_p, context.apply(log_p))[0]), ~known
+
+
+def fitted(manifest: Manifest) -> tuple[EnsembleFit, ContextModel | None]:
+    """What was fitted for a set of weights; the plain average and None where nothing was.
+
+    Raises:
+        WeightsError: a fitted file is damaged.
+    """
+    return _fitted(manifest.folder, tuple(sorted(manifest.files.items())))
 
 
 def blend(fit: EnsembleFit, predictions: Mapping[str, np.ndarray]) -> np.ndarray:

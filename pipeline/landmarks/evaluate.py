@@ -52,7 +52,6 @@ COMPARED = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``evaluate landmarks`` takes labelled folders and a weights folder."""
-    parser.add_argument("what", choices=["landmarks"], help="what to evaluate")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="competition folders with coordinates")
     parser.add_argument("--weights", type=Path, default=Path("weights/default"), help="weights (default: %(default)s)")
     parser.add_argument("--fold", type=int, help="only this held-out fold, by networks that have not seen it")

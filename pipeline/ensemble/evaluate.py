@@ -1,0 +1,262 @@
+"""``python -m pipeline evaluate severity``: what the networks of a weights folder say of studies they have not seen.
+
+Every study goes through stages one to four as ``submit.py`` takes it, at predicted points, by networks that were not
+trained on it. Three kinds of evidence come of it, each as far as the data allow: the competition's terms where there
+are grades; rank correlations of the predicted canal severity with disc findings (``--gradings``, SPIDER's
+``gradings.csv``); and the agreement with what the study-context model says of the same cells when the family's own
+predictions are hidden from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from pipeline.competition import Competition, CompetitionError, StudyRef, make_folds, open_competition
+from pipeline.ensemble.combine import EnsembleFit, blend, calibrate, fitted
+from pipeline.ensemble.manifest import Manifest, WeightsError
+from pipeline.ensemble.metric import FAMILY_COLUMNS
+from pipeline.ensemble.networks import Networks
+from pipeline.ensemble.plan import make_plan
+from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+from pipeline.ensemble.workers import limit_threads
+from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family
+from pipeline.severity.evidence import (
+    GRADINGS,
+    agreement,
+    correlation_lines,
+    expected_grade,
+    grading_correlations,
+    read_gradings,
+    term_figures,
+)
+from pipeline.severity.figures import level_lines
+from pipeline.tables import TableError
+
+if TYPE_CHECKING:
+    from pipeline.ensemble.context import ContextModel
+    from pipeline.ensemble.stages import StudyTask
+
+STUDIES_A_JOB = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``evaluate severity`` takes folders of studies and a weights folder."""
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="competition folders")
+    parser.add_argument("--weights", type=Path, default=Path("weights/default"), help="weights (default: %(default)s)")
+    parser.add_argument("--gradings", type=Path, metavar="CSV", help="disc findings by study and level, as SPIDER has")
+    parser.add_argument("--fold", type=int, help="only this held-out fold")
+    parser.add_argument("--out", type=Path, default=Path("severity_evaluation"), help="folder for results")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="at most so many studies a folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, compare, print; write ``predictions.csv`` and ``severity.json``.
+
+    Returns:
+        1 where the weights cannot be used or answer for nothing, 2 where a folder or a table is not as expected.
+    """
+    try:
+        competitions = [open_competition(path, split="train") for path in args.data]
+        studies = [study for competition in competitions for study in _studies(competition, args.fold, args.limit)]
+        figures = _evaluate(competitions, studies, args)
+    except (CompetitionError, TableError) as error:
+        print(f"evaluate severity: {error}", file=sys.stderr)
+        return 2
+    except WeightsError as error:
+        print(f"evaluate severity: {error}", file=sys.stderr)
+        return 1
+    (args.out / "severity.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    print("\n".join(evidence_lines(figures)))
+    print(f"wrote {args.out}")
+    return 0
+
+
+def _evaluate(
+    competitions: Sequence[Competition], studies: Sequence[StudyRef], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Predictions into ``predictions.csv``; the figures.
+
+    Raises:
+        WeightsError: no network answers for any cell of these studies.
+    """
+    gradings = read_gradings(args.gradings) if args.gradings else None
+    manifest = Manifest.load(args.weights)
+    fit, context = fitted(manifest)
+    predictions = predict_unseen(manifest, studies, args.workers)
+    own = even_blend(fit, predictions)
+    if not np.isfinite(own).any():
+        raise WeightsError(f"{args.weights}: no network that has not seen these studies answers for any of their cells")
+    study_ids = [study.study_id for study in studies]
+    graded = [c.labels for c in competitions if c.labels is not None]
+    labels = pd.concat(graded) if graded else pd.DataFrame(columns=list(CELL_COLUMNS), dtype=float)
+    labels = labels[~labels.index.duplicated()]
+    findings = None
+    if gradings is not None:
+        index = pd.MultiIndex.from_product([study_ids, LEVELS])
+        findings = gradings.reindex(index).to_numpy(float).reshape(len(studies), len(LEVELS), len(GRADINGS))
+    other = None if context is None else hidden_answers(own, context)
+    args.out.mkdir(parents=True, exist_ok=True)
+    _predictions_table(study_ids, own, other).to_csv(args.out / "predictions.csv", index=False, float_format="%.5f")
+    figures = evidence(
+        own,
+        labels.reindex(study_ids)[list(CELL_COLUMNS)].to_numpy(float),
+        read_prior(manifest.file("prior.csv") or PRIOR_FILE),
+        other,
+        findings,
+    )
+    return {"weights": manifest.set, "studies": len(studies), **figures}
+
+
+def predict_unseen(manifest: Manifest, studies: Sequence[StudyRef], workers: int = 1) -> dict[str, np.ndarray]:
+    """(studies, 25, 3) log-probabilities by member, NaN where it has no input or has seen the study.
+
+    Raises:
+        WeightsError: no grader of the manifest can be used.
+    """
+    networks, problems = Networks.open(manifest)
+    for problem in problems:
+        print(f"evaluate severity: left out: {problem.detail}", file=sys.stderr)
+    graders = [member.name for member in networks.members if member.task in list(Family)]
+    if not graders:
+        raise WeightsError(f"{manifest.folder}: no severity network to evaluate")
+    plan = make_plan(studies, networks, in_rounds=False, guard=True, seconds=0, deadline=None)
+    if line := plan.guard_line(len(studies)):
+        print(line)
+    (tasks,) = plan.rounds
+    jobs = [
+        delayed(_predict)(tasks[start : start + STUDIES_A_JOB], networks)
+        for start in range(0, len(tasks), STUDIES_A_JOB)
+    ]
+    result = {name: np.full((len(studies), len(CELLS), len(GRADES)), np.nan) for name in graders}
+    answers = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    first = 0
+    with tqdm(total=len(tasks), desc="studies", unit="study") as bar:
+        for job in answers:
+            for place, answer in enumerate(job):
+                for name, log_p in answer.items():
+                    result[name][first + place] = log_p
+            first += len(job)
+            bar.update(len(job))
+    return result
+
+
+def _predict(tasks: Sequence[StudyTask], networks: Networks) -> list[dict[str, np.ndarray]]:
+    from pipeline.volumes import read_study
+
+    limit_threads(1)
+    answers: list[dict[str, np.ndarray]] = []
+    for task in tasks:
+        if not task.landmarks or not task.graders:
+            answers.append({})
+            continue
+        volumes = read_study(task.study)
+        points, _ = networks.find_landmarks(volumes, task.landmarks, "cpu", 1)
+        cubes = networks.cut(volumes, points, task.graders)
+        answers.append({name: networks.grade(name, cubes, "cpu", 1) for name in task.graders})
+    return answers
+
+
+def even_blend(fit: EnsembleFit, predictions: dict[str, np.ndarray]) -> np.ndarray:
+    """(studies, 25, 3) calibrated log-probabilities; every recipe counts, those of weight 0 in the fit too.
+
+    A recipe has no weight where there is no evidence for it, and evidence is what is asked for here.
+    """
+    return calibrate(fit, blend(replace(fit, recipes={}), predictions))
+
+
+def hidden_answers(own: np.ndarray, context: ContextModel) -> np.ndarray:
+    """(studies, 25, 3) what the context says of each family when that family's own predictions are hidden from it.
+
+    NaN where nothing of the study remains to answer from.
+    """
+    result = np.full_like(own, np.nan)
+    for columns in FAMILY_COLUMNS.values():
+        rest = own.copy()
+        rest[:, columns] = np.nan
+        known = np.isfinite(rest).all(-1).any(1)
+        if known.any():
+            result[np.ix_(known, columns)] = context.apply(rest[known])[:, columns]
+    return result
+
+
+def evidence(
+    own: np.ndarray,
+    grades: np.ndarray,
+    prior: np.ndarray,
+    context: np.ndarray | None = None,
+    gradings: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """All figures; a part for which there is no data is empty.
+
+    Args:
+        own: (studies, 25, 3) log-probabilities of the networks, NaN rows where none answered.
+        grades: (studies, 25), NaN for no grade.
+        prior: (25, 3) probabilities.
+        context: (studies, 25, 3) of :func:`hidden_answers`, or None.
+        gradings: (studies, 5, 4) of :data:`pipeline.severity.evidence.GRADINGS`, or None.
+    """
+    canal = expected_grade(own[:, FAMILY_COLUMNS[Family.CANAL]])
+    return {
+        "cells": {f.value: int(np.isfinite(own[:, columns]).all(-1).sum()) for f, columns in FAMILY_COLUMNS.items()},
+        "terms": term_figures(own, grades, prior),
+        "gradings": {} if gradings is None else grading_correlations(canal, gradings),
+        "context": {} if context is None else agreement(own, context),
+    }
+
+
+def evidence_lines(figures: dict[str, Any]) -> list[str]:
+    """The figures for people."""
+
+    counts = ", ".join(f"{count} {family}" for family, count in figures["cells"].items())
+    lines = [f"{figures['studies']} studies, weights {figures['weights']}; cells that a network answered for: {counts}"]
+    for family, term in figures["terms"].items():
+        lines.append(f"{family}: {term['score']:.4f} on {term['cells']} graded cells (prior {term['prior']:.4f})")
+        if "any_severe" in term:
+            lines.append(f"any severe: {term['any_severe']:.4f} (prior {term['any_severe_prior']:.4f})")
+        lines += level_lines(term["levels"])
+    for name, rows in figures["gradings"].items():
+        lines += correlation_lines(f"canal severity and {name}", rows)
+    for family, rows in figures["context"].items():
+        lines += correlation_lines(f"{family}: networks and study context without them", rows)
+    return lines
+
+
+def _studies(competition: Competition, fold: int | None, limit: int | None) -> list[StudyRef]:
+    """The studies of a folder, or of its held-out fold.
+
+    Raises:
+        CompetitionError: there is none, or no table to tell.
+    """
+    chosen = list(competition.studies)
+    if fold is not None:
+        if competition.labels is None:
+            raise CompetitionError(f"{competition.root}: no train.csv; folds cannot be made without labels")
+        folds = make_folds(competition.labels)
+        held = set(folds.index[folds == fold])
+        chosen = [study for study in chosen if study.study_id in held]
+    if not chosen:
+        raise CompetitionError(f"{competition.root}: no study{'' if fold is None else f' in fold {fold}'}")
+    return chosen[:limit]
+
+
+def _predictions_table(study_ids: Sequence[str], own: np.ndarray, context: np.ndarray | None) -> pd.DataFrame:
+    """One row a cell that a network answered for: its probabilities, and the context's without the family."""
+    study, cell = np.nonzero(np.isfinite(own).all(-1))
+    table = pd.DataFrame({"study_id": np.array(study_ids)[study], "column": np.array(CELL_COLUMNS)[cell]})
+    for source, log_p in (("network", own), ("context", context)):
+        for k, grade in enumerate(GRADES):
+            if log_p is not None:
+                table[f"{source}_{grade}"] = np.exp(log_p[study, cell, k])
+    return table

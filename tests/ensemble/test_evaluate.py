@@ -1,0 +1,115 @@
+"""``evaluate severity``: studies go to networks that have not seen them; the figures are written beside the text."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.ensemble import evaluate
+from pipeline.ensemble.combine import EnsembleFit
+from pipeline.ensemble.context import ContextModel
+from pipeline.ensemble.evaluate import even_blend, hidden_answers
+from pipeline.ensemble.manifest import Manifest, write_seen
+from pipeline.ensemble.metric import FAMILY_COLUMNS
+from pipeline.labels import CELL_COLUMNS, Family
+from pipeline.severity.evidence import GRADINGS
+from tests.ensemble.studies import FakeNetworks, members, write_studies
+
+STUDIES = [f"s{number}" for number in range(10)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A labelled folder of ten studies in which s0 is the only severe one."""
+    root = write_studies(tmp_path / "data", STUDIES, split="train")
+    labels = pd.DataFrame("Normal/Mild", index=STUDIES, columns=list(CELL_COLUMNS))
+    labels.loc["s0", CELL_COLUMNS[3]] = "Severe"
+    labels.rename_axis("study_id").to_csv(root / "train.csv")
+    return root
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A weights folder whose canal network has seen s1; its networks grade (0.2, 0.3, 0.5)."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    Manifest(folder, "made up", "nothing").save()
+    for member in members():
+        name = f"{member.name}.seen.txt"
+        write_seen(folder / name, ["s1"] if member.name == "canal-0" else ["other"])
+        (folder / "x").write_text("tensors")
+        manifest = Manifest.load(folder).add_member(replace(member, seen=name))
+    networks = FakeNetworks(manifest, manifest.members, tmp_path)
+    monkeypatch.setattr(evaluate.Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
+    return folder
+
+
+def test_figures_come_from_networks_that_have_not_seen_the_study(data, weights, tmp_path, capsys):
+    rows = [(study, "L4/L5", number % 2, 1, number % 3, 1 + number % 5) for number, study in enumerate(STUDIES)]
+    pd.DataFrame(rows, columns=["study_id", "level", *GRADINGS]).to_csv(tmp_path / "gradings.csv", index=False)
+    out = tmp_path / "out"
+    command = ["evaluate", "severity", "--data", str(data), "--weights", str(weights), "--out", str(out)]
+    assert main([*command, "--gradings", str(tmp_path / "gradings.csv")]) == 0
+    figures = json.loads((out / "severity.json").read_text())
+    assert figures["studies"] == 10
+    assert figures["cells"] == {"canal": 45, "foraminal": 100, "subarticular": 100}
+    assert figures["terms"]["foraminal"]["score"] == pytest.approx(-np.log(0.2))
+    assert figures["terms"]["canal"]["score"] == pytest.approx((44 * -np.log(0.2) + 4 * -np.log(0.5)) / 48)
+    assert figures["terms"]["canal"]["levels"][-1]["confusion"] == [[0, 0, 44], [0, 0, 0], [0, 0, 1]]
+    herniation = figures["gradings"]["disc_herniation"]
+    assert herniation["L4/L5"]["pairs"] == 9, "s1 was seen"
+    assert herniation["L4/L5"]["rank_correlation"] is None, "the made-up networks say the same of all"
+    assert figures["context"] == {}
+    table = pd.read_csv(out / "predictions.csv")
+    assert len(table) == 245
+    assert table["network_severe"].between(0.499, 0.501).all()
+    said = capsys.readouterr().out
+    assert "leak guard: 1 of 4 networks" in said
+    assert "canal severity and pfirrman_grade" in said
+
+
+def test_one_fold_and_a_limit(data, weights, tmp_path):
+    command = ["evaluate", "severity", "--data", str(data), "--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert main([*command, "--fold", "0", "--limit", "1"]) == 0
+    assert json.loads((tmp_path / "out" / "severity.json").read_text())["studies"] == 1
+
+
+def test_bad_calls_say_what_is_wrong(data, weights, tmp_path, capsys, monkeypatch):
+    command = ["evaluate", "severity", "--data", str(data), "--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert main([*command, "--gradings", str(tmp_path / "none.csv")]) == 2
+    assert "none.csv: cannot be read" in capsys.readouterr().err
+    monkeypatch.setattr(FakeNetworks, "grade", lambda *args: np.full((25, 3), np.nan))
+    assert main(command) == 1
+    assert "no network that has not seen these studies" in capsys.readouterr().err
+    assert main([*command[:4], "--weights", str(tmp_path / "nowhere")]) == 1
+    assert "expected the manifest" in capsys.readouterr().err
+
+
+def test_a_recipe_without_weight_is_measured_all_the_same():
+    values = np.full((1, 25, 3), np.nan)
+    values[0, 0] = np.log([0.2, 0.3, 0.5])
+    fit = EnsembleFit(recipes={"canal-x": 0.0})
+    np.testing.assert_allclose(np.exp(even_blend(fit, {"canal-x-fold0": values})[0, 0]), [0.2, 0.3, 0.5])
+
+
+def test_the_context_answers_for_a_family_without_seeing_it():
+    inputs = 125
+    context = ContextModel(
+        np.log(np.full((25, 3), 1 / 3)),
+        np.zeros((1, inputs, 2)), np.zeros((1, 5, 2)), np.zeros((1, 2, 9)), np.zeros((1, 9)),
+    )  # fmt: skip
+    seen = []
+    changed = replace(context)
+    object.__setattr__(changed, "apply", lambda log_p: (seen.append(log_p.copy()), np.nan_to_num(log_p, nan=-7.0))[1])
+    own = np.full((2, 25, 3), np.log(1 / 3))
+    own[1, FAMILY_COLUMNS[Family.CANAL]] = np.nan
+    own[1, FAMILY_COLUMNS[Family.SUBARTICULAR]] = np.nan
+    answers = hidden_answers(own, changed)
+    for family, asked in zip(Family, seen, strict=True):
+        assert np.isnan(asked[:, FAMILY_COLUMNS[family]]).all(), family
+    assert (answers[0] == -7).all()
+    assert np.isnan(answers[1, FAMILY_COLUMNS[Family.FORAMINAL]]).all(), "nothing else is known of the second study"
+    assert (answers[1, FAMILY_COLUMNS[Family.CANAL]] == -7).all()
