@@ -27,7 +27,9 @@ GRADINGS = ("disc_herniation", "disc_bulging", "disc_narrowing", "pfirrman_grade
 """Columns of SPIDER's ``gradings.csv`` that go with canal stenosis (its own spelling of Pfirrmann)."""
 _LEVEL_OF = np.array([LEVELS.index(cell.level) for cell in CELLS])
 _FEWEST = 8
-"""Pairs without which a rank correlation says nothing."""
+"""Studies without which a rank correlation says nothing."""
+_RAREST = 5
+"""So many pairs at least must differ from the commonest value, or one study decides."""
 
 
 def expected_grade(log_p: np.ndarray) -> np.ndarray:
@@ -110,7 +112,8 @@ def grading_correlations(
 
     Returns:
         Per grading one entry a level, ``all levels`` and ``within levels``: ``rank_correlation`` and its ``low`` and
-        ``high`` (None where fewer than 8 pairs or a constant leave it undefined), and ``pairs``.
+        ``high`` (None where fewer than 8 studies, or fewer than 5 pairs off the commonest value, leave it undefined),
+        and ``pairs``.
     """
     result: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(names):
@@ -179,10 +182,11 @@ def _interval(
 ) -> dict[str, Any]:
     """A statistic of (studies, columns, 2) pairs and its bootstrap interval over studies."""
     levels = np.arange(pairs.shape[1]) if levels is None else levels
+    known = np.isfinite(pairs).all(-1)
+    row: dict[str, Any] = {"pairs": int(known.sum()), "rank_correlation": None, "low": None, "high": None}
+    if known.any(1).sum() < _FEWEST or min(map(_uncommon, pairs[known].T)) < _RAREST:
+        return row
     value = statistic(pairs, levels)
-    row: dict[str, Any] = {"pairs": int(np.isfinite(pairs).all(-1).sum())}
-    if not np.isfinite(value):
-        return {**row, "rank_correlation": None, "low": None, "high": None}
     generator = np.random.default_rng(seed)
     drawn = [statistic(pairs[generator.integers(len(pairs), size=len(pairs))], levels) for _ in range(resamples)]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
@@ -191,8 +195,7 @@ def _interval(
 
 def _pooled(pairs: np.ndarray, levels: np.ndarray) -> float:  # noqa: ARG001  (the signature of a statistic)
     """Spearman's correlation of all pairs; NaN where it is not defined."""
-    known = pairs[np.isfinite(pairs).all(-1)]
-    return _correlation(_ranks(known)) if len(known) >= _FEWEST else np.nan
+    return _correlation(_ranks(pairs[np.isfinite(pairs).all(-1)]))
 
 
 def _within(pairs: np.ndarray, levels: np.ndarray) -> float:
@@ -200,15 +203,18 @@ def _within(pairs: np.ndarray, levels: np.ndarray) -> float:
     parts = []
     for level in np.unique(levels):
         values = pairs[:, levels == level]
-        known = values[np.isfinite(values).all(-1)]
-        if len(known) >= _FEWEST:
-            parts.append(_ranks(known))
-    return _correlation(np.concatenate(parts)) if parts else np.nan
+        parts.append(_ranks(values[np.isfinite(values).all(-1)]))
+    return _correlation(np.concatenate(parts))
+
+
+def _uncommon(values: np.ndarray) -> int:
+    """How many of (N,) values are not the commonest one."""
+    return len(values) - int(np.unique(values, return_counts=True)[1].max())
 
 
 def _ranks(pairs: np.ndarray) -> np.ndarray:
     """(N, 2) ranks of (N, 2) values, from -0.5 to 0.5."""
-    return (rankdata(pairs, axis=0) - (len(pairs) + 1) / 2) / len(pairs)
+    return (rankdata(pairs, axis=0) - (len(pairs) + 1) / 2) / max(len(pairs), 1)
 
 
 def _correlation(ranks: np.ndarray) -> float:

@@ -89,9 +89,11 @@ def test_what_is_constant_or_rare_has_no_correlation():
     gradings = np.zeros((20, 5, 1))
     gradings[:, 1, 0] = np.nan
     gradings[:5, 1, 0] = np.arange(5)
+    gradings[:4, 2, 0] = 1
     rows = grading_correlations(severity, gradings, ("one",), resamples=5)["one"]
     assert rows["L1/L2"]["rank_correlation"] is None, "constant"
     assert rows["L2/L3"] == {"pairs": 5, "rank_correlation": None, "low": None, "high": None}
+    assert rows["L3/L4"]["rank_correlation"] is None, "four levels with the finding decide nothing"
     assert "undefined" in "\n".join(correlation_lines("title", rows))
 
 
