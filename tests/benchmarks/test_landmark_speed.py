@@ -1,13 +1,13 @@
 """Stage two on one complete study, beside the localisers of the competition's winners, in one run.
 
-Run by hand, as benchmarks are off in the normal run::
+Run by hand, on an idle machine, as it takes up to four minutes::
 
-    pytest tests/benchmarks/test_landmark_speed.py --benchmark-enable --benchmark-only
+    python -m pytest tests/benchmarks/test_landmark_speed.py --benchmark-enable -n 0 -s
 
 The study is the real one where ``LUMBAR_REAL_DATA`` names its folder, else a phantom of full size. Stage two is timed
 as it stands, from decoded volumes to the table's points (reading is stage one's benchmark). The winners' networks have
-random weights, which changes no time, and see a few slices only: the time of their whole study is *scaled by the
-number of slices* (``extra_info`` holds both), because several of them need minutes on a CPU.
+random weights, which changes no time, and see one slice after one to warm up: the time of their whole study is that
+*times the number of slices* (the printed table says so), because several of them need minutes on a CPU.
 
 ==================================  =====================  ======================================================
 network                             input                  slices a study
@@ -23,7 +23,6 @@ timm's own.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -32,46 +31,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.competition import open_competition
 from pipeline.labels import SeriesKind
 from pipeline.landmarks.load import load_predictor
-from pipeline.landmarks.model import PointModelSettings, PointNet
-from pipeline.landmarks.predict import LandmarkPredictor
-from pipeline.phantom import make_phantom
 from pipeline.volumes import StudyVolumes, read_study
+from tests.benchmarks.timing import Timing, quickest, table
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "default"
-REAL_STUDY = "100206310"
-THREADS = min(2, os.cpu_count() or 1)
 LIMIT_SECONDS = 1.0
 """What stage two may take on one complete study with two cores."""
-TIMED_SLICES = 2
+SAGITTAL = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2)
+WINNERS = {
+    "EfficientNetV2-L": SAGITTAL,
+    "CenterNet-B6": (*SAGITTAL, SeriesKind.AXIAL_T2),
+    "U-Net-B5": (*SAGITTAL, SeriesKind.AXIAL_T2),
+}
+"""The series of which each network sees every slice."""
 
-pytestmark = pytest.mark.benchmark(group="stage two of one study", min_rounds=3, warmup=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _only_when_measuring(request):
-    if not request.config.getoption("--benchmark-enable") and not request.config.getoption("--benchmark-only"):
-        pytest.skip("a benchmark: run with --benchmark-enable --benchmark-only")
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory) -> StudyVolumes:
-    """One complete study, decoded."""
-    named = os.environ.get("LUMBAR_REAL_DATA")
-    if named:
-        return read_study(open_competition(Path(named) / "rsna-full", split="train").study(REAL_STUDY))
-    folder = make_phantom(tmp_path_factory.mktemp("phantom"), studies=1, seed=11, size="full")
-    return read_study(open_competition(folder, split="train").studies[0])
+pytestmark = pytest.mark.usefixtures("only_when_measuring", "two_threads")
 
 
 def slices_of(study: StudyVolumes, *kinds: SeriesKind) -> int:
@@ -122,43 +98,23 @@ def winners(name: str) -> nn.Module:
     return PyramidHeatMaps("tf_efficientnet_b5", 1, 10, (256, 128, 64, 32, 16))
 
 
-def test_stage_two(benchmark, study):
-    """From decoded volumes to 25 points, with the committed networks, or random ones where there are none."""
-    if (WEIGHTS / "manifest.json").is_file():
-        predictor, source = load_predictor(WEIGHTS), "committed"
-    else:
-        sagittal = PointNet(PointModelSettings(initial="random", size_px=160))
-        axial = PointNet(PointModelSettings(initial="random", size_px=96, channels=1))
-        predictor, source = LandmarkPredictor(sagittal, axial), "random, as there are no committed weights"
-    benchmark.pedantic(predictor.predict, args=(study,), rounds=5, warmup_rounds=1)
-    slices = slices_of(study, SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2)
-    benchmark.extra_info |= {"threads": THREADS, "weights": source, "sagittal_slices": slices}
-    if source == "committed" and THREADS == 2:
-        assert benchmark.stats.stats.min <= LIMIT_SECONDS
-
-
-@pytest.mark.parametrize("name", ["EfficientNetV2-L", "CenterNet-B6", "U-Net-B5"])
-def test_winners_localiser(benchmark, study, name):
-    """A forward pass of a few slices; ``whole_study_s`` is scaled by the study's number of slices."""
-    kinds = [SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2]
-    if name != "EfficientNetV2-L":
-        kinds.append(SeriesKind.AXIAL_T2)
+def winners_time(name: str, slices: int) -> Timing:
+    """One slice through a winner's network, times ``slices``."""
     model = winners(name).eval().to(memory_format=torch.channels_last)
-    images = torch.rand(TIMED_SLICES, 3, 512, 512).contiguous(memory_format=torch.channels_last)
+    image = torch.rand(1, 3, 512, 512).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        return quickest(lambda: model(image)).scaled(slices)
 
-    def run() -> Tensor:
-        with torch.inference_mode():
-            result: Tensor = model(images)
-        return result
 
-    output = benchmark.pedantic(run, rounds=2, warmup_rounds=1)
-    assert len(output) == TIMED_SLICES
-    slices = slices_of(study, *kinds)
-    best = benchmark.stats.stats.min
-    benchmark.extra_info |= {
-        "threads": THREADS,
-        "timed_slices": TIMED_SLICES,
-        "study_slices": slices,
-        "whole_study_s": round(best / TIMED_SLICES * slices, 2),
-    }
-    print(f"{name}: {best:.2f} s for {TIMED_SLICES} slices, {best / TIMED_SLICES * slices:.1f} s scaled to {slices}")
+def test_stage_two_beside_the_winners_localisers(complete_study, capsys):
+    """From decoded volumes to 25 points with the committed networks."""
+    study = read_study(complete_study)
+    predictor = load_predictor(WEIGHTS)
+    ours = quickest(lambda: predictor.predict(study), rounds=3)
+    theirs = [(name, winners_time(name, slices_of(study, *kinds))) for name, kinds in WINNERS.items()]
+    rows = [(f"{name}, {slices_of(study, *WINNERS[name])} slices of 512 px", timing) for name, timing in theirs]
+    title = f"stage two, {slices_of(study, *SAGITTAL)} sagittal slices, 10 axial windows"
+    with capsys.disabled():
+        print("\n" + table((title, ours), rows))
+    assert ours.wall <= LIMIT_SECONDS
+    assert all(ours.cpu < timing.cpu for _, timing in theirs)

@@ -1,0 +1,60 @@
+"""Stages one to four on one study in a process of its own: ``python -m tests.benchmarks.one_study STUDY [ROUNDS]``.
+
+STUDY is a study's folder inside a competition folder. Prints a line of JSON: seconds of the first round, which loads
+the networks, and of the quickest later one, seconds by stage, and the process's peak memory. The work is that of one
+worker of ``submit.py`` on a machine with two cores and one study, from the DICOM files to 25 rows, with the default
+weights.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from pipeline.competition import open_competition
+from pipeline.ensemble.manifest import Manifest
+from pipeline.ensemble.networks import Networks
+from pipeline.ensemble.plan import make_plan
+from pipeline.ensemble.stages import Workbench, grade_study
+from pipeline.ensemble.work import WorkFolder
+
+WEIGHTS = Path(__file__).parents[2] / "weights" / "default"
+THREADS = 2
+
+
+def main(study_folder: Path, rounds: int) -> int:
+    study = open_competition(study_folder.parents[1], split="train").study(study_folder.name)
+    networks, _ = Networks.open(Manifest.load(WEIGHTS))
+    plan = make_plan([study], networks, in_rounds=False, guard=False, seconds=600.0, deadline=None)
+    ((task,),) = plan.rounds
+    taken = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for number in range(1 + rounds):
+            work = WorkFolder.open(Path(scratch) / str(number), {})
+            bench = Workbench(work, "benchmark", networks, device="cpu", threads=THREADS)
+            wall, cpu = time.perf_counter(), time.process_time()
+            result = grade_study(task, bench)
+            taken.append((time.perf_counter() - wall, time.process_time() - cpu, result.seconds))
+    wall, cpu, stages = min(taken[1:], key=lambda one: one[1])
+    print(
+        json.dumps(
+            {
+                "first_s": taken[0][0],
+                "wall_s": wall,
+                "cpu_s": cpu,
+                "stages_s": stages,
+                "graded": sum(bool(members) for members in result.members),
+                "networks": len(task.landmarks) + len(result.done),
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3))
