@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from pipeline.labels import SeriesKind
 from pipeline.phantom.anatomy import Anatomy
@@ -94,8 +93,20 @@ class SeriesPlan:
 def sample_pose(rng: np.random.Generator) -> Pose:
     """Draw how the patient lies in the scanner."""
     angles = rng.normal(0, (3.0, 2.0, 3.0))
-    rotation = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    rotation = _rotation(angles)
     return Pose(rotation, np.array([rng.normal(0, 12), rng.normal(-10, 25), rng.uniform(-450, 150)]))
+
+
+def _rotation(degrees: np.ndarray) -> np.ndarray:
+    """Rotation matrix (3, 3) of turns (3,) about x, then y, then z, all fixed axes."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.radians(degrees)):
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        turn = np.eye(3)
+        turn[first, first] = turn[second, second] = np.cos(angle)
+        turn[second, first], turn[first, second] = np.sin(angle), -np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
 
 
 def plan_study(anatomy: Anatomy, pose: Pose, size: str, rng: np.random.Generator) -> tuple[SeriesPlan, ...]:
@@ -140,7 +151,7 @@ def _plan_sagittal(
     spine = curve.centre[rows]
     line = spine[-1] - spine[0]
     down = pose.rotation @ np.array([line[0] / abs(line[2]), rng.normal(0, 0.03), -1.0])
-    error = Rotation.from_euler("xyz", rng.normal(0, (1.0, 1.5, 1.5)), degrees=True).as_matrix()
+    error = _rotation(rng.normal(0, (1.0, 1.5, 1.5)))
     normal, down = error @ normal, error @ down
     down = down - (down @ normal) / (normal @ normal) * normal
     normal, down = normal / np.linalg.norm(normal), down / np.linalg.norm(down)

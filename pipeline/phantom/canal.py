@@ -192,11 +192,12 @@ def draw_canal(canvas: Canvas, anatomy: Anatomy, contrast: Contrast) -> None:
     space = np.minimum(space, np.maximum(side - 0.5 - 0.8 * (pad - v), np.maximum(v - pad, middle - v)))
     canvas.paint(window, np.maximum(space, window.s - np.float32(last)), contrast["fat"] * (0.92 + 0.07 * grain))
     _draw_traversing_roots(canvas, window, anatomy, contrast, rows, tables, (left, right))
-    hits_rows, hits_cols = np.flatnonzero((sac < 1.5).any(1)), np.flatnonzero((sac < 1.5).any(0))
+    near_sac = (sac < 1.5).any(0)
+    hits_rows, hits_cols = np.flatnonzero(near_sac.any(1)), np.flatnonzero(near_sac.any(0))
     if not len(hits_rows):
         return
     part_rows, part_cols = slice(hits_rows[0], hits_rows[-1] + 1), slice(hits_cols[0], hits_cols[-1] + 1)
-    part = (part_rows, part_cols)
+    part = (slice(None), part_rows, part_cols)
     inner = Window(
         slice(window.rows.start + part_rows.start, window.rows.start + part_rows.stop),
         slice(window.cols.start + part_cols.start, window.cols.start + part_cols.stop),

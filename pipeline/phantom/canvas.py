@@ -11,13 +11,13 @@ import numpy as np
 from pipeline.phantom.curve import SpineCurve
 from pipeline.phantom.textures import texture
 
-COARSE_MM = 2.4
+COARSE_MM = 3.6
 """Pixel size of the grid on which spine coordinates are solved before they are interpolated: they are smooth."""
 
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A part of the slice: index ranges and the coordinate fields there, each (rows, cols) float32 mm."""
+    """A part of the slice: index ranges and the coordinate fields there, each (..., rows, cols) float32 mm."""
 
     rows: slice
     cols: slice
@@ -27,10 +27,12 @@ class Window:
 
 
 class Canvas:
-    """One infinitely thin slice.
+    """One infinitely thin slice, or a pile of them (:meth:`moved`) painted at once.
+
+    The image and all fields are (rows, cols), in a pile (depths, rows, cols); textures are (rows, cols) in both.
 
     ``coarse_s``, ``coarse_u``, ``coarse_v`` are the spine coordinates on a coarse grid over the part of the slice
-    where the spine can be (possibly nothing); ``s``, ``u``, ``v`` those of every pixel.
+    where the spine can be (possibly nothing); ``s``, ``u``, ``v`` those of the pixels there, 0 elsewhere.
 
     Args:
         curve: the spine.
@@ -62,29 +64,50 @@ class Canvas:
         s, u, v, self._frames = curve.locate(self.coarse_points)
         self._set_fields(s, u, v)
 
-    def moved(self, offset: np.ndarray, rng: np.random.Generator) -> Canvas:
-        """A blank canvas displaced by a few mm (3,): the spine coordinates are carried along to first order."""
+    def moved(self, offsets: np.ndarray, rng: np.random.Generator) -> Canvas:
+        """A pile of copies displaced by a few mm (depths, 3): the spine coordinates follow to first order.
+
+        On what is painted into a pile the arrays' number matters more than their size, so all depths go together.
+        """
         other = copy.copy(self)
-        other.rng, other.origin = rng, self.origin + offset
-        other.image = np.zeros(self.shape, np.float32)
+        other.rng = rng
+        other.image = np.repeat(self.image[None], len(offsets), axis=0)
         s, u, v = self._full
-        shift = self._frames @ offset
+        shift = np.moveaxis(self._frames @ offsets.T.astype(np.float32), -1, 0)
         other._set_fields(s + shift[..., 2], u + shift[..., 0], v + shift[..., 1])
         return other
 
     def _set_fields(self, s: np.ndarray, u: np.ndarray, v: np.ndarray) -> None:
         self._full = (s, u, v)
-        self.s, self.u, self.v = self.refine(s), self.refine(u), self.refine(v)
         core = (np.abs(u) < 60) & (v > -30) & (v < 76)
-        rows, cols = np.flatnonzero(core.any(1)), np.flatnonzero(core.any(0))
+        flat = core.reshape(-1, *core.shape[-2:]).any(0)
+        rows, cols = np.flatnonzero(flat.any(1)), np.flatnonzero(flat.any(0))
         if not len(rows):
             self._reach, self._corner = None, (0, 0)
             self.coarse_s = self.coarse_u = self.coarse_v = np.zeros((0, 0), np.float32)
+            self.s = self.u = self.v = np.zeros(self.shape, np.float32)
             return
         block = (slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
         self._corner = (int(rows[0]), int(cols[0]))
-        self.coarse_s, self.coarse_u, self.coarse_v = (field[block].astype(np.float32) for field in (s, u, v))
+        self.coarse_s, self.coarse_u, self.coarse_v = (field[..., *block] for field in (s, u, v))
+        self.s, self.u, self.v = (self._refine_block(field, block) for field in (s, u, v))
         self._reach = (float(s[core].min()), float(s[core].max()), float(u[core].min()), float(u[core].max()))
+
+    def _refine_block(self, coarse: np.ndarray, block: tuple[slice, slice]) -> np.ndarray:
+        """:meth:`refine` around a block of nodes alone, as far as a window of these nodes can reach; 0 elsewhere."""
+        k = self.factor
+        if coarse.ndim > 2:
+            return np.stack([self._refine_block(field, block) for field in coarse])
+        fine = np.zeros(self.shape, np.float32)
+        nodes = tuple(slice(max(part.start - 3, 0), part.stop + 3) for part in block)
+        part = np.ascontiguousarray(coarse[nodes])
+        big = cv2.resize(part, (part.shape[1] * k, part.shape[0] * k), interpolation=cv2.INTER_LINEAR)
+        # Node 0 lies outside the image: pixel 0 is the first of node 1.
+        row, col = ((nodes[axis].start - 1) * k for axis in (0, 1))
+        big = big[max(-row, 0) :, max(-col, 0) :]
+        target = fine[max(row, 0) : max(row, 0) + big.shape[0], max(col, 0) : max(col, 0) + big.shape[1]]
+        target[:] = big[: target.shape[0], : target.shape[1]]
+        return fine
 
     def reaches(self, s_low: float, s_high: float, u_low: float = -62.0, u_high: float = 62.0) -> bool:
         """Whether the slice may show the spine between these coordinates (mm); False is certain."""
@@ -101,6 +124,15 @@ class Canvas:
         )
         return np.ascontiguousarray(big[k : k + self.shape[0], k : k + self.shape[1]])
 
+    def coarsen(self, field: np.ndarray) -> np.ndarray:
+        """The values of a field of the whole slice (rows, cols) at the nodes of the coarse grid."""
+        rows, cols = (
+            np.clip(np.arange(-1, count - 1) * self.factor + self.factor // 2, 0, limit - 1)
+            for count, limit in zip(self.coarse_points.shape[:2], self.shape, strict=True)
+        )
+        picked: np.ndarray = field[np.ix_(rows, cols)]
+        return picked
+
     def window(self, coarse_mask: np.ndarray) -> Window | None:
         """The smallest window that holds every pixel near a set node of the coarse grid; None if there is none.
 
@@ -108,6 +140,7 @@ class Canvas:
             coarse_mask: on the grid of ``coarse_points`` or on that of ``coarse_s``.
         """
         corner = (0, 0) if coarse_mask.shape == self.coarse_points.shape[:2] else self._corner
+        coarse_mask = np.logical_or.reduce(coarse_mask.reshape(-1, *coarse_mask.shape[-2:]), axis=0)
         hit_rows = np.flatnonzero(coarse_mask.any(axis=1))
         if not len(hit_rows):
             return None
@@ -120,7 +153,7 @@ class Canvas:
                 return None
             bounds.append(slice(low, high))
         rows, cols = bounds
-        return Window(rows, cols, self.s[rows, cols], self.u[rows, cols], self.v[rows, cols])
+        return Window(rows, cols, self.s[..., rows, cols], self.u[..., rows, cols], self.v[..., rows, cols])
 
     def local(self, window: Window, centre: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rigid coordinates (along the three rows of ``axes``) about ``centre`` of the window's pixels, mm."""
@@ -151,7 +184,7 @@ class Canvas:
 
     def blend(self, window: Window, cover: np.ndarray, value: np.ndarray | float) -> None:
         """Mix ``value`` in by ``cover`` (0..1)."""
-        view = self.image[window.rows, window.cols]
+        view = self.image[..., window.rows, window.cols]
         change = value - view
         change *= cover
         view += change

@@ -11,10 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 STEP_MM = 0.5
 _ITERATIONS = 4
+
+
+def smooth(values: np.ndarray, sigma: float) -> np.ndarray:
+    """A profile (n,) smoothed with a Gaussian of ``sigma`` samples; beyond its ends it goes on level."""
+    reach = round(4 * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return np.convolve(np.pad(values, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,20 +62,20 @@ class SpineCurve:
         height. Beyond the curve's ends the coordinates go on straight. Points so far off the curve that several
         planes hold them get one of these.
         """
-        flat = points.reshape(-1, 3)
+        flat = points.reshape(-1, 3).astype(np.float32)
         heights = self.centre[::-1, 2]
         rows = len(heights) - 1 - np.searchsorted(heights, flat[:, 2]).clip(0, len(heights) - 1)
-        tangents = self.frames[:, 2]
-        along_table = (self.centre * tangents).sum(1)
+        frames, centre = self.frames.astype(np.float32), self.centre.astype(np.float32)
+        tangents = self.frames[:, 2].astype(np.float32)
+        along_table = (self.centre * self.frames[:, 2]).sum(1).astype(np.float32)
         last = len(self.centre) - 1
         for _ in range(_ITERATIONS):
-            axis = tangents[rows]
-            along = np.einsum("ij,ij->i", flat, axis) - along_table[rows]
-            rows = np.clip(rows + np.rint(along * (0.85 / STEP_MM)).astype(np.intp), 0, last)
-        frame = self.frames[rows]
-        local = (frame @ (flat - self.centre[rows])[:, :, None])[:, :, 0]
+            along = (flat * tangents[rows]).sum(1) - along_table[rows]
+            rows = np.clip(rows + np.rint(along * np.float32(0.85 / STEP_MM)).astype(np.intp), 0, last)
+        frame = frames[rows]
+        local = (frame @ (flat - centre[rows])[:, :, None])[:, :, 0]
         shape = points.shape[:-1]
-        s = self.start + STEP_MM * rows + local[:, 2]
+        s = np.float32(self.start) + np.float32(STEP_MM) * rows.astype(np.float32) + local[:, 2]
         return (s.reshape(shape), local[:, 0].reshape(shape), local[:, 1].reshape(shape), frame.reshape(*shape, 3, 3))
 
 
@@ -93,7 +99,7 @@ def build_curve(
     """
     s = np.arange(knots_s[0], knots_s[-1] + STEP_MM / 2, STEP_MM)
     angles = [
-        np.radians(gaussian_filter1d(np.interp(s, knots_s, values), 2.0 / STEP_MM))
+        np.radians(smooth(np.interp(s, knots_s, values), 2.0 / STEP_MM))
         for values in (sagittal_deg, coronal_deg, axial_deg)
     ]
     tangent = np.stack(

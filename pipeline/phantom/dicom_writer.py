@@ -19,6 +19,8 @@ from pipeline.phantom.acquisition import SeriesPlan, SlicePlane
 
 _ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4.1"
 _IMPLEMENTATION = "1.2.826.0.1.3680043.8.498.1"
+_MOSTLY_NOISE = 0.9
+"""Share of pixels that differ from their left neighbour above which looking for runs is not worth its time."""
 
 
 def rle_encode(pixels: np.ndarray) -> bytes:
@@ -50,6 +52,8 @@ def _pack_bits(plane: np.ndarray) -> bytes:
     first[1:] = flat[1:] != flat[:-1]
     first[::cols] = True
     starts = np.flatnonzero(first)
+    if len(starts) > _MOSTLY_NOISE * count:
+        return _pack_literals(plane)
     lengths = np.diff(np.append(starts, count))
     replicated = np.repeat(lengths >= 3, lengths)
     # A literal group ends where a run is replicated or a row ends; long groups and runs are cut every 128 bytes.
@@ -72,6 +76,18 @@ def _pack_bits(plane: np.ndarray) -> bytes:
     out[at[heads] + 1] = flat[heads]
     rest = np.flatnonzero(~header & ~replicated)
     out[at[rest]] = flat[rest]
+    return out.tobytes()
+
+
+def _pack_literals(plane: np.ndarray) -> bytes:
+    """PackBits without replicated runs: every row cut into literals of at most 128 bytes, a header before each."""
+    rows, cols = plane.shape
+    starts = range(0, cols, 128)
+    out = np.empty((rows, cols + len(starts)), np.uint8)
+    for number, start in enumerate(starts):
+        stop = min(start + 128, cols)
+        out[:, start + number] = stop - start - 1
+        out[:, start + number + 1 : stop + number + 1] = plane[:, start:stop]
     return out.tobytes()
 
 

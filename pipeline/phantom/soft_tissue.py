@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 from pipeline.phantom.anatomy import VERTEBRAE, Anatomy
 from pipeline.phantom.canvas import Canvas, Window, ellipse
 from pipeline.phantom.contrast import Contrast, Weighting
+from pipeline.phantom.curve import smooth
+from pipeline.phantom.textures import bowel_loops
 
 _SPINOUS_TIPS = (46.0, 48.0, 51.0, 56.0, 60.0, 63.0, 64.0, 62.0, 56.0, 42.0, 32.0, 26.0, 22.0)
 """Depth of the spinous process tips behind the middle of the bodies, mm, by vertebra."""
@@ -39,11 +40,11 @@ def surroundings(anatomy: Anatomy) -> Surroundings:
     middles = np.array([anatomy.curve.point(vertebra.middle, 0, 0)[2] for vertebra in anatomy.vertebrae])[::-1]
     tips = np.interp(z, middles, np.array(_SPINOUS_TIPS)[::-1] * anatomy.habitus.scale)
     level = np.interp(z, middles, np.arange(len(VERTEBRAE))[::-1] - VERTEBRAE.index("L1"))
-    fascia = gaussian_filter1d(spine_y + tips + 4.0, 8.0, mode="nearest")
+    fascia = smooth(spine_y + tips + 4.0, 8.0)
     below = np.maximum(middles[-1] - z - 60, 0)
-    smooth = gaussian_filter1d(fascia, 38.0, mode="nearest")
-    skin = np.maximum(smooth + anatomy.habitus.fat_thickness + anatomy.habitus.fat_slope * below, fascia + 4.0)
-    return Surroundings(z, spine_x, spine_y, fascia, gaussian_filter1d(skin, 8.0, mode="nearest"), level)
+    even = smooth(fascia, 38.0)
+    skin = np.maximum(even + anatomy.habitus.fat_thickness + anatomy.habitus.fat_slope * below, fascia + 4.0)
+    return Surroundings(z, spine_x, spine_y, fascia, smooth(skin, 8.0), level)
 
 
 def draw_soft_tissue(canvas: Canvas, anatomy: Anatomy, around: Surroundings, contrast: Contrast) -> None:
@@ -57,10 +58,7 @@ def draw_soft_tissue(canvas: Canvas, anatomy: Anatomy, around: Surroundings, con
     level = around.level[rows]
     side = np.abs(x)
     # Slow noise bends every surface a little; it is cut from a pool and lives on the coarse grid.
-    wobble = canvas.texture(14.0)[: x.shape[0] * 4 : 4, : x.shape[1] * 4 : 4]
-    wobble = wobble[np.minimum(np.arange(x.shape[0]), wobble.shape[0] - 1)][
-        :, np.minimum(np.arange(x.shape[1]), wobble.shape[1] - 1)
-    ]
+    wobble = canvas.coarsen(canvas.texture(14.0))
     fascia = (around.fascia - around.spine_y)[rows] + 6 * np.exp(-(((side - 34) / 18) ** 2)) * habitus.muscle_bulk
     fascia = fascia - (side / 78) ** 4 * 22 + wobble
     skin = (around.skin - around.spine_y)[rows] + 3 * np.exp(-(((side - 40) / 25) ** 2)) - (side / 110) ** 2 * 24
@@ -95,18 +93,9 @@ def _draw_abdomen(
     if window is not None:
         area = (window.rows, window.cols)
         distance = canvas.refine(-front)[area]
-        blobs, other, folds = (canvas.texture(sigma)[area] for sigma in (9.0, 3.0, 1.6))
-        loops = np.clip((blobs - 0.25) / 0.25, 0, 1)
-        value = contrast["fat"] * (0.8 + 0.1 * slow[area] + 0.06 * folds)
-        content = contrast["bowel"] * (1 + 0.22 * other + 0.1 * folds)
-        content = content + np.clip((blobs - 1.1) / 0.5, 0, 1) * (0.7 * contrast["csf"] * (0.8 + 0.2 * other) - content)
-        content = content * np.clip(1.2 * other + 2.2, 0.05, 1)
-        value = value + loops * (content - value)
-        wall = np.clip(1 - np.abs(blobs - 0.3) * 7, 0, 1) * 0.6
-        value = value + wall * (contrast["muscle"] - value)
-        vessels = np.clip(1.2 - np.abs(other + 1.9) * 2.5, 0, 1) * (1 - loops)
-        value = value * (1 - 0.8 * vessels)
+        value = contrast["fat"] * (0.85 + 0.1 * slow[area])
         canvas.paint(window, distance, value, softness=3.0)
+        _draw_bowel(canvas, contrast, window, distance + 4)
     wall = canvas.window(inside < 40)
     if wall is not None and front.max() > 0:
         area = (wall.rows, wall.cols)
@@ -129,6 +118,26 @@ def _draw_abdomen(
     if window is not None:
         grain = canvas.texture(1.6)[window.rows, window.cols]
         canvas.paint(window, canvas.refine(liver)[window.rows, window.cols], contrast["liver"] * (1 + 0.05 * grain))
+
+
+def _draw_bowel(canvas: Canvas, contrast: Contrast, window: Window, border: np.ndarray) -> None:
+    """Bowel loops and mesenteric vessels in the fat of the abdomen.
+
+    Args:
+        border: signed distance to the peritoneal space, mm, on the window.
+    """
+    area = (window.rows, window.cols)
+    loop, number = (field[area] for field in bowel_loops(canvas.rng, canvas.shape, canvas.spacing))
+    other, folds = canvas.texture(3.0)[area], canvas.texture(1.6)[area]
+    canvas.paint(window, np.maximum(np.abs(other + 2.0) * 6 - 1.2, border), contrast["blood"] * 1.3)
+    canvas.paint(window, np.maximum(loop, border), contrast["muscle"] * 1.1)
+    # A third of the loops hold fluid, some gas above it, the rest what is chewed.
+    content = np.full(loop.shape, contrast["bowel"], np.float32) * (1 + 0.2 * other + 0.1 * folds)
+    content = np.where(number < 0.33, 0.7 * contrast["csf"] * (1 + 0.06 * folds), content)
+    content = np.where(number > 0.86, contrast["gas"] + 0.02, content)
+    plicae = np.clip(folds - 0.9, 0, 1) * (loop > -4.5) * 0.7
+    content = content + plicae * (contrast["muscle"] - content)
+    canvas.paint(window, np.maximum(loop, border) + 1.8, content)
 
 
 def _draw_muscles(
