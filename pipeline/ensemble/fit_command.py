@@ -1,8 +1,9 @@
 """``python -m pipeline ensemble``: fit weights, calibration and study context on out-of-fold tables.
 
-Reads what ``train severity`` left (``oof.csv`` of every fold) and the grades of the competition folders, writes
-``ensemble.json`` and ``context.safetensors`` into the weights folder, records them in its manifest, and prints what
-each part is worth, cross-fitted.
+Takes every labelled study through stages one to four, as ``submit.py`` does, by networks that have not seen it; or
+reads what ``train severity`` left (``oof.csv`` of every fold), where ``--oof`` names it. Writes ``ensemble.json`` and
+``context.safetensors`` into the weights folder, records them in its manifest, and prints what each part is worth,
+cross-fitted.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.competition import Competition
     from pipeline.ensemble.fit import OutOfFold
+    from pipeline.ensemble.manifest import Manifest
+    from pipeline.severity.oof import OofTable
 
 REPORT_FILE = "ensemble_report.json"
 
@@ -29,11 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--oof",
         nargs="+",
-        required=True,
+        default=[],
         metavar="RECIPE=CSV",
         help="out-of-fold tables; a recipe may be named several times, once a fold. RECIPE is a member's name without "
-        "its fold",
+        "its fold. Without any, the networks of the weights folder predict the studies they have not seen",
     )
+    parser.add_argument("--save-oof", type=Path, metavar="DIR", help="keep those predictions as DIR/RECIPE/oof.csv")
+    parser.add_argument("--workers", type=int, default=1, help="processes that predict (default: %(default)s)")
     parser.add_argument(
         "--fixed", nargs="*", default=[], metavar="RECIPE=WEIGHT", help="weights that are given, not fitted, e.g. 0"
     )
@@ -61,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
             args.weights,
             args.data,
             tables,
+            save_oof=args.save_oof,
+            workers=args.workers,
             fixed=fixed,
             average=args.average,
             with_context=not args.no_context,
@@ -82,6 +90,8 @@ def fit_and_save(
     data: Sequence[Path],
     tables: dict[str, list[Path]],
     *,
+    save_oof: Path | None = None,
+    workers: int = 1,
     fixed: dict[str, float] | None = None,
     average: str = "logits",
     with_context: bool = True,
@@ -94,7 +104,9 @@ def fit_and_save(
     Args:
         weights: folder with a manifest.
         data: competition folders with grades.
-        tables: files of out-of-fold predictions by recipe.
+        tables: files of out-of-fold predictions by recipe; none to predict the studies now.
+        save_oof: folder for the predictions that are made now.
+        workers: processes that make them.
         fixed, average, with_context, ablation: see :func:`pipeline.ensemble.fit.fit_ensemble`.
         preset, overrides: of the section ``context``.
 
@@ -108,12 +120,19 @@ def fit_and_save(
     from pipeline.ensemble.fit import fit_ensemble, report_lines
     from pipeline.ensemble.manifest import Manifest
     from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+    from pipeline.severity.oof import OofTable, read_oof, write_oof
 
     settings = load_settings(ContextSettings, preset, "context", list(overrides))
     manifest = Manifest.load(weights)
     prior = read_prior(manifest.file("prior.csv") or PRIOR_FILE)
-    labels = [c.labels for c in (open_competition(path, split="train") for path in data)]
-    out_of_fold = gather(tables, [frame for frame in labels if frame is not None])
+    competitions = [open_competition(path, split="train") for path in data]
+    read = {name: OofTable.concatenate([read_oof(path) for path in paths]) for name, paths in tables.items()}
+    found = read or predicted_tables(manifest, competitions, workers)
+    if not read and save_oof is not None:
+        for name, table in found.items():
+            (save_oof / name).mkdir(parents=True, exist_ok=True)
+            write_oof(table, save_oof / name)
+    out_of_fold = gather(found, [c.labels for c in competitions if c.labels is not None])
     fitted = fit_ensemble(out_of_fold, prior, settings, average, with_context, fixed, ablation)
     (weights / ENSEMBLE_FILE).write_text(json.dumps(to_dict(fitted.fit), indent=1) + "\n", encoding="utf-8")
     manifest = manifest.add_file(ENSEMBLE_FILE)
@@ -122,7 +141,7 @@ def fit_and_save(
         manifest.add_file(CONTEXT_FILE)
     report = {
         "studies": len(out_of_fold.grades),
-        "tables": {k: [str(path) for path in v] for k, v in tables.items()},
+        "tables": {name: len(table.study_id) for name, table in found.items()},
         "stages": fitted.report,
     }
     (weights / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -130,11 +149,57 @@ def fit_and_save(
     print(f"ensemble: fitted on {len(out_of_fold.grades)} studies; wrote {weights / ENSEMBLE_FILE}")
 
 
-def gather(tables: dict[str, list[Path]], labels: Sequence[pd.DataFrame]) -> OutOfFold:
+def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], workers: int = 1) -> dict[str, OofTable]:
+    """What the networks of a manifest say of the graded studies they have not seen, by recipe.
+
+    Args:
+        manifest: of the weights; members without a held-out fold have nothing to say here.
+        competitions: folders; studies without a grade are left out.
+        workers: processes.
+
+    Raises:
+        ValueError: no network answers for any graded study.
+    """
+    import numpy as np
+
+    from pipeline.ensemble.combine import recipe_of
+    from pipeline.ensemble.evaluate import predict_unseen
+    from pipeline.labels import CELL_COLUMNS
+    from pipeline.severity.oof import OofTable
+
+    studies, grades = [], []
+    for competition in competitions:
+        if competition.labels is not None:
+            graded = competition.labels[competition.labels[list(CELL_COLUMNS)].notna().any(axis=1)]
+            chosen = [study for study in competition.studies if study.study_id in graded.index]
+            studies += chosen
+            grades.append(graded.loc[[study.study_id for study in chosen], list(CELL_COLUMNS)].to_numpy(dtype=float))
+    known = np.nan_to_num(np.concatenate(grades), nan=-1).astype(np.int64) if studies else np.zeros((0, 25), np.int64)
+    ids = np.array([study.study_id for study in studies], dtype=str)
+    parts: dict[str, list[OofTable]] = {}
+    for name, log_p in (predict_unseen(manifest, studies, workers) if studies else {}).items():
+        fold = next(member.fold for member in manifest.members if member.name == name)
+        study, cell = np.nonzero(np.isfinite(log_p).all(-1))
+        if fold is not None and len(study):
+            table = OofTable(
+                study_id=ids[study],
+                cell=cell,
+                fold=np.full(len(study), fold),
+                grade=known[study, cell],
+                predicted_point=np.ones(len(study), dtype=bool),
+                log_p=log_p[study, cell],
+            )
+            parts.setdefault(recipe_of(name), []).append(table)
+    if not parts:
+        raise ValueError(f"{manifest.folder}: no network with a held-out fold answers for a graded study of --data")
+    return {name: OofTable.concatenate(tables) for name, tables in parts.items()}
+
+
+def gather(tables: dict[str, OofTable], labels: Sequence[pd.DataFrame]) -> OutOfFold:
     """Tables and grades by study.
 
     Args:
-        tables: files by recipe.
+        tables: by recipe.
         labels: as ``Competition.labels``; a study in two of them is taken from the first.
 
     Raises:
@@ -145,13 +210,11 @@ def gather(tables: dict[str, list[Path]], labels: Sequence[pd.DataFrame]) -> Out
 
     from pipeline.ensemble.fit import OutOfFold
     from pipeline.labels import CELL_COLUMNS
-    from pipeline.severity.oof import OofTable, read_oof
 
     grades = pd.concat(list(labels))
     grades = grades[~grades.index.duplicated()]
     folds: dict[str, int] = {}
-    merged = {name: OofTable.concatenate([read_oof(path) for path in paths]) for name, paths in tables.items()}
-    for name, table in merged.items():
+    for name, table in tables.items():
         for study_id, fold in zip(map(str, table.study_id), table.fold.tolist(), strict=True):
             if folds.setdefault(study_id, fold) != fold:
                 raise ValueError(f"study {study_id}: fold {fold} in {name}, {folds[study_id]} elsewhere; use one split")
@@ -160,7 +223,7 @@ def gather(tables: dict[str, list[Path]], labels: Sequence[pd.DataFrame]) -> Out
     if missing:
         raise ValueError(f"{len(missing)} studies of the tables have no grades, the first is {missing[0]}; see --data")
     return OutOfFold(
-        predictions={name: table.array(study_ids) for name, table in merged.items()},
+        predictions={name: table.array(study_ids) for name, table in tables.items()},
         grades=grades.loc[study_ids, list(CELL_COLUMNS)].to_numpy(dtype=float),
         folds=np.array([folds[study_id] for study_id in study_ids]),
     )

@@ -106,6 +106,7 @@ class CubeItems(Dataset[dict[str, Any]]):
         predicted_share: how often a cell that has both is taken at its predicted point; 1 wherever there is one.
         jitter_slices: probability that the middle is moved by one slice, either way, where there is one.
         in_plane: changes of every cube with its margin, float32, all its slices alike; None leaves it as cached.
+        beside: slices of the margin that are kept on both ends, for inference.
     """
 
     def __init__(
@@ -115,10 +116,14 @@ class CubeItems(Dataset[dict[str, Any]]):
         predicted_share: float = 1.0,
         jitter_slices: float = 0.0,
         in_plane: InPlaneSettings | None = None,
+        beside: int = 0,
     ) -> None:
         self.cache, self.table = cache, table
         self.predicted_share, self.jitter_slices = predicted_share, jitter_slices
         self.in_plane = InPlaneAugmentation(in_plane) if in_plane else None
+        if beside > cache.margin.slices:
+            raise ValueError(f"the cache has a margin of {cache.margin.slices} slices, {beside} are asked for")
+        self.beside = beside
 
     def __len__(self) -> int:
         return len(self.table)
@@ -134,7 +139,8 @@ class CubeItems(Dataset[dict[str, Any]]):
         for view in cache.views:
             present = cache.present[view.kind, source][study, cell]
             first = cache.margin.slices + self._slice_shift(present, cache.margin.slices)
-            chosen = slice(first, first + view.slices - 2 * cache.margin.slices)
+            last = first + view.slices - 2 * cache.margin.slices
+            chosen = slice(first - self.beside, last + self.beside)
             # Copied: torch warns of memory that it may not write to, such as a file's.
             pixels = np.array(cache.pixels[view.kind, source][study, cell, chosen])
             if self.in_plane:

@@ -27,8 +27,7 @@ def member_config(settings: SeveritySettings, family: Family, series: int = 1) -
         family: its condition family.
         series: how many series of a kind to average over.
     """
-    views = tuple(view.widened(settings.shift_mm, 0) for view in settings.views_of(family))
-    cubes = CubeSettings(**{family.value: views}, series=series)  # type: ignore[arg-type]
+    cubes = CubeSettings(**{family.value: settings.inference_views(family)}, series=series)  # type: ignore[arg-type]
     return {"cubes": to_dict(cubes), "severity": to_dict(settings)}
 
 
@@ -88,7 +87,7 @@ class SeverityGrader:
             # A cell with fewer series sits out the further rounds.
             chosen = [n for n, c in enumerate(cells) if any(len(cubes.get(CELLS[c], k)) > number for k in kinds)]
             batch = self._batch(cubes, [cells[n] for n in chosen], kinds, number)
-            total[chosen] += predict_batch(self.model, batch, self.views, self.settings.shift_mm, self.device)
+            total[chosen] += predict_batch(self.model, batch, self.views, self.settings, self.device)
             counted[chosen] += 1
         mean = total / counted
         result[cells] = mean - np.log(np.exp(mean).sum(1, keepdims=True))
@@ -99,8 +98,7 @@ class SeverityGrader:
     ) -> dict[str, torch.Tensor]:
         levels = [LEVELS.index(CELLS[cell].level) for cell in cells]
         batch: dict[str, torch.Tensor] = {"level": torch.tensor(levels)}
-        for view, kind in zip(self.views, kinds, strict=True):
-            wide = view.widened(self.settings.shift_mm, 0)
+        for wide, kind in zip(self.settings.inference_views(self.family), kinds, strict=True):
             pixels = np.zeros((len(cells), wide.slices, wide.pixels, wide.pixels), dtype=np.float32)
             present = np.zeros((len(cells), wide.slices), dtype=bool)
             for row, cell in enumerate(cells):

@@ -134,6 +134,8 @@ class SeveritySettings:
             learn what predicted ones look like; empty for none.
         shift_mm: at inference, average over the window and four more, shifted by this much; 0 for the window alone.
             (Flips are no use here: a mirrored window is another side or upside down.)
+        beside: at inference, the weight of the windows one slice further to either side, together; 0 for the chosen
+            slice alone. The localiser takes the slice beside the marked one for every fourth point or so.
     """
 
     views: tuple[ViewSettings, ...] = ()
@@ -149,6 +151,11 @@ class SeveritySettings:
     label_noise: float = 0.0
     start_from: str = ""
     shift_mm: float = 0.0
+    beside: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beside < 1:
+            raise ValueError(f"beside is {self.beside}, expected a weight in [0, 1)")
 
     def cubes(self, family: Family) -> CubeSettings:
         """The cube settings with this family's views put in."""
@@ -157,6 +164,10 @@ class SeveritySettings:
     def views_of(self, family: Family) -> tuple[ViewSettings, ...]:
         """The views this classifier sees."""
         return self.cubes(family).of(family)
+
+    def inference_views(self, family: Family) -> tuple[ViewSettings, ...]:
+        """The same views with the margin that averaging over windows (``shift_mm``, ``beside``) needs."""
+        return tuple(view.widened(self.shift_mm, 1 if self.beside else 0) for view in self.views_of(family))
 
 
 def view_name(kind: SeriesKind) -> str:

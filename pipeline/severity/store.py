@@ -68,17 +68,16 @@ def seconds_per_study(settings: SeveritySettings, family: Family) -> float:
     model = channels_last(SeverityModel(settings.network, views).eval())
     cells = family_cells(family)
     batch: dict[str, torch.Tensor] = {"level": torch.tensor([cell % 5 for cell in cells])}
-    for view in views:
-        wide = view.widened(settings.shift_mm, 0)
-        batch[f"pixels_{view_name(view.kind)}"] = torch.rand(len(cells), wide.slices, wide.pixels, wide.pixels)
-        batch[f"present_{view_name(view.kind)}"] = torch.ones(len(cells), wide.slices, dtype=torch.bool)
+    for wide in settings.inference_views(family):
+        batch[f"pixels_{view_name(wide.kind)}"] = torch.rand(len(cells), wide.slices, wide.pixels, wide.pixels)
+        batch[f"present_{view_name(wide.kind)}"] = torch.ones(len(cells), wide.slices, dtype=torch.bool)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         taken = []
         for _ in range(3):
             began = time.perf_counter()
-            predict_batch(model, batch, views, settings.shift_mm, torch.device("cpu"))
+            predict_batch(model, batch, views, settings, torch.device("cpu"))
             taken.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)

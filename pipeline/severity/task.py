@@ -21,7 +21,7 @@ from pipeline.severity.items import CellTable, CubeItems, draw_weights
 from pipeline.severity.losses import severity_loss
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
-from pipeline.severity.windows import drop_slices, middle_window, random_window
+from pipeline.severity.windows import drop_slices, middle_window, random_window, slices_around
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.training.tracking import contact_sheet
@@ -111,8 +111,9 @@ class SeverityTask(Task):
 
     def predict(self, model: nn.Module, device: torch.device, table: CellTable) -> np.ndarray:
         """(N, 3) log-probabilities of the cells at their predicted points, else at their labelled ones."""
-        loader = DataLoader(CubeItems(self.cache, table), batch_size=_EVALUATION_BATCH, collate_fn=self.collate)
-        results = [predict_batch(model, batch, self.views, self.settings.shift_mm, device) for batch in loader]
+        items = CubeItems(self.cache, table, beside=1 if self.settings.beside else 0)
+        loader = DataLoader(items, batch_size=_EVALUATION_BATCH, collate_fn=self.collate)
+        results = [predict_batch(model, batch, self.views, self.settings, device) for batch in loader]
         return np.concatenate(results) if results else np.zeros((0, 3))
 
     def picture(self, model: nn.Module, device: torch.device) -> np.ndarray | None:
@@ -158,31 +159,34 @@ def starting_point(grades: np.ndarray, loss: Loss) -> tuple[list[float], float |
 
 
 def predict_batch(
-    model: nn.Module, batch: Batch, views: Sequence[ViewSettings], shift_mm: float, device: torch.device
+    model: nn.Module, batch: Batch, views: Sequence[ViewSettings], settings: SeveritySettings, device: torch.device
 ) -> np.ndarray:
-    """(B, 3) log-probabilities, averaged over shifted windows if asked for (the mean of logits).
+    """(B, 3) log-probabilities, averaged over shifted windows and slices beside if asked for (the mean of logits).
 
     Args:
         model: a :class:`SeverityModel` in evaluation mode.
-        batch: ``pixels_<view>`` (B, S, H, W) with a margin of at least ``shift_mm``, ``present_<view>``, ``level``.
+        batch: ``pixels_<view>`` (B, S, H, W) with the margin of ``settings.inference_views``, ``present_<view>``,
+            ``level``.
         views: of the network, without margin.
-        shift_mm: 0 for the middle window alone.
+        settings: ``shift_mm`` and ``beside`` say what is averaged.
         device: of the network.
     """
     level = batch["level"].to(device)
-    total: Tensor | None = None
-    shifts = [(0, 0)] if not shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
+    total = torch.zeros(len(level), len(GRADES), device=device)
+    shifts = [(0, 0)] if not settings.shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
+    steps = {0: 1 - settings.beside} | ({-1: settings.beside / 2, 1: settings.beside / 2} if settings.beside else {})
     with torch.inference_mode():
-        for rows, cols in shifts:
-            pixels, present = {}, {}
-            for view in views:
-                name, step = view_name(view.kind), round(shift_mm / view.spacing_mm)
-                window = middle_window(batch[f"pixels_{name}"], view.pixels, (rows * step, cols * step))
-                pixels[name], present[name] = window.to(device), batch[f"present_{name}"].to(device)
-            log_p = model.log_probabilities(pixels, present, level)  # type: ignore[operator]
-            total = log_p if total is None else total + log_p
-    assert total is not None
-    return np.asarray(torch.log_softmax(total / len(shifts), 1).cpu().numpy(), dtype=np.float64)
+        for step, weight in steps.items():
+            for rows, cols in shifts:
+                pixels, present = {}, {}
+                for view in views:
+                    name, shift = view_name(view.kind), round(settings.shift_mm / view.spacing_mm)
+                    window = middle_window(batch[f"pixels_{name}"], view.pixels, (rows * shift, cols * shift))
+                    slices, there = slices_around(window, batch[f"present_{name}"], view.slices, step)
+                    pixels[name], present[name] = slices.to(device), there.to(device)
+                log_p = model.log_probabilities(pixels, present, level)  # type: ignore[operator]
+                total += log_p * (weight / len(shifts))
+    return np.asarray(torch.log_softmax(total, 1).cpu().numpy(), dtype=np.float64)
 
 
 def middle_slice(cube: np.ndarray, size: int) -> np.ndarray:

@@ -65,3 +65,19 @@ def drop_slices(present: Tensor, share: float, generator: torch.Generator) -> Te
     hidden = torch.rand(present.shape, device=present.device, generator=generator) < share
     hidden[:, present.shape[1] // 2] = False
     return present & ~hidden
+
+
+def slices_around(pixels: Tensor, present: Tensor, count: int, step: int) -> tuple[Tensor, Tensor]:
+    """``count`` slices around the one ``step`` away from the middle; around the middle itself where that is absent.
+
+    Args:
+        pixels: (B, S, H, W) with at least ``|step|`` slices more than ``count`` on both ends.
+        present: (B, S) bool.
+        count: odd.
+        step: 0 for the middle.
+    """
+    middle = present.shape[1] // 2
+    centre = torch.where(present[:, middle + step], middle + step, middle)
+    index = centre[:, None] + torch.arange(-(count // 2), count // 2 + 1, device=centre.device)
+    rows = torch.arange(len(pixels), device=centre.device)[:, None]
+    return pixels[rows, index], present[rows, index]

@@ -89,6 +89,13 @@ def test_slices_are_shifted_only_to_where_there_is_one():
     assert middles == {1.0, 2.0}
 
 
+def test_slices_beside_are_kept_as_far_as_the_cache_has_them():
+    data = make_data()
+    assert CubeItems(data.cache, data.cells, beside=1)[0]["pixels_sagittal_t1"].shape[0] == 5
+    with pytest.raises(ValueError, match="margin of 1 slices, 2 are asked for"):
+        CubeItems(data.cache, data.cells, beside=2)
+
+
 def test_in_plane_changes_are_the_same_for_all_slices_in_float_and_decided_by_the_seed():
     data = make_data()
     array = data.cache.pixels[SeriesKind.SAGITTAL_T1, "true"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.severity.settings import JitterSettings
-from pipeline.severity.windows import drop_slices, middle_window, random_window
+from pipeline.severity.windows import drop_slices, middle_window, random_window, slices_around
 
 STILL = JitterSettings(sd_mm=0, turn_degrees=0, scale=0)
 
@@ -46,3 +46,13 @@ def test_the_middle_slice_is_never_dropped():
     kept = drop_slices(present, 0.9, torch.Generator().manual_seed(0))
     assert kept[:, 2].all()
     assert not kept[:, 0].all()
+
+
+def test_slices_beside_the_middle_and_the_middle_where_there_is_none():
+    pixels = torch.arange(5.0)[None, :, None, None].expand(2, 5, 1, 1)
+    present = torch.tensor([[True] * 5, [True, True, True, False, False]])
+    chosen, there = slices_around(pixels, present, 3, 1)
+    assert chosen[:, :, 0, 0].tolist() == [[2, 3, 4], [1, 2, 3]]
+    assert there.tolist() == [[True, True, True], [True, True, False]]
+    back, _ = slices_around(pixels, present, 3, -1)
+    assert back[:, :, 0, 0].tolist() == [[0, 1, 2], [0, 1, 2]]

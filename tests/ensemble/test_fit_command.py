@@ -1,0 +1,74 @@
+"""``ensemble``: out-of-fold predictions made by the networks of the weights folder, or read from tables."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.competition import make_folds, open_competition
+from pipeline.ensemble import evaluate
+from pipeline.ensemble.fit_command import predicted_tables
+from pipeline.ensemble.manifest import Manifest, write_seen
+from pipeline.labels import CELL_COLUMNS
+from pipeline.severity.oof import read_oof
+from tests.ensemble.studies import FakeNetworks, members, write_studies
+
+STUDIES = [f"s{number}" for number in range(20)]
+
+
+@pytest.fixture
+def competition(tmp_path):
+    root = write_studies(tmp_path / "data", STUDIES, split="train")
+    grades = np.random.default_rng(0).choice(["Normal/Mild", "Moderate", "Severe"], (20, 25), p=[0.7, 0.2, 0.1])
+    labels = pd.DataFrame(grades, index=STUDIES, columns=list(CELL_COLUMNS))
+    labels.rename_axis("study_id").to_csv(root / "train.csv")
+    return open_competition(root, split="train")
+
+
+@pytest.fixture
+def manifest(competition, tmp_path, monkeypatch):
+    """A canal network a fold, each trained on the other folds."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    manifest = Manifest(folder, "made up", "nothing")
+    manifest.save()
+    folds = make_folds(competition.labels)
+    (folder / "x").write_text("tensors")
+    points = next(member for member in members() if member.task == "landmarks")
+    canal = next(member for member in members() if member.task == "canal")
+    write_seen(folder / "points.seen.txt", ["other"])
+    manifest = manifest.add_member(replace(points, seen="points.seen.txt"))
+    for fold in range(5):
+        write_seen(folder / f"{fold}.seen.txt", folds.index[folds != fold])
+        manifest = manifest.add_member(replace(canal, name=f"canal-fold{fold}", fold=fold, seen=f"{fold}.seen.txt"))
+    networks = FakeNetworks(manifest, manifest.members, tmp_path)
+    monkeypatch.setattr(evaluate.Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
+    return manifest
+
+
+def test_every_study_is_predicted_by_the_network_that_has_not_seen_it(competition, manifest):
+    tables = predicted_tables(manifest, [competition])
+    assert list(tables) == ["canal"]
+    table, folds = tables["canal"], make_folds(competition.labels)
+    assert sorted(set(table.study_id)) == sorted(STUDIES)
+    assert len(table.study_id) == 20 * 5
+    assert all(folds[study] == fold for study, fold in zip(table.study_id, table.fold, strict=True))
+
+
+def test_the_fit_takes_them_and_keeps_them(competition, manifest, tmp_path, capsys):
+    command = ["ensemble", "--weights", str(manifest.folder), "--data", str(competition.root), "--no-context"]
+    assert main([*command, "--save-oof", str(tmp_path / "oof")]) == 0
+    assert "cross-fitted" in capsys.readouterr().out
+    assert (manifest.folder / "ensemble.json").is_file()
+    path = tmp_path / "oof" / "canal" / "oof.csv"
+    assert len(read_oof(path).cell) == 100
+    assert main([*command, "--oof", f"canal={path}"]) == 0
+
+
+def test_networks_that_have_seen_everything_cannot_be_fitted(competition, manifest, tmp_path, capsys):
+    for fold in range(5):
+        write_seen(manifest.folder / f"{fold}.seen.txt", STUDIES)
+    assert main(["ensemble", "--weights", str(manifest.folder), "--data", str(competition.root)]) == 1
+    assert "no network with a held-out fold answers" in capsys.readouterr().err
