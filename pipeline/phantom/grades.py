@@ -5,7 +5,8 @@ through a Gaussian copula: latent normal variables share factors over the study,
 so that degeneration clusters as it does in patients. The latent quantile picks the grade by the class frequency of its
 family and level, and its place inside the grade picks the narrowing inside the grade's band. The bands are separated
 by margins, so that the grade can be told from the picture and the Bayes floor of a grader is set by the documented
-label noise alone (:class:`LabelSettings`).
+label noise alone (:class:`LabelSettings`). With the default noise a perfect reader of the geometry scores 0.038 (canal
+0.049, foraminal 0.047, subarticular 0.041, any severe 0.015: 8,000 simulated studies, 0.031 to 0.041 on 1,000 of them).
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class LabelSettings:
 
     Attributes:
         noise: share of graded cells whose written grade is moved to a neighbouring one. 0.005 costs a perfect
-            grader about 0.045 of each condition's term (see :func:`noise_floor`).
+            grader about 0.045 in each condition's term (see :func:`noise_floor`).
         missing: chance that a study lacks the labels of one family at L1/L2, as some of the real studies do.
     """
 

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.labels import CELLS, LEVELS, Condition, Family
+from pipeline.ensemble.metric import score_arrays
+from pipeline.labels import CELLS, GRADE_WEIGHTS, LEVELS, Condition, Family
 from pipeline.phantom.anatomy import MEASUREMENTS, grade_of_measurement
 from pipeline.phantom.grades import (
     CLASS_FREQUENCIES,
@@ -88,6 +89,19 @@ def test_missing_labels_are_those_of_one_family_at_the_first_level():
 def test_noise_floor_is_nothing_without_noise_and_grows_with_it():
     assert noise_floor(0.0) == {"canal": 0.0, "foraminal": 0.0, "subarticular": 0.0}
     assert all(noise_floor(0.02)[family] > noise_floor(0.005)[family] > 0.01 for family in noise_floor(0.0))
+
+
+def test_a_perfect_reader_of_the_geometry_scores_the_noise_floor(grades):
+    noise, rng = 0.005, np.random.default_rng(9)
+    settings = LabelSettings(noise=noise, missing=0.0)
+    written = np.array([written_grades(row, settings, rng) for row in grades]).astype(float)
+    flips = np.array([[1 - noise, noise, 0.0], [noise / 2, 1 - noise, noise / 2], [0.0, noise, 1 - noise]])
+    answers = flips * GRADE_WEIGHTS
+    score = score_arrays(written, (answers / answers.sum(1, keepdims=True))[grades])
+    floor = noise_floor(noise)
+    terms = (score.spinal, score.foraminal, score.subarticular)
+    assert terms == pytest.approx([floor[name] for name in ("canal", "foraminal", "subarticular")], rel=0.2)
+    assert score.score == pytest.approx(0.038, abs=0.006)
 
 
 def test_settings_reject_impossible_shares():
