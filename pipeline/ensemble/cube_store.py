@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipeline.cubes import Cube, StudyCubes
+from pipeline.files import write_atomically
 from pipeline.labels import SeriesKind
 
 _ARRAYS = ("centre_mm", "right", "down")
@@ -34,14 +35,12 @@ def save_cubes(path: Path, cubes: dict[str, StudyCubes]) -> None:
                 index.append({"settings": settings, "cell": cell, "kind": kind.value, "cube": entry})
     studies = {settings: study.study_id for settings, study in cubes.items()}
     text = np.frombuffer(json.dumps({"studies": studies, "cubes": index}).encode(), np.uint8)
-    partial = path.with_suffix(".partial")
-    try:
+
+    def write(partial: Path) -> None:
         with partial.open("wb") as file:
             np.savez(file, index=text, **arrays)  # type: ignore[arg-type]  # the stubs take allow_pickle for one of them
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+
+    write_atomically(path, write, sync=False)
 
 
 def load_cubes(path: Path) -> dict[str, StudyCubes] | None:

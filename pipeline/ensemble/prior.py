@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.ensemble.submission import write_atomically
+from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_WEIGHTS, GRADES, Cell, Condition
 from pipeline.tables import TableError, read_text_table
 

@@ -13,7 +13,8 @@ from typing import Any, TextIO
 
 from pipeline.competition import Problem
 from pipeline.ensemble.result import StudyResult
-from pipeline.ensemble.submission import ROW_ORDER, write_atomically
+from pipeline.ensemble.submission import ROW_ORDER
+from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELLS, row_id
 
 PROVENANCE_COLUMNS = (
@@ -46,9 +47,9 @@ def write_stages(folder: Path, results: Iterable[StudyResult], general: Iterable
     header_written = False
     with points.open("w", encoding="utf-8", newline="\n") as point_file:
 
-        def write(files: tuple[TextIO, TextIO]) -> None:
+        def write(rows: TextIO, faults: TextIO) -> None:
             nonlocal header_written
-            provenance, problems = (csv.writer(file, lineterminator="\n") for file in files)
+            provenance, problems = (csv.writer(file, lineterminator="\n") for file in (rows, faults))
             provenance.writerow(PROVENANCE_COLUMNS)
             problems.writerow(("study_id", "series_id", "file", "what", "detail"))
             problems.writerows(asdict(problem).values() for problem in general)
@@ -60,9 +61,16 @@ def write_stages(folder: Path, results: Iterable[StudyResult], general: Iterable
                     point_file.write(body if header_written else f"{header}\n{body}")
                     header_written = True
 
+        def open_both(one: Path, two: Path) -> None:
+            with (
+                one.open("w", encoding="utf-8", newline="\n") as rows,
+                two.open("w", encoding="utf-8", newline="\n") as faults,
+            ):
+                write(rows, faults)
+
         write_atomically(
             folder / "provenance.csv",
-            lambda one: write_atomically(folder / "problems.csv", lambda two: write((one, two))),
+            lambda one: write_atomically(folder / "problems.csv", lambda two: open_both(one, two)),
         )
     if header_written:
         points.replace(folder / "label_coordinates.csv")
@@ -144,7 +152,7 @@ def write_run_json(path: Path, report: RunReport) -> None:
     content = {**asdict(report), **report.extra, "versions": versions()}
     del content["extra"]
     text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-    write_atomically(path, lambda file: file.write(text))
+    write_text(path, text)
 
 
 def versions() -> dict[str, str]:

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipeline.competition import Problem
+from pipeline.files import write_atomically
 from pipeline.labels import CELLS, GRADES
 
 
@@ -118,15 +119,13 @@ class StudyResult:
         stacked = np.zeros((0, len(CELLS), len(GRADES)), np.float32)
         if self.predictions:
             stacked = np.stack([np.asarray(values, np.float32) for values in self.predictions.values()])
-        partial = path.with_suffix(".partial")
-        try:
+        text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+
+        def write(partial: Path) -> None:
             with partial.open("wb") as file:
-                text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
                 np.savez(file, meta=text, probabilities=self.probabilities, predictions=stacked)
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+
+        write_atomically(path, write, sync=False)
 
     @classmethod
     def load(cls, path: Path, fingerprint: str) -> StudyResult | None:

@@ -6,14 +6,13 @@ Every write goes to a file beside the target that then takes its name (``replace
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import pandas as pd
 
+from pipeline.files import write_atomically
 from pipeline.labels import CELLS, GRADES, row_id
 from pipeline.tables import TableError, read_text_table
 
@@ -35,12 +34,13 @@ def write_submission(path: Path, study_ids: Sequence[str], probabilities: np.nda
     """
     normalised = checked(study_ids, probabilities)
 
-    def write(file: TextIO) -> None:
-        file.write("row_id," + ",".join(GRADES) + "\n")
-        for study_id, rows in zip(study_ids, normalised, strict=True):
-            for index in ROW_ORDER:
-                name = _quoted(row_id(study_id, CELLS[index]))
-                file.write(f"{name},{rows[index, 0]:.8g},{rows[index, 1]:.8g},{rows[index, 2]:.8g}\n")
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write("row_id," + ",".join(GRADES) + "\n")
+            for study_id, rows in zip(study_ids, normalised, strict=True):
+                for index in ROW_ORDER:
+                    name = _quoted(row_id(study_id, CELLS[index]))
+                    file.write(f"{name},{rows[index, 0]:.8g},{rows[index, 1]:.8g},{rows[index, 2]:.8g}\n")
 
     write_atomically(path, write)
 
@@ -120,24 +120,6 @@ def probabilities_of(submission: pd.DataFrame, study_ids: Sequence[str], path: P
         raise TableError(path, None, "row_id", f"{len(missing)} rows are missing, the first is {missing[0]!r}")
     values = submission[list(GRADES)].to_numpy()[positions]
     return (values / values.sum(axis=1, keepdims=True)).reshape(len(study_ids), len(CELLS), len(GRADES))
-
-
-def write_atomically(path: Path, write: Callable[[TextIO], object]) -> None:
-    """Let ``write`` fill a text file beside ``path``, bring it to the disk, then give it the name ``path``.
-
-    Raises:
-        OSError: writing failed; ``path`` is as it was and no partial file is left.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _quoted(text: str) -> str:

@@ -36,8 +36,9 @@ class WorkFolder:
             OSError: it cannot be made.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob("*.started"):
-            stale.unlink(missing_ok=True)
+        for pattern in ("*.started", "*.partial"):
+            for stale in folder.glob(pattern):
+                stale.unlink(missing_ok=True)
         return cls(folder, _digest({"format": FORMAT, **context}))
 
     def fingerprint(self, study: StudyRef) -> str:

@@ -19,6 +19,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from pipeline.competition import Competition, StudyRef
+from pipeline.files import write_atomically
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
 from pipeline.volumes import StudyVolumes, Volume, read_study
@@ -262,16 +263,13 @@ def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Pa
         targets = _concatenate(several, SAGITTAL_CHANNELS)
     np.save(path.with_suffix(".npy"), images.astype(np.float16))
     # The table is written last and moved into place: its presence says that the images are complete.
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(
-        temporary,
-        pixel_mm=pixel_mm,
-        points=targets.points,
-        point_weight=targets.point_weight,
-        visible=targets.visible,
-        visible_weight=targets.visible_weight,
-    )
-    temporary.replace(path)
+    columns = ("points", "point_weight", "visible", "visible_weight")
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            np.savez(file, pixel_mm=pixel_mm, **{name: getattr(targets, name) for name in columns})
+
+    write_atomically(path, write, sync=False)
 
 
 def _of_family(points: pd.DataFrame, family: Family) -> np.ndarray:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.files import write_atomically
+
 _RUN_FILES = ("last.ckpt", "best.safetensors", "last.safetensors", "history.csv", "tensorboard", "pictures")
 
 
 class ResumeError(RuntimeError):
     """The checkpoint in the output folder belongs to another run than the one asked for."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` on a file beside ``path`` and rename it: readers see the old file or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

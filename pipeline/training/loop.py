@@ -27,16 +27,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pipeline.files import write_text
 from pipeline.training.averaging import AveragedModel
-from pipeline.training.checkpoint import (
-    ResumeError,
-    clear_run,
-    differences,
-    load_state,
-    save_state,
-    save_weights,
-    write_atomically,
-)
+from pipeline.training.checkpoint import ResumeError, clear_run, differences, load_state, save_state, save_weights
 from pipeline.training.device import is_out_of_memory, move_optimizer, open_accelerator, release_memory
 from pipeline.training.interruption import StopRequest, TrainingStopped
 from pipeline.training.processes import Processes
@@ -350,7 +343,7 @@ class _Run:
             if not resume or not path.exists():
                 clear_run(self.out)
             text = yaml.safe_dump(self.config, sort_keys=False)
-            write_atomically(self.out / "config.yaml", lambda file: file.write_text(text, encoding="utf-8"))
+            write_text(self.out / "config.yaml", text)
         self.accelerator.wait_for_everyone()
         if not path.exists():
             return

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.training.checkpoint import write_atomically
+from pipeline.files import write_atomically
 
 
 class Tracker:

@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.training.checkpoint import write_atomically
 from pipeline.training.tracking import Tracker, contact_sheet, save_png, to_rgb
 
 
@@ -64,17 +63,3 @@ def test_any_range_of_grey_becomes_visible():
     shown = to_rgb(ramp)
     assert (shown.min(), shown.max()) == (0, 255)
     assert to_rgb(np.full((4, 4), np.nan)).max() == 0
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail(temporary):
-        temporary.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,40 @@
+"""Files that readers find whole or not at all, also after a kill or on a full disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = True) -> None:
+    """Let ``write`` make a file beside ``path``, bring it to the disk, then give it the name ``path``.
+
+    Args:
+        path: its folder is made if it is missing.
+        write: gets the path to write to.
+        sync: wait until the bytes are on the disk; without it they outlive a kill of the program, but not always a
+            failure of the machine.
+
+    Raises:
+        OSError: writing failed; ``path`` is as it was and no partial file is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        if sync:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 as :func:`write_atomically` does.
+
+    Raises:
+        OSError: as there.
+    """
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
