@@ -9,20 +9,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline.labels import CELL_INDEX, CELLS, Cell, condition_from_title, level_from_title, level_title
+from pipeline.tables import COORDINATE_COLUMNS, PATIENT_COLUMNS
 
-COLUMNS: Final = (
-    "study_id",
-    "series_id",
-    "instance_number",
-    "condition",
-    "level",
-    "x",
-    "y",
-    "x_mm",
-    "y_mm",
-    "z_mm",
-    "confidence",
-)
+COLUMNS: Final = (*COORDINATE_COLUMNS, *PATIENT_COLUMNS, "confidence")
 """The columns of ``label_coordinates.csv``: the competition's own, then patient millimetres and the confidence."""
 
 ABSENT: Final = -1

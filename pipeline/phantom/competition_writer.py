@@ -23,20 +23,9 @@ from pipeline.phantom.grades import LabelSettings, written_grades
 from pipeline.phantom.rendering import render_slice
 from pipeline.phantom.sampling import sample_anatomy
 from pipeline.phantom.soft_tissue import surroundings
+from pipeline.tables import COORDINATE_COLUMNS, PATIENT_COLUMNS
 
 SPLITS = ("train", "test")
-COORDINATE_COLUMNS = [
-    "study_id",
-    "series_id",
-    "instance_number",
-    "condition",
-    "level",
-    "x",
-    "y",
-    "x_mm",
-    "y_mm",
-    "z_mm",
-]
 _KIND_OF_FAMILY = {
     Family.CANAL: SeriesKind.SAGITTAL_T2,
     Family.FORAMINAL: SeriesKind.SAGITTAL_T1,
@@ -229,7 +218,7 @@ def _write_tables(out: Path, split: str, records: list[StudyRecord]) -> None:
     ordered = sorted(records, key=lambda record: str(record.labels["study_id"]))
     labels = pd.DataFrame([record.labels for record in ordered], columns=["study_id", *CELL_COLUMNS])
     rows = [row for record in ordered for row in record.coordinates]
-    coordinates = pd.DataFrame(rows, columns=COORDINATE_COLUMNS)
+    coordinates = pd.DataFrame(rows, columns=[*COORDINATE_COLUMNS, *PATIENT_COLUMNS])
     series = pd.DataFrame([row for record in ordered for row in record.series])
     truth = pd.DataFrame([record.truth for record in ordered])
     series.to_csv(out / f"{split}_series_descriptions.csv", index=False)
