@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import operator
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -116,6 +117,31 @@ def from_dict(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
         raise
     except ValueError as error:
         raise ConfigError(f"{where or cls.__name__}: {error}") from error
+
+
+def check_range(
+    settings: Any,
+    *names: str,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Refuse numbers outside of a range; for a ``__post_init__``. A value of None is not looked at.
+
+    Raises:
+        ValueError: ``BlurSettings: share is 1.5, expected at least 0 and at most 1``; NaN is in no range.
+    """
+    bounds = [
+        (least, "at least", operator.ge), (above, "above", operator.gt),
+        (most, "at most", operator.le), (below, "below", operator.lt),
+    ]  # fmt: skip
+    asked = [(limit, words, fits) for limit, words, fits in bounds if limit is not None]
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and not all(fits(value, limit) for limit, _, fits in asked):
+            expected = " and ".join(f"{words} {limit:g}" for limit, words, _ in asked)
+            raise ValueError(f"{type(settings).__name__}: {name} is {value!r}, expected {expected}")
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from pipeline.config import ConfigError, from_dict, load_settings, to_dict
+from pipeline.config import ConfigError, check_range, from_dict, load_settings, to_dict
 
 
 class Colour(StrEnum):
@@ -94,3 +94,14 @@ def test_a_preset_that_is_not_yaml_is_refused(tmp_path):
     preset.write_text("a: [")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load_settings(Settings, preset, "a")
+
+
+@pytest.mark.parametrize("lr", [0.0, 1.0, -1.0, float("nan")])
+def test_a_number_out_of_range_is_refused_with_class_name_value_and_range(lr):
+    expected = rf"Optimiser: lr is {lr!r}, expected above 0 and below 1"
+    with pytest.raises(ValueError, match=expected):
+        check_range(Optimiser(lr=lr), "lr", above=0, below=1)
+
+
+def test_a_number_in_range_and_an_absent_one_are_accepted():
+    check_range(Optimiser(lr=0.5), "lr", "warmup", least=0.5, most=0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.config import check_range
 from pipeline.labels import Family, SeriesKind
 
 
@@ -30,9 +31,7 @@ class ViewSettings:
     def __post_init__(self) -> None:
         if self.slices < 1 or self.slices % 2 == 0:
             raise ValueError(f"slices of view {self.kind}: found {self.slices}, expected an odd number of 1 or more")
-        for name in ("size_mm", "pixels", "reach_mm", "gap_mm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} of view {self.kind}: found {getattr(self, name)}, expected more than 0")
+        check_range(self, "size_mm", "pixels", "reach_mm", "gap_mm", above=0)
 
     @property
     def spacing_mm(self) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from pipeline.config import check_range
+
 RESERVE_SECONDS = 5.0
 """Kept back at the end of a time budget for the last writing of the files and for ending the workers."""
 RESERVE_STARTS = 2.0
@@ -30,8 +32,9 @@ class EnsembleSettings:
     keep_gib: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.study_seconds <= 0 or self.workers < 0 or self.folds < 2 or self.keep_gib < 0:
-            raise ValueError(f"expected study_seconds above 0, workers 0 or more, folds 2 or more: {self}")
+        check_range(self, "study_seconds", above=0)
+        check_range(self, "workers", "keep_gib", least=0)
+        check_range(self, "folds", least=2)
 
 
 @dataclass(frozen=True)

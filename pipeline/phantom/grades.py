@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.config import check_range
 from pipeline.labels import CELLS, LEVELS, Family, Side
 
 CLASS_FREQUENCIES: dict[Family, tuple[tuple[float, float], ...]] = {
@@ -68,8 +69,8 @@ class LabelSettings:
     missing: float = 0.04
 
     def __post_init__(self) -> None:
-        if not 0 <= self.noise < 0.5 or not 0 <= self.missing <= 1:
-            raise ValueError(f"label noise must be in 0..0.5 and missing in 0..1, found {self.noise}, {self.missing}")
+        check_range(self, "noise", least=0, below=0.5)
+        check_range(self, "missing", least=0, most=1)
 
 
 def sample_narrowing(rng: np.random.Generator) -> np.ndarray:

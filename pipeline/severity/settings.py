@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from pipeline.config import check_range
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.labels import GRADE_WEIGHTS, Family, SeriesKind
 from pipeline.training.augment import NO_CHANGE, AugmentSettings
@@ -54,12 +55,9 @@ class NetworkSettings:
     view_drop: float = 0.2
 
     def __post_init__(self) -> None:
-        for name in ("dropout", "drop_path", "view_drop"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is {value}, expected a probability in [0, 1)")
-        if self.width < 1 or self.level_width < 0:
-            raise ValueError(f"width {self.width} and level_width {self.level_width}: expected >= 1 and >= 0")
+        check_range(self, "dropout", "drop_path", "view_drop", least=0, below=1)
+        check_range(self, "width", least=1)
+        check_range(self, "level_width", least=0)
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,8 @@ class LossSettings:
     def __post_init__(self) -> None:
         if len(self.alpha) != len(GRADE_WEIGHTS) or min(self.alpha) <= 0:
             raise ValueError(f"alpha is {self.alpha}, expected a positive number for each of the three grades")
-        if not 0 <= self.smoothing < 1 or self.gamma < 0 or self.any_severe < 0:
-            raise ValueError("smoothing must lie in [0, 1), gamma and any_severe at 0 or above")
+        check_range(self, "smoothing", least=0, below=1)
+        check_range(self, "gamma", "any_severe", least=0)
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,7 @@ class JitterSettings:
     predicted_share: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            if getattr(self, name) < 0:
-                raise ValueError(f"jitter.{name} is {getattr(self, name)}, expected 0 or more")
+        check_range(self, *self.__dataclass_fields__, least=0)
 
 
 @dataclass(frozen=True)

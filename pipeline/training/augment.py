@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from pipeline.config import check_range
+
 
 @dataclass(frozen=True)
 class AugmentSettings:
@@ -65,12 +67,11 @@ class AugmentSettings:
     noise_share: float = 0.3
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if name == "outside":
-                if value not in ("zeros", "border", "reflection"):
-                    raise ValueError(f"augmentation setting outside: {value!r} is not zeros, border or reflection")
-            elif value < 0 or (name.endswith("_share") and value > 1):
-                raise ValueError(f"augmentation setting {name}: found {value}, expected >= 0 (a share at most 1)")
+        if self.outside not in ("zeros", "border", "reflection"):
+            raise ValueError(f"AugmentSettings: outside is {self.outside!r}, expected zeros, border or reflection")
+        names = [name for name in vars(self) if name != "outside"]
+        check_range(self, *names, least=0)
+        check_range(self, *(name for name in names if name.endswith("_share")), most=1)
 
 
 NO_CHANGE = AugmentSettings(

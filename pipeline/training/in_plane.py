@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.config import check_range
+
 
 @dataclass(frozen=True)
 class InPlaneSettings:
@@ -46,11 +48,10 @@ class InPlaneSettings:
     gain_share: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 0 or (name.endswith("_share") and value > 1):
-                raise ValueError(f"in-plane setting {name}: found {value}, expected >= 0 (a share at most 1)")
-        if self.scale >= 1 or self.hole_size > 1:
-            raise ValueError(f"in-plane settings scale {self.scale}, hole_size {self.hole_size}: expected below 1")
+        names = list(vars(self))
+        check_range(self, *names, least=0)
+        check_range(self, "hole_size", *(name for name in names if name.endswith("_share")), most=1)
+        check_range(self, "scale", below=1)
 
 
 _ZERO = 0.5

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from pipeline.config import check_range
 from pipeline.training.schedule import Schedule
 
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -52,23 +54,21 @@ class LoopSettings:
     evaluate_every: int = 1
     loader_workers: int = 0
     checkpoint_minutes: float = 2.0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     threads: int = 0
     channels_last: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("evaluate_every", 1)):
-            _check(getattr(self, name) >= least, name, getattr(self, name), f">= {least}")
-        for name in ("weight_decay", "gradient_clip", "patience", "loader_workers", "checkpoint_minutes", "threads"):
-            _check(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
-        _check(self.batches_per_epoch is None or self.batches_per_epoch >= 1, "batches_per_epoch", None, ">= 1")
-        _check(self.learning_rate > 0, "learning_rate", self.learning_rate, "> 0")
-        _check(0 <= self.warmup < 1, "warmup", self.warmup, "in [0, 1)")
-        _check(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "in [0, 1)")
-        for name, kind in (("schedule", Schedule), ("precision", Precision)):
-            _check(getattr(self, name) in get_args(kind), name, getattr(self, name), f"one of {get_args(kind)}")
-        _check(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu or cuda")
+        check_range(self, "epochs", "batch_size", "accumulate", "evaluate_every", "batches_per_epoch", least=1)
+        check_range(self, "weight_decay", "gradient_clip", "patience", "loader_workers", "threads", least=0)
+        check_range(self, "checkpoint_minutes", least=0)
+        check_range(self, "learning_rate", above=0)
+        check_range(self, "warmup", "ema_decay", least=0, below=1)
+        for name, kind in (("schedule", Schedule), ("precision", Precision), ("device", Device)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ValueError(f"LoopSettings: {name} is {getattr(self, name)!r}, expected one of {known}")
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,3 @@ class FitResult:
     epoch: int
     history: tuple[dict[str, float], ...]
     weights: Path
-
-
-def _check(good: bool, name: str, value: object, expected: str) -> None:
-    if not good:
-        raise ValueError(f"training setting {name}: found {value!r}, expected {expected}")

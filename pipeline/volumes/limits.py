@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from pipeline.config import check_range
+
 
 @dataclass(frozen=True)
 class ReadLimits:
@@ -34,9 +36,7 @@ class ReadLimits:
     """Wall-clock seconds for one study; looked at before each file, each slice and each read of the parser."""
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"limit {name} is {getattr(self, name)}; expected a number above 0")
+        check_range(self, *self.__dataclass_fields__, above=0)
 
 
 @dataclass

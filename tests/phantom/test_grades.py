@@ -105,5 +105,5 @@ def test_a_perfect_reader_of_the_geometry_scores_the_noise_floor(grades):
 
 
 def test_settings_reject_impossible_shares():
-    with pytest.raises(ValueError, match="label noise"):
+    with pytest.raises(ValueError, match="LabelSettings: noise is"):
         LabelSettings(noise=0.7)

@@ -379,7 +379,7 @@ def test_a_file_of_a_million_tiny_elements_ends_in_time(tmp_path):
 
 
 def test_limits_must_be_positive():
-    with pytest.raises(ValueError, match="limit study_seconds is 0"):
+    with pytest.raises(ValueError, match="study_seconds is 0, expected above 0"):
         ReadLimits(study_seconds=0)
 
 
