@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.config import ConfigError, from_dict
-from pipeline.ensemble.submission import write_atomically
+from pipeline.files import write_text
 from pipeline.labels import Family
 
 MANIFEST_NAME = "manifest.json"
@@ -36,8 +37,9 @@ class Member:
     """One trained network. ``task`` is landmarks, axial or a condition family.
 
     ``fold`` is the held-out fold (None: trained on all studies); ``file`` and ``seen`` are names inside the weights
-    folder; ``score`` is the measured value of its task on held-out studies (log loss for a family);
-    ``seconds_per_study`` was measured on one CPU thread.
+    folder or, as ``../default/axial-fold0.safetensors``, inside the one of another set beside it; ``score`` is the
+    measured value of its task on held-out studies (log loss for a family); ``seconds_per_study`` was measured on one
+    CPU thread.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The members of one set of weights. ``files`` are further files of the folder (name to sha256)."""
+    """The members of one set of weights. ``files`` are further files (name to sha256), named as a member's are."""
 
     folder: Path
     set: str
@@ -112,7 +114,7 @@ class Manifest:
             "files": self.files,
         }
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(self.folder / MANIFEST_NAME, lambda file: file.write(text))
+        write_text(self.folder / MANIFEST_NAME, text)
 
     def add_member(self, member: Member) -> Manifest:
         """Record a member (one of the same name is replaced) and its files' checksums; the manifest is saved.
@@ -138,6 +140,49 @@ class Manifest:
             changed = replace(current, files={**current.files, name: sha256_of(self.folder / name)})
             changed.save()
         return changed
+
+    def share(self, names: Iterable[str], other: Manifest) -> Manifest:
+        """Record members of another set whose folder lies beside this one, without a copy; the manifest is saved.
+
+        To be done again when the other set's network changes: the checksum recorded here is of the file as it is now.
+
+        Raises:
+            WeightsError: the folders are not side by side, or the other set has no such member, or not the file that
+                its manifest records.
+        """
+        if self.folder.resolve().parent != other.folder.resolve().parent:
+            raise WeightsError(f"{other.folder}: is not beside {self.folder}, so it cannot share its networks")
+        known = {member.name: member for member in other.members}
+        changed = self
+        for name in names:
+            if name not in known:
+                raise WeightsError(f"{other.folder}: has no member {name!r}, only {', '.join(known)}")
+            member = known[name]
+            other.verify(member)
+            other.seen(member)
+            seen = None if member.seen is None else _beside(other, member.seen)
+            changed = changed.add_member(replace(member, file=_beside(other, member.file), seen=seen))
+        return changed
+
+    def gather(self, folder: Path) -> Manifest:
+        """Copy everything the manifest names into one folder, with a manifest that names no other.
+
+        Raises:
+            WeightsError: a file is missing or not what the manifest records.
+            OSError: a file cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, checksum in self._checksums().items():
+            target = folder / _own_name(name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._verified(name, checksum), target)
+        members = tuple(
+            replace(m, file=_own_name(m.file), seen=None if m.seen is None else _own_name(m.seen)) for m in self.members
+        )
+        files = {_own_name(name): checksum for name, checksum in self.files.items()}
+        gathered = replace(self, folder=folder, members=members, files=files)
+        gathered.save()
+        return gathered
 
     def verify(self, member: Member) -> Path:
         """The path of a member's network, its checksum compared.
@@ -178,6 +223,9 @@ class Manifest:
         longest = max(map(len, ranked), default=0)
         return tuple(tuple(order[i] for order in ranked if i < len(order)) for i in range(longest))
 
+    def _checksums(self) -> dict[str, str]:
+        return {**{member.file: member.sha256 for member in self.members}, **self.files}
+
     def _verified(self, name: str, expected: str) -> Path:
         path = self.folder / name
         try:
@@ -202,7 +250,7 @@ def study_hash(study_id: str) -> str:
 def write_seen(path: Path, study_ids: Iterable[str]) -> None:
     """Write the list of seen studies, a hash a line, sorted."""
     lines = sorted({study_hash(study_id) for study_id in study_ids})
-    write_atomically(path, lambda file: file.write("".join(f"{line}\n" for line in lines)))
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def sha256_of(path: Path) -> str:
@@ -213,8 +261,20 @@ def sha256_of(path: Path) -> str:
 
 def _check_name(name: str) -> None:
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name:
-        raise ValueError(f"{name!r} is not the name of a file inside the weights folder")
+    # Another set is named as ../SET/FILE and in no other way, so that a name never leads out of the folder of all sets.
+    inside = parts[1:] if parts[:1] == ("..",) and len(parts) > 2 else parts
+    if not inside or name.startswith("/") or ".." in inside or "\\" in name:
+        raise ValueError(f"{name!r} is not the name of a file inside the weights folder or, as ../SET/FILE, beside it")
+
+
+def _beside(other: Manifest, name: str) -> str:
+    """A file of another set, as the manifest of a set beside it names it."""
+    return name if name.startswith("../") else f"../{other.folder.resolve().name}/{name}"
+
+
+def _own_name(name: str) -> str:
+    """The name under which a file of another set is copied into a folder of its own: ``default-axial.safetensors``."""
+    return name.removeprefix("../").replace("/", "-") if name.startswith("../") else name
 
 
 @contextmanager

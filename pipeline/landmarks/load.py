@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pipeline.config import from_dict, load_settings, to_dict
 from pipeline.ensemble.manifest import Manifest, Member, study_hash
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
 from pipeline.training.fold import folded
+from pipeline.training.store import seconds_on_one_thread, store_network
 
 SAGITTAL_SLICES = 36
 """Slices of the two sagittal series of a typical study, 18 each."""
@@ -77,30 +76,19 @@ def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None) 
     from pipeline.landmarks.train import LandmarkTrainSettings
 
     settings = load_settings(LandmarkTrainSettings, run / "config.yaml", "config")
-    file = weights / f"{name}.safetensors"
-    tensors = {
-        key: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
-        for key, tensor in load_file(run / "best.safetensors").items()
-    }
-    save_file(tensors, file)
-    seen = weights / f"{name}.seen.txt"
-    shutil.copyfile(run / "seen.txt", seen)
-    score = _best_score(run / "history.csv")
-    member = Member(
-        name=name,
-        task=task,
-        file=file.name,
-        sha256="",
+    return store_network(
+        run,
+        weights,
+        name,
+        task,
         fold=fold,
         config={
             "model": {**to_dict(settings.model), "initial": "random"},
             "pixel_mm": settings.examples.axial_pixel_mm,
         },
-        seen=seen.name,
-        score=score,
+        score=_best_score(run / "history.csv"),
         seconds_per_study=seconds_per_study(settings.model, task),
     )
-    return Manifest.load(weights).add_member(member)
 
 
 def seconds_per_study(settings: PointModelSettings, task: str) -> float:
@@ -108,18 +96,8 @@ def seconds_per_study(settings: PointModelSettings, task: str) -> float:
     model = PointNet(replace(settings, initial="random")).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     slices = AXIAL_WINDOWS if task == "axial" else SAGITTAL_SLICES
     images = torch.rand(slices, 1, settings.size_px, settings.size_px).contiguous(memory_format=torch.channels_last)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        taken = []
-        with torch.inference_mode():
-            for _ in range(3):
-                began = time.perf_counter()
-                model(images)
-                taken.append(time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(threads)
-    return min(taken)
+    with torch.inference_mode():
+        return seconds_on_one_thread(lambda: model(images))
 
 
 def _first(manifest: Manifest, task: str, names: Sequence[str] | None, unseen: str | None) -> Member | None:

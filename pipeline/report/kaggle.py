@@ -15,16 +15,13 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pipeline.ensemble.manifest import Manifest
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "kaggle_notebook.ipynb"
+MODEL_CARD = "MODEL_CARD.md"
 CODE_FILES = ("submit.py", "LICENSE", "README.md", "requirements.txt", "requirements-decoders.txt")
 CODE_SUFFIXES = (".py", ".yaml", ".csv")
 COMPETITION = "rsna-2024-lumbar-spine-degenerative-classification"
@@ -151,26 +148,14 @@ def _copy_code(target: Path) -> None:
 
 
 def _copy_weights(source: Path, target: Path) -> None:
-    """The files that the manifest names, their checksums compared, and the model card."""
-    from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest
+    """The files that the manifest names, their checksums compared, in one folder, and the model card."""
+    from pipeline.ensemble.manifest import Manifest
 
-    manifest = Manifest.load(source)
-    for path in _weight_files(manifest):
-        _copy(path, target / path.relative_to(source))
-    for name in (MANIFEST_NAME, "MODEL_CARD.md"):
-        for folder in (source, source.parent):
-            if (folder / name).is_file():
-                _copy(folder / name, target / name)
-                break
-
-
-def _weight_files(manifest: Manifest) -> Iterator[Path]:
-    for member in manifest.members:
-        yield manifest.verify(member)
-    for name in manifest.files:
-        path = manifest.file(name)
-        assert path is not None  # it is among the names
-        yield path
+    Manifest.load(source).gather(target)
+    for folder in (source, source.parent):
+        if (folder / MODEL_CARD).is_file():
+            _copy(folder / MODEL_CARD, target / MODEL_CARD)
+            break
 
 
 def _dataset_metadata(dataset: Dataset, user: str) -> dict[str, Any]:

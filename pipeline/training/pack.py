@@ -8,6 +8,7 @@ have seen.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "canal, foraminal and subarticular",
     )
     parser.add_argument(
+        "--share",
+        nargs="*",
+        default=[],
+        metavar="SET:MEMBER",
+        help="networks of a set beside this one that it uses without a copy, e.g. default:axial-fold0; give it again "
+        "when that set's network changes",
+    )
+    parser.add_argument(
         "--errors", type=Path, metavar="CSV", help="errors.csv of `evaluate landmarks`: sets the jitter"
     )
     parser.add_argument("--set-name", default="own", help="name of the set (default: %(default)s)")
@@ -58,6 +67,18 @@ def packed_run(text: str) -> PackedRun:
 
 def run(args: argparse.Namespace) -> int:
     """Add the runs; returns the exit status."""
+    from pipeline.config import ConfigError
+    from pipeline.ensemble.manifest import WeightsError
+
+    try:
+        _pack(args)
+    except (ConfigError, OSError, WeightsError) as error:
+        print(f"pack: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _pack(args: argparse.Namespace) -> None:
     from pipeline.ensemble.manifest import LANDMARK_TASKS, MANIFEST_NAME, Manifest
     from pipeline.labels import Family
     from pipeline.landmarks.load import store_run as store_points
@@ -74,8 +95,12 @@ def run(args: argparse.Namespace) -> int:
         else:
             store_classifier(packed.run, args.weights, Family(packed.task), name, packed.fold)
         print(f"packed {name} from {packed.run}")
+    for text in args.share:
+        folder, _, member = text.partition(":")
+        other = Manifest.load(args.weights.resolve().parent / folder)
+        Manifest.load(args.weights).share([member], other)
+        print(f"{args.weights} uses {member} of {other.folder}")
     if args.errors:
         store_errors(args.errors, args.weights)
     size = sum(file.stat().st_size for file in args.weights.iterdir() if file.is_file())
     print(f"{args.weights}: {len(Manifest.load(args.weights).members)} networks, {size / 1e6:.1f} MB")
-    return 0

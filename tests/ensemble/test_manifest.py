@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +18,7 @@ def manifest(tmp_path):
 
 
 def add(manifest, name="a", task="canal", content=b"network", **options):
+    manifest.folder.mkdir(exist_ok=True)
     (manifest.folder / f"{name}.safetensors").write_bytes(content)
     return manifest.add_member(Member(name=name, task=task, file=f"{name}.safetensors", sha256="", **options))
 
@@ -73,13 +76,63 @@ def test_what_is_no_manifest_is_refused(tmp_path, text, message):
 
 
 def test_names_that_leave_the_folder_are_refused(tmp_path):
-    for name in ("../a", "/etc/passwd", "a\\b", ""):
+    for name in ("../a", "/etc/passwd", "a\\b", "", "..", "../..", "../../a/b", "../a/../b", "a/../b", "../a/"):
         with pytest.raises(ValueError, match="not the name of a file"):
             Member(name="a", task="canal", file=name, sha256="")
-    entry = {"name": "a", "task": "canal", "file": "../../a", "sha256": ""}
+    entry = {"name": "a", "task": "canal", "file": "../../a/b", "sha256": ""}
     (tmp_path / "manifest.json").write_text(json.dumps({"set": "x", "description": "", "members": [entry]}))
     with pytest.raises(WeightsError, match="not the name of a file"):
         Manifest.load(tmp_path)
+
+
+def test_a_member_of_a_set_beside_is_used_without_a_copy(tmp_path):
+    other = Manifest(tmp_path / "default", "default", "the first")
+    other.folder.mkdir()
+    write_seen(other.folder / "a.seen.txt", ["17"])
+    other = add(other, seen="a.seen.txt", score=0.4)
+    own = add(Manifest(tmp_path / "phantom", "phantom", "the second"), "b")
+    shared = Manifest.load(own.share(["a"], other).folder)
+    assert [member.name for member in shared.members] == ["b", "a"]
+    member = shared.members[1]
+    assert (member.file, member.score) == ("../default/a.safetensors", 0.4)
+    assert shared.verify(member).resolve() == other.folder / "a.safetensors"
+    assert shared.seen(member) == {study_hash("17")}
+    assert not list(own.folder.glob("a.*"))
+    third = Manifest(tmp_path / "third", "third", "").share(["a"], shared)  # a reference is handed on as it is
+    assert third.members[0].file == "../default/a.safetensors"
+    (other.folder / "a.safetensors").write_bytes(b"trained again")
+    with pytest.raises(WeightsError, match="sha256"):
+        shared.verify(member)
+    with pytest.raises(WeightsError, match="sha256"):
+        shared.gather(tmp_path / "upload")
+    with pytest.raises(WeightsError, match="sha256"):
+        own.share(["a"], other)
+    with pytest.raises(WeightsError, match="no member 'c', only a"):
+        own.share(["c"], other)
+    with pytest.raises(WeightsError, match="is not beside"):
+        own.share(["a"], Manifest(tmp_path / "else" / "where", "w", ""))
+
+
+def test_a_gathered_set_needs_no_other(tmp_path):
+    other = Manifest(tmp_path / "default", "default", "the first")
+    other.folder.mkdir()
+    write_seen(other.folder / "a.seen.txt", ["17"])
+    other = add(other, seen="a.seen.txt", content=b"shared")
+    own = add(Manifest(tmp_path / "phantom", "phantom", "the second"), content=b"own")  # of the same name
+    (own.folder / "part").mkdir()
+    (own.folder / "part" / "fit.json").write_text("{}")
+    own = own.add_file("part/fit.json")
+    own = add(own, "b")
+    member = replace(other.members[0], name="shared", file="../default/a.safetensors", seen="../default/a.seen.txt")
+    own.add_member(member).gather(tmp_path / "upload")
+    for folder in (own.folder, other.folder):
+        shutil.rmtree(folder)
+    gathered = Manifest.load(tmp_path / "upload")
+    contents = {m.name: gathered.verify(m).read_bytes() for m in gathered.members}
+    assert contents == {"a": b"own", "b": b"network", "shared": b"shared"}
+    assert gathered.seen(gathered.members[-1]) == {study_hash("17")}
+    assert gathered.file("part/fit.json").read_text() == "{}"
+    assert not any(name.startswith("..") for m in gathered.members for name in (m.file, m.seen or ""))
 
 
 def test_trainings_that_end_together_do_not_lose_each_others_member(manifest):
