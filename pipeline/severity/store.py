@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from pipeline.config import load_settings
+from pipeline.config import ConfigError, load_settings
 from pipeline.cubes.cache import family_cells
 from pipeline.ensemble.manifest import Manifest
 from pipeline.labels import Family
@@ -18,8 +19,13 @@ from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
 from pipeline.training.store import seconds_on_one_thread, store_network
 
+INFERENCE_SETTINGS = ("beside", "shift_mm")
+"""What may differ between training and use: how many windows are averaged."""
 
-def store_run(run: Path, weights: Path, family: Family, name: str, fold: int | None) -> Manifest:
+
+def store_run(
+    run: Path, weights: Path, family: Family, name: str, fold: int | None, overrides: Sequence[str] = ()
+) -> Manifest:
     """Add the classifier of a training run to a weights folder, in half precision.
 
     Args:
@@ -28,12 +34,17 @@ def store_run(run: Path, weights: Path, family: Family, name: str, fold: int | N
         family: that it grades.
         name: of the member.
         fold: the held-out fold; None if there was none, and then no score is recorded.
+        overrides: ``key=value`` of :data:`INFERENCE_SETTINGS`.
 
     Raises:
+        ConfigError: another setting is to be overridden.
         OSError: the run is not complete.
     """
+    for override in overrides:
+        if override.partition("=")[0] not in INFERENCE_SETTINGS:
+            raise ConfigError(f"{override!r}: a trained network can be given only {' and '.join(INFERENCE_SETTINGS)}")
     # Where training started from is a path of the machine it ran on and means nothing elsewhere.
-    settings = load_settings(SeveritySettings, run / "config.yaml", "config")
+    settings = load_settings(SeveritySettings, run / "config.yaml", "config", list(overrides))
     settings = replace(settings, start_from="", network=replace(settings.network, initial="random"))
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     return store_network(

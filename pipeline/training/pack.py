@@ -14,11 +14,19 @@ from typing import NamedTuple
 
 
 class PackedRun(NamedTuple):
-    """One ``TASK:FOLD=RUN`` of the command line; ``fold`` is None where no study was held out."""
+    """One ``TASK[.NAME]:FOLD=RUN`` of the command line; ``fold`` is None where no study was held out."""
 
     task: str
+    name: str
     fold: int | None
     run: Path
+
+    @property
+    def member(self) -> str:
+        """The member's name: task, name of the recipe where there are several, fold."""
+        return "-".join(
+            part for part in (self.task, self.name, "all" if self.fold is None else f"fold{self.fold}") if part
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         type=packed_run,
-        metavar="TASK:FOLD=RUN",
+        metavar="TASK[.NAME]:FOLD=RUN",
         help="runs to add, e.g. landmarks:0=runs/landmarks/fold0 canal:none=runs/canal; tasks are landmarks, axial, "
-        "canal, foraminal and subarticular",
+        "canal, foraminal and subarticular; networks of one task that are to be averaged need names, e.g. canal.wide:0",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how the classifiers of --runs are used at inference: beside or shift_mm; repeatable",
     )
     parser.add_argument(
         "--share",
@@ -51,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def packed_run(text: str) -> PackedRun:
-    """Read ``TASK:FOLD=RUN``.
+    """Read ``TASK:FOLD=RUN`` or ``TASK.NAME:FOLD=RUN``.
 
     Raises:
         argparse.ArgumentTypeError: it is not of that form.
@@ -59,10 +74,12 @@ def packed_run(text: str) -> PackedRun:
     from pipeline.ensemble.manifest import TASKS
 
     what, equals, run = text.partition("=")
-    task, colon, fold = what.partition(":")
-    if not equals or not colon or task not in TASKS or not (fold == "none" or fold.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not TASK:FOLD=RUN with a task of {', '.join(TASKS)}")
-    return PackedRun(task, None if fold == "none" else int(fold), Path(run))
+    who, colon, fold = what.partition(":")
+    task, dot, name = who.partition(".")
+    named = name.isidentifier() if dot else True
+    if not equals or not colon or task not in TASKS or not named or not (fold == "none" or fold.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not TASK[.NAME]:FOLD=RUN with a task of {', '.join(TASKS)}")
+    return PackedRun(task, name, None if fold == "none" else int(fold), Path(run))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,11 +106,11 @@ def _pack(args: argparse.Namespace) -> None:
     if not (args.weights / MANIFEST_NAME).is_file():
         Manifest(args.weights, args.set_name, args.seen).save()
     for packed in args.runs:
-        name = f"{packed.task}-fold{packed.fold}" if packed.fold is not None else f"{packed.task}-all"
+        name = packed.member
         if packed.task in LANDMARK_TASKS:
             store_points(packed.run, args.weights, packed.task, name, packed.fold)
         else:
-            store_classifier(packed.run, args.weights, Family(packed.task), name, packed.fold)
+            store_classifier(packed.run, args.weights, Family(packed.task), name, packed.fold, args.set)
         print(f"packed {name} from {packed.run}")
     for text in args.share:
         folder, _, member = text.partition(":")
