@@ -222,8 +222,10 @@ def _result(
                 source[index] = Source.CONTEXT
         clock.lap("combine")
     waiting: set[Family] = set()
+    graded: set[Family] = set()
     if bench.networks is not None:
         waiting = {bench.networks.family(name) for name in (*task.graders, *task.later) if name not in tried}
+        graded = waiting | {bench.networks.family(name) for name in tried}
     reason: list[Reason | None] = []
     for index, cell in enumerate(CELLS):
         why: Reason | None = findings.reason[index]
@@ -231,9 +233,12 @@ def _result(
             why = None
         elif why in (Reason.NOT_SHOWN, Reason.TIME_OVER):
             family = cell.condition.family
-            why = (
-                Reason.TIME_OVER if family in waiting else Reason.MODEL_FAILED if family in failed else Reason.NOT_SHOWN
-            )
+            if family in waiting:
+                why = Reason.TIME_OVER
+            elif family in failed:
+                why = Reason.MODEL_FAILED
+            else:
+                why = Reason.NOT_SHOWN if family in graded else Reason.MODEL_ABSENT
         reason.append(why)
     return StudyResult(
         study_id=task.study.study_id,

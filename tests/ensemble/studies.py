@@ -34,11 +34,11 @@ def write_studies(root: Path, names: list[str], split: str = "test") -> Path:
     return root
 
 
-def members(copies: int = 1) -> tuple[Member, ...]:
+def members(copies: int = 1, families: tuple[Family, ...] = tuple(Family)) -> tuple[Member, ...]:
     """A point network and ``copies`` graders of each family; the first copies are worth most per second."""
     graders = [
         Member(name=f"{family.value}-{copy}", task=family.value, file="x", sha256="", score=0.4 + 0.1 * copy)
-        for family in Family
+        for family in families
         for copy in range(copies)
     ]
     return (Member(name="points", task="landmarks", file="x", sha256=""), *graders)
@@ -68,8 +68,10 @@ class FakeNetworks:
     calls: list[str] = field(default_factory=list)
 
     @classmethod
-    def make(cls, scratch: Path, copies: int = 1, seconds: float = 0.0) -> FakeNetworks:
-        everyone = members(copies)
+    def make(
+        cls, scratch: Path, copies: int = 1, seconds: float = 0.0, families: tuple[Family, ...] = tuple(Family)
+    ) -> FakeNetworks:
+        everyone = members(copies, families)
         return cls(Manifest(scratch, "fake", "nothing", everyone), everyone, scratch, seconds)
 
     def named(self, name: str) -> Member:

@@ -18,17 +18,20 @@ from pipeline.ensemble.settings import Schedule
 from pipeline.ensemble.stages import Workbench, grade_study
 from pipeline.ensemble.submission import probabilities_of, read_submission
 from pipeline.ensemble.work import WorkFolder
+from pipeline.labels import CELLS, Family
 from tests.ensemble.studies import FakeNetworks, write_studies
 
 
 class Setup:
     """A folder of studies, fake networks and a run over them."""
 
-    def __init__(self, tmp_path, names, workers=1, copies=1, minutes=None, seconds=30.0, grading=0.0):
+    def __init__(
+        self, tmp_path, names, workers=1, copies=1, minutes=None, seconds=30.0, grading=0.0, families=tuple(Family)
+    ):
         self.out = tmp_path / "submission.csv"
         self.competition = open_competition(write_studies(tmp_path / "data", names))
         (tmp_path / "scratch").mkdir()
-        self.networks = FakeNetworks.make(tmp_path / "scratch", copies, grading)
+        self.networks = FakeNetworks.make(tmp_path / "scratch", copies, grading, families)
         self.work = WorkFolder.open(tmp_path / "work", {})
         self.bench = Workbench(self.work, "run", self.networks, device="cpu")
         self.schedule = Schedule(time.time(), minutes)
@@ -76,6 +79,16 @@ def test_a_network_that_fails_costs_its_own_rows_alone(tmp_path):
     assert set(result.reason[:5]) == {Reason.MODEL_FAILED}
     assert set(result.source[5:]) == {Source.MODEL}
     assert [problem.what for problem in result.problems] == ["network-failed"]
+
+
+def test_a_family_without_a_network_says_so(tmp_path):
+    """Not "level on no slice": its levels are to be seen, only nobody looks."""
+    setup = Setup(tmp_path, ["1", "2-blind"], families=(Family.FORAMINAL,)).go()
+    result = setup.result("1")
+    for index, cell in enumerate(CELLS):
+        graded = cell.condition.family is Family.FORAMINAL
+        assert result.reason[index] is (None if graded else Reason.MODEL_ABSENT)
+    assert set(setup.result("2-blind").reason) == {Reason.LEVEL_NOT_FOUND}
 
 
 def test_a_study_over_its_seconds_falls_back(tmp_path):

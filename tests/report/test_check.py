@@ -104,3 +104,5 @@ def test_the_real_studies(real_data, capsys):
     (study,) = json.loads(capsys.readouterr().out)["studies"]
     found = {series["description"]: (series["slices"], series["orientations"]) for series in study["series"]}
     assert found == {"Sagittal T1": (18, 1), "Sagittal T2/STIR": (18, 1), "Axial T2": (60, 6)}
+    (axial,) = (series for series in study["series"] if series["description"] == "Axial T2")
+    assert [stack["slices"] for stack in axial["stacks"]] == [7, 16, 9, 9, 9, 10]
