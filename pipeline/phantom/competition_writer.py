@@ -23,7 +23,6 @@ from pipeline.phantom.grades import LabelSettings, written_grades
 from pipeline.phantom.rendering import render_slice
 from pipeline.phantom.sampling import sample_anatomy
 from pipeline.phantom.soft_tissue import surroundings
-from pipeline.tables import COORDINATE_COLUMNS, PATIENT_COLUMNS
 
 SPLITS = ("train", "test")
 _KIND_OF_FAMILY = {
@@ -214,6 +213,8 @@ def _record(
 def _write_tables(out: Path, split: str, records: list[StudyRecord]) -> None:
     # Here, because the workers that draw the studies start without it a quarter of a second sooner.
     import pandas as pd
+
+    from pipeline.tables import COORDINATE_COLUMNS, PATIENT_COLUMNS
 
     ordered = sorted(records, key=lambda record: str(record.labels["study_id"]))
     labels = pd.DataFrame([record.labels for record in ordered], columns=["study_id", *CELL_COLUMNS])
