@@ -28,6 +28,7 @@ from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.examples import labelled_points
 from pipeline.landmarks.landmarks import Landmarks
+from pipeline.landmarks.mislabelled import mislabelled
 from pipeline.volumes import StudyVolumes, read_study
 
 Source = Literal["true", "predicted"]
@@ -253,9 +254,10 @@ def _only_kinds(study: StudyRef, kinds: set[SeriesKind]) -> StudyRef:
 
 
 def _true_landmarks(volumes: StudyVolumes, rows: pd.DataFrame) -> Landmarks:
-    """The labelled points of a study as landmarks; points on slices that were not read are absent."""
+    """The labelled points of a study as landmarks; points that cannot be right or were not read are absent."""
     result = Landmarks.empty(volumes.study_id)
-    for row in labelled_points(volumes, rows).itertuples(index=False):
+    points = labelled_points(volumes, rows)
+    for row in points[mislabelled(volumes, points) == ""].itertuples(index=False):
         index = CELL_INDEX[Cell(Condition(str(row.condition)), str(row.level))]
         result.points_mm[index] = (row.x_mm, row.y_mm, row.z_mm)
     return result

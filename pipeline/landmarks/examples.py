@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.competition import Competition, StudyRef
 from pipeline.files import write_atomically
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
+from pipeline.landmarks.mislabelled import mislabelled
 from pipeline.volumes import StudyVolumes, Volume, read_study
 
 CANAL_CHANNELS = slice(0, 5)
@@ -29,6 +31,8 @@ FORAMINAL_CHANNELS = slice(5, 10)
 SAGITTAL_CHANNELS = 10
 SAGITTAL_KINDS = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2)
 AXIAL_CHANNELS = 1
+_DOUBTED = ".doubted.txt"
+"""Beside a study's examples: the reasons for which labels of it were left out."""
 
 
 @dataclass(frozen=True)
@@ -238,15 +242,23 @@ def build_examples(
     for _ in tqdm(parallel(jobs), total=len(jobs), desc=f"{kind} slices", disable=not jobs):
         pass
     rows: list[tuple[int, str, str, int]] = []
+    doubted: Counter[str] = Counter()
     for number, study_id, path in files:
         with np.load(path) as data:
             rows.extend((number, study_id, str(path), i) for i in range(len(data["point_weight"])))
+        if path.with_suffix(_DOUBTED).is_file():
+            doubted.update(path.with_suffix(_DOUBTED).read_text(encoding="utf-8").splitlines())
+    if doubted:
+        counts = ", ".join(f"{count} {reason}" for reason, count in doubted.items())
+        print(f"{kind} labels that cannot be right, left out: {counts}; `python -m pipeline check` lists them")
     return pd.DataFrame(rows, columns=["competition", "study_id", "file", "index"])
 
 
 def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Path, settings: ExampleSettings) -> None:
     volumes = read_study(study)
     points = labelled_points(volumes, coordinates)
+    doubts = mislabelled(volumes, points)
+    points = points[doubts == ""]
     if kind == "axial":
         images, pixel_mm, targets = axial_examples(volumes, points, settings)
     else:
@@ -262,6 +274,8 @@ def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Pa
         pixel_mm = np.concatenate(sizes) if sizes else np.zeros(0)
         targets = _concatenate(several, SAGITTAL_CHANNELS)
     np.save(path.with_suffix(".npy"), images.astype(np.float16))
+    if (doubts != "").any():
+        path.with_suffix(_DOUBTED).write_text("\n".join(doubts[doubts != ""].tolist()), encoding="utf-8")
     # The table is written last and moved into place: its presence says that the images are complete.
     columns = ("points", "point_weight", "visible", "visible_weight")
 

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.labels import SeriesKind
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.competition import Problem, StudyRef
-    from pipeline.volumes import Volume
+    from pipeline.volumes import StudyVolumes, Volume
 
 NEEDED = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2)
 """The kinds without which cells of a study fall back."""
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     limits = ReadLimits() if args.seconds is None else ReadLimits(study_seconds=args.seconds)
     studies = []
-    for study in _studies(competition.studies, limits, args.workers):
+    for study in _studies(competition.studies, limits, competition.coordinates, args.workers):
         studies.append(study)
         if not args.json:
             print("\n".join(_lines(study)), flush=True)
@@ -69,20 +71,31 @@ def run(args: argparse.Namespace) -> int:
     return 1 if summary["studies_with_fallback"] or not studies else 0
 
 
-def _studies(refs: tuple[StudyRef, ...], limits: Any, workers: int) -> Iterator[dict[str, Any]]:
+def _studies(
+    refs: tuple[StudyRef, ...], limits: Any, coordinates: pd.DataFrame | None, workers: int
+) -> Iterator[dict[str, Any]]:
+    points = {} if coordinates is None else dict(tuple(coordinates.groupby("study_id")))
     if workers == 1:
-        yield from (describe_study(ref, limits) for ref in refs)
+        yield from (describe_study(ref, limits, points.get(ref.study_id)) for ref in refs)
         return
     from joblib import Parallel, delayed
 
-    yield from Parallel(n_jobs=workers, return_as="generator")(delayed(describe_study)(ref, limits) for ref in refs)
+    jobs = (delayed(describe_study)(ref, limits, points.get(ref.study_id)) for ref in refs)
+    yield from Parallel(n_jobs=workers, return_as="generator")(jobs)
 
 
-def describe_study(ref: StudyRef, limits: Any) -> dict[str, Any]:
-    """Read one study and say in plain values what was found: the pixels are dropped again."""
+def describe_study(ref: StudyRef, limits: Any, coordinates: pd.DataFrame | None = None) -> dict[str, Any]:
+    """Read one study and say in plain values what was found: the pixels are dropped again.
+
+    Args:
+        ref: the study.
+        limits: for reading.
+        coordinates: its labelled points, None for none; those that cannot be right are problems.
+    """
     from pipeline.volumes import read_study
 
     reading = read_study(ref, limits)
+    doubted = [] if coordinates is None else _doubted_labels(reading, coordinates)
     series = []
     for one in ref.series:
         stacks = [_stack(volume) for volume in reading.volumes if volume.series_id == one.series_id]
@@ -101,8 +114,22 @@ def describe_study(ref: StudyRef, limits: Any) -> dict[str, Any]:
         "study_id": ref.study_id,
         "series": series,
         "missing": missing,
-        "problems": [_problem(problem) for problem in reading.problems],
+        "problems": [_problem(problem) for problem in (*reading.problems, *doubted)],
     }
+
+
+def _doubted_labels(reading: StudyVolumes, coordinates: pd.DataFrame) -> list[Problem]:
+    from pipeline.competition import Problem
+    from pipeline.landmarks.examples import labelled_points
+    from pipeline.landmarks.mislabelled import mislabelled
+
+    points = labelled_points(reading, coordinates)
+    columns = (points[name].astype(str) for name in ("series_id", "condition", "level"))
+    return [
+        Problem(reading.study_id, series_id, None, "label-in-doubt", f"{condition} {level}: {reason}")
+        for series_id, condition, level, reason in zip(*columns, mislabelled(reading, points), strict=True)
+        if reason
+    ]
 
 
 def _orientations(normals: list[list[float]]) -> int:

@@ -169,7 +169,7 @@ def folder(tmp_path_factory):
         places = positions(SAGITTAL, (5.0, -7.0, 11.0), [-4.0, 0.0, 4.0], (48, 40), (1.5, 1.5))
         write_series(root / "train_images" / study / "7", SAGITTAL, places, shape=(48, 40), spacing=(1.5, 1.5))
         series.append((study, "7", "Sagittal T1"))
-        for number, condition in ((1, "Right Neural Foraminal Narrowing"), (3, "Left Neural Foraminal Narrowing")):
+        for number, condition in ((1, "Left Neural Foraminal Narrowing"), (3, "Right Neural Foraminal Narrowing")):
             for level, y in (("L1/L2", 10), ("L3/L4", 30)):
                 coordinates.append((study, "7", number, condition, level, 12.0, float(y)))
     pd.DataFrame(series, columns=["study_id", "series_id", "series_description"]).to_csv(
@@ -252,3 +252,21 @@ def test_the_command_line_reaches_the_training(folder, tmp_path):
     assert main(words) == 0
     assert (given.out / "best.safetensors").is_file()
     assert main(["train", "landmarks", "--data", str(folder), "--set", "model.backbon=x"]) == 2
+
+
+def test_a_label_that_cannot_be_right_is_no_target_and_is_counted(folder, tmp_path, capsys):
+    table = pd.read_csv(folder / "train_label_coordinates.csv")
+    own = table.index[(table["study_id"] == table["study_id"].iloc[0]) & (table["instance_number"] == 1)]
+    table.loc[own, "y"] = table.loc[own[::-1], "y"].to_numpy()  # L1/L2 below L3/L4
+    table.to_csv(folder / "train_label_coordinates.csv", index=False)
+    competition = open_competition(folder, split="train")
+    examples = build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32))
+    assert "1 levels out of order" in capsys.readouterr().out
+    weights = {
+        study: sum(np.load(file)["point_weight"].sum() for file in rows["file"].unique())
+        for study, rows in examples.groupby("study_id")
+    }
+    damaged = weights.pop(str(table["study_id"].iloc[0]))
+    assert damaged < min(weights.values())
+    build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32))
+    assert "1 levels out of order" in capsys.readouterr().out, "said again where the examples are taken from the cache"

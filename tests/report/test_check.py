@@ -106,3 +106,15 @@ def test_the_real_studies(real_data, capsys):
     assert found == {"Sagittal T1": (18, 1), "Sagittal T2/STIR": (18, 1), "Axial T2": (60, 6)}
     (axial,) = (series for series in study["series"] if series["description"] == "Axial T2")
     assert [stack["slices"] for stack in axial["stacks"]] == [7, 16, 9, 9, 9, 10]
+
+
+def test_labels_that_cannot_be_right_are_listed(competition, capsys):
+    (competition / "test_images").rename(competition / "train_images")
+    (competition / "test_series_descriptions.csv").rename(competition / "train_series_descriptions.csv")
+    rows = ["study_id,series_id,instance_number,condition,level,x,y"]
+    rows += ["100,2,2,Spinal Canal Stenosis,L1/L2,3,2", "100,2,2,Spinal Canal Stenosis,L2/L3,3,900"]
+    (competition / "train_label_coordinates.csv").write_text("\n".join(rows) + "\n")
+    main(["check", str(competition), "--split", "train"])
+    text = capsys.readouterr().out
+    assert "! 100/2: label-in-doubt: spinal_canal_stenosis l2_l3: outside the image" in text
+    assert "label-in-doubt 1" in text

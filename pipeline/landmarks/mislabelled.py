@@ -1,0 +1,74 @@
+"""Labelled points that cannot be right: nothing is learnt from them.
+
+A point outside its image, a left side on the patient's right, or levels out of order along the spine are slips of the
+pen that a network would learn as a rare truth. Which point of a contradiction is the wrong one is not known, so the
+fewest points that resolve it are left out, and both sides where sides are exchanged. Evaluation keeps every point.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.labels import LEVELS, Condition
+from pipeline.volumes import StudyVolumes
+
+OUTSIDE = "outside the image"
+SIDES = "left and right exchanged"
+ORDER = "levels out of order"
+SIDE_PAIRS = (
+    (Condition.LEFT_FORAMINAL, Condition.RIGHT_FORAMINAL),
+    (Condition.LEFT_SUBARTICULAR, Condition.RIGHT_SUBARTICULAR),
+)
+
+
+def mislabelled(volumes: StudyVolumes, points: pd.DataFrame) -> NDArray[np.str_]:
+    """Why each labelled point cannot be right; an empty text where nothing speaks against it.
+
+    Args:
+        volumes: the study.
+        points: of :func:`pipeline.landmarks.examples.labelled_points`.
+
+    Returns:
+        (N,) text: :data:`OUTSIDE`, :data:`SIDES`, :data:`ORDER` or nothing.
+    """
+    places = points[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float)
+    conditions, levels = points["condition"].to_numpy(dtype=str), points["level"].to_numpy(dtype=str)
+    reasons = np.full(len(points), "", dtype=f"U{max(map(len, (OUTSIDE, SIDES, ORDER)))}")
+    for n, (series_id, number) in enumerate(zip(points["series_id"], points["instance_number"], strict=True)):
+        if not _inside(volumes, str(series_id), int(number), places[n]):
+            reasons[n] = OUTSIDE
+    for left, right in SIDE_PAIRS:
+        for level in LEVELS:
+            here = (levels == level) & (reasons == "")
+            lefts, rights = (np.flatnonzero(here & (conditions == side.value)) for side in (left, right))
+            # Left of the patient is larger x
+            if len(lefts) and len(rights) and places[lefts, 0].max() <= places[rights, 0].min():
+                reasons[[*lefts, *rights]] = SIDES
+    for condition in Condition:
+        rows = np.flatnonzero((conditions == condition.value) & (reasons == ""))
+        rows = rows[np.argsort([LEVELS.index(level) for level in levels[rows]], kind="stable")]
+        reasons[rows[_out_of_order(places[rows, 2])]] = ORDER
+    return reasons
+
+
+def _inside(volumes: StudyVolumes, series_id: str, number: int, point_mm: NDArray[np.float64]) -> bool:
+    for volume in volumes.volumes:
+        if volume.series_id == series_id and number in volume.instance_numbers:
+            index = np.flatnonzero(volume.instance_numbers == number)[:1]
+            col, row, _ = volume.to_pixel(point_mm[None], index)
+            _, rows, cols = volume.shape
+            return bool(-0.5 <= col[0] <= cols - 0.5 and -0.5 <= row[0] <= rows - 0.5)
+    return False
+
+
+def _out_of_order(z: NDArray[np.float64]) -> list[int]:
+    """The fewest positions of (N,) heights without which each lies below the one before."""
+    for left_out in range(len(z)):
+        for dropped in combinations(range(len(z)), left_out):
+            if (np.diff(np.delete(z, dropped)) < 0).all():
+                return list(dropped)
+    return []
