@@ -132,6 +132,8 @@ class SeveritySettings:
             (Flips are no use here: a mirrored window is another side or upside down.)
         beside: at inference, the weight of the windows one slice further to either side, together; 0 for the chosen
             slice alone. The localiser takes the slice beside the marked one for every fourth point or so.
+        worst: a window counts exp(worst x expected grade) times as much, because a level is graded by the slice that
+            shows it worst; 0 for the weights of ``beside`` alone.
     """
 
     views: tuple[ViewSettings, ...] = ()
@@ -148,6 +150,7 @@ class SeveritySettings:
     start_from: str = ""
     shift_mm: float = 0.0
     beside: float = 0.0
+    worst: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.beside < 1:

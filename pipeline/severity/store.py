@@ -19,7 +19,7 @@ from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
 from pipeline.training.store import seconds_on_one_thread, store_network
 
-INFERENCE_SETTINGS = ("beside", "shift_mm")
+INFERENCE_SETTINGS = ("beside", "shift_mm", "worst")
 """What may differ between training and use: how many windows are averaged."""
 
 
@@ -42,7 +42,7 @@ def store_run(
     """
     for override in overrides:
         if override.partition("=")[0] not in INFERENCE_SETTINGS:
-            raise ConfigError(f"{override!r}: a trained network can be given only {' and '.join(INFERENCE_SETTINGS)}")
+            raise ConfigError(f"{override!r}: a trained network can be given only {', '.join(INFERENCE_SETTINGS)}")
     # Where training started from is a path of the machine it ran on and means nothing elsewhere.
     settings = load_settings(SeveritySettings, run / "config.yaml", "config", list(overrides))
     settings = replace(settings, start_from="", network=replace(settings.network, initial="random"))

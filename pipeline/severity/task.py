@@ -161,22 +161,23 @@ def starting_point(grades: np.ndarray, loss: Loss) -> tuple[list[float], float |
 def predict_batch(
     model: nn.Module, batch: Batch, views: Sequence[ViewSettings], settings: SeveritySettings, device: torch.device
 ) -> np.ndarray:
-    """(B, 3) log-probabilities, averaged over shifted windows and slices beside if asked for (the mean of logits).
+    """(B, 3) log-probabilities, averaged over shifted windows (the mean of logits) and over slices (of probabilities).
 
     Args:
         model: a :class:`SeverityModel` in evaluation mode.
         batch: ``pixels_<view>`` (B, S, H, W) with the margin of ``settings.inference_views``, ``present_<view>``,
             ``level``.
         views: of the network, without margin.
-        settings: ``shift_mm`` and ``beside`` say what is averaged.
+        settings: ``shift_mm``, ``beside`` and ``worst`` say what is averaged and how.
         device: of the network.
     """
     level = batch["level"].to(device)
-    total = torch.zeros(len(level), len(GRADES), device=device)
     shifts = [(0, 0)] if not settings.shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
     steps = {0: 1 - settings.beside} | ({-1: settings.beside / 2, 1: settings.beside / 2} if settings.beside else {})
+    answers = []
     with torch.inference_mode():
-        for step, weight in steps.items():
+        for step in steps:
+            total = torch.zeros(len(level), len(GRADES), device=device)
             for rows, cols in shifts:
                 pixels, present = {}, {}
                 for view in views:
@@ -184,9 +185,14 @@ def predict_batch(
                     window = middle_window(batch[f"pixels_{name}"], view.pixels, (rows * shift, cols * shift))
                     slices, there = slices_around(window, batch[f"present_{name}"], view.slices, step)
                     pixels[name], present[name] = slices.to(device), there.to(device)
-                log_p = model.log_probabilities(pixels, present, level)  # type: ignore[operator]
-                total += log_p * (weight / len(shifts))
-    return np.asarray(torch.log_softmax(total, 1).cpu().numpy(), dtype=np.float64)
+                total += model.log_probabilities(pixels, present, level)  # type: ignore[operator]
+            answers.append(torch.log_softmax(total / len(shifts), 1))
+        log_p = torch.stack(answers).double()
+        expected_grade = (log_p.exp() * torch.arange(len(GRADES), device=device)).sum(-1)
+        weights = torch.tensor(list(steps.values()), device=device, dtype=torch.float64).log()[:, None]
+        weights = torch.log_softmax(weights + settings.worst * expected_grade, 0)
+        mean = torch.logsumexp(log_p + weights[..., None], 0)
+    return np.asarray(torch.log_softmax(mean, 1).cpu().numpy(), dtype=np.float64)
 
 
 def middle_slice(cube: np.ndarray, size: int) -> np.ndarray:

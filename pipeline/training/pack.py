@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="how the classifiers of --runs are used at inference: beside or shift_mm; repeatable",
+        help="how the classifiers of --runs are used at inference: beside, worst or shift_mm; repeatable",
     )
     parser.add_argument(
         "--share",

@@ -70,7 +70,7 @@ def test_cubes_of_another_size_are_refused(grader):
     assert np.isfinite(smaller.predict(StudyCubes("s", {key: (cube(1, pixels=32),)}))).any()
 
 
-def test_windows_one_slice_beside_count_by_their_weight(grader):
+def test_windows_one_slice_beside_count_by_their_weight_and_by_how_bad_they_look(grader):
     key = (CELL_INDEX[Cell(Condition.LEFT_SUBARTICULAR, "l1_l2")], SeriesKind.AXIAL_T2)
     wide = replace(
         cube(3), pixels=np.random.default_rng(3).random((5, 32, 32)).astype(np.float32), present=np.ones(5, bool)
@@ -80,10 +80,12 @@ def test_windows_one_slice_beside_count_by_their_weight(grader):
         plain = SeverityGrader(grader.model, replace(SETTINGS, shift_mm=0.0), Family.SUBARTICULAR)
         part = replace(wide, pixels=wide.pixels[first : first + 3], present=np.ones(3, bool))
         answers[first] = plain.predict(StudyCubes("s", {key: (part,)}))[key[0]]
-    beside = SeverityGrader(grader.model, replace(SETTINGS, shift_mm=0.0, beside=0.4), Family.SUBARTICULAR)
-    mean = 0.2 * answers[0] + 0.6 * answers[1] + 0.2 * answers[2]
-    found = beside.predict(StudyCubes("s", {key: (wide,)}))[key[0]]
-    np.testing.assert_allclose(found, mean - np.log(np.exp(mean).sum()), atol=1e-5)
-    assert not np.allclose(found, answers[1], atol=1e-4)
+    p = np.exp([answers[first] for first in (0, 1, 2)])
+    for worst in (0.0, 1.5):
+        settings = replace(SETTINGS, shift_mm=0.0, beside=0.4, worst=worst)
+        found = SeverityGrader(grader.model, settings, Family.SUBARTICULAR).predict(StudyCubes("s", {key: (wide,)}))
+        weights = np.array([0.2, 0.6, 0.2]) * np.exp(worst * (p[:, 1] + 2 * p[:, 2]))
+        np.testing.assert_allclose(np.exp(found[key[0]]), weights @ p / weights.sum(), atol=1e-5)
+        assert not np.allclose(found[key[0]], answers[1], atol=1e-4)
     with pytest.raises(ValueError, match="beside"):
         replace(SETTINGS, beside=1.0)
