@@ -73,7 +73,7 @@ def make_phantom(
         ``out``.
 
     Raises:
-        ValueError: on an unknown split, size or defect, or fewer than one study.
+        ValueError: on an unknown split, size or defect, fewer than one study, or a folder that holds other studies.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
@@ -85,9 +85,10 @@ def make_phantom(
     if studies < 1:
         raise ValueError(f"at least one study is needed, found {studies}")
     out = Path(out)
-    (out / f"{split}_images").mkdir(parents=True, exist_ok=True)
-    settings = labels or LabelSettings()
     images = out / f"{split}_images"
+    _refuse_other_studies(images, {_study_id(_generator(seed, split, index), index) for index in range(studies)})
+    images.mkdir(parents=True, exist_ok=True)
+    settings = labels or LabelSettings()
     chosen = [defects[index % len(defects)] if defects else None for index in range(studies)]
     jobs = (
         joblib.delayed(write_study)(images, index, seed, split, size, defect, settings)
@@ -103,6 +104,20 @@ def _generator(seed: int, split: str, index: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_SPLIT_KEY[split], index)))
 
 
+def _study_id(rng: np.random.Generator, index: int) -> str:
+    """The first thing that is drawn from a study's fresh generator."""
+    return str(10_000_000 + int(rng.integers(0, 89_999)) * 1000 + index % 1000 + 1_000_000_000 * (index // 1000))
+
+
+def _refuse_other_studies(images: Path, study_ids: set[str]) -> None:
+    others = sorted(path.name for path in images.iterdir() if path.name not in study_ids) if images.is_dir() else []
+    if others:
+        raise ValueError(
+            f"{images} already holds {len(others)} other studies or files (such as {others[0]}) that the new tables "
+            "would not name; remove them or choose another folder"
+        )
+
+
 def write_study(
     images: Path, index: int, seed: int, split: str, size: str, defect: str | None, settings: LabelSettings
 ) -> StudyRecord:
@@ -110,7 +125,7 @@ def write_study(
     # Processes share the cores already; OpenCV's own threads would only be in their way.
     cv2.setNumThreads(1)
     rng = _generator(seed, split, index)
-    study_id = str(10_000_000 + int(rng.integers(0, 89_999)) * 1000 + index % 1000 + 1_000_000_000 * (index // 1000))
+    study_id = _study_id(rng, index)
     anatomy, pose = sample_anatomy(rng), sample_pose(rng)
     plans = plan_study(anatomy, pose, size, rng)
     series_ids = [str(int(number)) for number in rng.choice(2_000_000_000, len(plans), replace=False) + 100_000_000]

@@ -71,6 +71,17 @@ def test_the_files_are_the_same_on_any_number_of_workers(folder, tmp_path):
     assert _digests(again) == _digests(folder)
 
 
+def test_studies_of_another_call_are_not_mixed_in(folder, tmp_path):
+    make_phantom(tmp_path, 1, seed=4, size="small", defects=["single_slice"])
+    with pytest.raises(ValueError, match=r"train_images already holds 1 other studies .*choose another folder"):
+        make_phantom(tmp_path, 1, seed=5, size="small", defects=["single_slice"])
+    # The same call once more, or one that goes on from it, is no stranger to what lies there.
+    make_phantom(tmp_path, 2, seed=4, size="small", defects=["single_slice"])
+    assert len(list((tmp_path / "train_images").iterdir())) == 2
+    labels = _table(tmp_path, "train.csv")
+    assert labels["study_id"].tolist() == _table(folder, "train.csv")["study_id"].tolist()
+
+
 def _digests(folder):
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
