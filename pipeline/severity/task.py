@@ -106,6 +106,9 @@ class SeverityTask(Task):
             raise ValueError(
                 f"{self.name}: the same prediction for all {len(log_p)} held-out cells; nothing was learnt"
             )
+        likeliest = np.unique(log_p.argmax(1))
+        if len(likeliest) == 1 and len(np.unique(grades)) > 1:
+            print(f"{self.name}: {GRADES[likeliest[0]]} is the likeliest grade of all {len(log_p)} held-out cells")
         everything = rows[-1]
         return {"score": family_score(log_p, grades), "f1": float(everything["macro_f1"])}
 

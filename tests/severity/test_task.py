@@ -160,6 +160,20 @@ def test_images_that_say_nothing_break_the_ladder_or_stay_near_the_prior(tmp_pat
         )
 
 
+def test_a_network_that_says_the_same_of_every_cell_ends_the_run(tmp_path, capsys):
+    data = make_data()
+    cells = data.cells.rows((data.cells.grade >= 0) & data.cells.true)
+    task = SeverityTask(Family.FORAMINAL, SETTINGS, data.cache, cells, cells, tmp_path, "test")
+    with torch.no_grad():
+        torch.nn.init.normal_(task.model.classify.weight, std=1e-3)
+    task.evaluate(task.model.eval(), torch.device("cpu"))
+    assert "is the likeliest grade of all 198 held-out cells" in capsys.readouterr().out
+    with torch.no_grad():
+        task.model.classify.weight.zero_()
+    with pytest.raises(ValueError, match="the same prediction for all 198 held-out cells; nothing was learnt"):
+        task.evaluate(task.model.eval(), torch.device("cpu"))
+
+
 def test_label_noise_removes_what_the_networks_rule_out_and_says_so(capsys):
     data = make_data()
     cells = data.cells
