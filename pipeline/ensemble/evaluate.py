@@ -131,7 +131,7 @@ def predict_unseen(manifest: Manifest, studies: Sequence[StudyRef], workers: int
     graders = [member.name for member in networks.members if member.task in list(Family)]
     if not graders:
         raise WeightsError(f"{manifest.folder}: no severity network to evaluate")
-    plan = make_plan(studies, networks, in_rounds=False, guard=True, seconds=0, deadline=None)
+    plan = make_plan(studies, networks, in_rounds=False, guard=True, seconds=0)
     if line := plan.guard_line(len(studies)):
         print(line)
     (tasks,) = plan.rounds

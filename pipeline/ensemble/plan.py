@@ -15,6 +15,11 @@ from pipeline.labels import Family
 if TYPE_CHECKING:
     from pipeline.ensemble.networks import Networks
 
+READ_COST = 0.6
+"""Seconds on one idle CPU thread to read a study and to cut its cubes."""
+CUBES_COST = 0.1
+"""Seconds to load the cubes that an earlier round has kept."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,7 +48,6 @@ def make_plan(
     in_rounds: bool,
     guard: bool,
     seconds: float,
-    deadline: float | None,
 ) -> Plan:
     """Spread the networks over rounds, and leave out of each study those that have seen it.
 
@@ -54,12 +58,12 @@ def make_plan(
             it one round runs everything and no cube is kept.
         guard: the studies are an evaluation, so a network that has seen one may not grade it.
         seconds: a study may take.
-        deadline: of the run.
     """
     if networks is None:
-        return Plan((tuple(StudyTask(study, seconds=seconds, deadline=deadline) for study in studies),), 0, {})
+        return Plan((tuple(StudyTask(study, seconds=seconds, base_cost=READ_COST) for study in studies),), 0, {})
     usable = {member.name for member in networks.members}
     finders = [member for member in networks.members if member.task in LANDMARK_TASKS]
+    finding_cost = {member.name: member.seconds_per_study for member in finders}
     graders = [
         [member for member in members if member.name in usable] for members in networks.manifest.severity_rounds()
     ]
@@ -95,7 +99,10 @@ def make_plan(
                 continue
             later = tuple(member.name for rest in mine[number + 1 :] for member in rest)
             names = tuple(member.name for member in members)
-            task = StudyTask(study, points, names, later, guarded if guard else frozenset(), seconds, deadline)
+            costs = tuple(member.seconds_per_study for member in members)
+            base_cost = CUBES_COST if number else READ_COST + sum(finding_cost[name] for name in points)
+            never = guarded if guard else frozenset()
+            task = StudyTask(study, points, names, later, never, seconds, costs, base_cost)
             rounds[number].append(task)
     full = tuple(tuple(tasks) for tasks in rounds if tasks)
     return Plan(full, len(everyone), kept_out, tuple(sorted(unrecorded)))

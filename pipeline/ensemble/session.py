@@ -66,10 +66,9 @@ class Session:
         plan = make_plan(
             self.studies,
             networks,
-            in_rounds=self.schedule.deadline is not None,
+            in_rounds=self.schedule.minutes is not None,
             guard=self.labels is not None,
             seconds=self.settings.study_seconds,
-            deadline=self.schedule.workers_deadline,
         )
         work = self._open_work(networks)
         workers = min(self.workers or self.settings.workers or usable_cpus(), len(self.studies))
@@ -80,7 +79,7 @@ class Session:
         with self._log_path().open("w", encoding="utf-8") as log:
             for problem in self.problems:
                 self._tally.note(problem, log)
-            run = Run(
+            run = Run.open(
                 self.board,
                 bench,
                 self.schedule,
@@ -167,7 +166,8 @@ class Session:
                 "images": str(self.competition.images),
                 "split": self.competition.split,
                 "rounds": len(plan.rounds),
-                "workers": run.workers,
+                "workers": run.pace.workers,
+                "slowness": round(run.pace.slowness, 2),
                 "devices": dict(self._tally.devices),
                 "stage_seconds": {name: round(value, 2) for name, value in self._tally.seconds.items()},
                 "rows_by_network": dict(self._tally.rows),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from pipeline.config import check_range
@@ -21,7 +20,8 @@ class EnsembleSettings:
 
     Attributes:
         study_seconds: after which a study falls back.
-        workers: processes; 0 means one a core (two a GPU, so that one reads while the other computes).
+        workers: processes; 0 means one a core. They take the GPUs in turn, so with four cores and two GPUs one reads
+            while the other computes.
         folds: number of folds where neither weights nor a file define them.
         keep_gib: cubes are kept for later rounds while the disk has this much space left.
     """
@@ -52,23 +52,22 @@ class Schedule:
     minutes: float | None
     start_seconds: float = 0.0
 
-    @property
-    def deadline(self) -> float | None:
-        """When no more work may be going on, in seconds of :func:`time.time`."""
+    def deadline(self, slowness: float = 1.0) -> float | None:
+        """When no more work may be going on, in seconds of :func:`time.time`.
+
+        Args:
+            slowness: how many times as long as on an idle machine things take; the time kept back for the end grows
+                with it.
+        """
         if self.minutes is None:
             return None
         seconds = self.minutes * 60
-        reserve = max(RESERVE_SECONDS, RESERVE_STARTS * self.start_seconds) + 0.02 * seconds
+        reserve = max(RESERVE_SECONDS * slowness, RESERVE_SECONDS, RESERVE_STARTS * self.start_seconds) + 0.02 * seconds
         return self.started + max(seconds - reserve, 0.5 * seconds)
 
-    @property
-    def workers_deadline(self) -> float | None:
+    def workers_deadline(self, slowness: float = 1.0) -> float | None:
         """When a worker has to come to an end with what it has."""
-        if self.deadline is None:
+        deadline = self.deadline(slowness)
+        if deadline is None:
             return None
-        return self.deadline - min(WORKER_SECONDS, 0.1 * (self.deadline - self.started))
-
-    @property
-    def seconds_left(self) -> float:
-        """Until the deadline; infinite without one."""
-        return float("inf") if self.deadline is None else self.deadline - time.time()
+        return deadline - min(WORKER_SECONDS * max(slowness, 1.0), 0.1 * (deadline - self.started))

@@ -57,7 +57,10 @@ class StudyTask:
         later: names of the networks that later rounds will run, so their cubes are kept.
         guarded: families of which every network was left out because it has seen the study.
         seconds: after which the study falls back.
+        costs: of the graders, in seconds on one idle CPU thread.
+        base_cost: of all that comes before them.
         deadline: of the run, in seconds of :func:`time.time`; work stops between two networks. None: no end.
+        slowness: a network that would not be done before the deadline at this many times its cost is left out.
     """
 
     study: StudyRef
@@ -66,7 +69,20 @@ class StudyTask:
     later: tuple[str, ...] = ()
     guarded: frozenset[Family] = frozenset()
     seconds: float = 600.0
+    costs: tuple[float, ...] = ()
+    base_cost: float = 1.0
     deadline: float | None = None
+    slowness: float = 0.0
+
+    @property
+    def expected(self) -> float:
+        """Seconds the whole task takes on one idle CPU thread."""
+        return self.base_cost + sum(self.costs)
+
+    @property
+    def expected_first(self) -> float:
+        """Seconds until its quickest network has an answer, likewise."""
+        return self.base_cost + min(self.costs, default=0.0)
 
 
 @dataclass(frozen=True)
@@ -120,8 +136,7 @@ def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
         with _alarm(_seconds_left(task), may_exit=os.getpid() != bench.main_process):
             result = _grade(task, bench, previous)
     except StudyTimeout:
-        over = task.deadline is not None and time.time() >= task.deadline
-        reason = Reason.TIME_OVER if over else Reason.STUDY_TOO_SLOW
+        reason = Reason.TIME_OVER if _is_over(task) else Reason.STUDY_TOO_SLOW
         result = _fallen(previous, study, reason, f"not done after {time.monotonic() - started:.0f} s")
     except Exception as error:  # anything a study or a network can raise
         result = _fallen(previous, study, Reason.STUDY_FAILED, describe(error))
@@ -153,6 +168,7 @@ def _grade(task: StudyTask, bench: Workbench, previous: StudyResult | None) -> S
     clock = _Clock() if previous is None else _Clock(dict(previous.seconds))
     device = work_device(bench.device, bench.work, bench.run) if networks is not None else ""
     done = () if previous is None else previous.done
+    costs = dict(zip(task.graders, task.costs, strict=False))
     graders = [name for name in task.graders if name not in done]
     wanted = (*graders, *task.later)
     kept = None if networks is None or previous is None else networks.load_cubes(bench.work.cubes(study), wanted)
@@ -178,13 +194,16 @@ def _grade(task: StudyTask, bench: Workbench, previous: StudyResult | None) -> S
     tried: list[str] = []
     failed: set[Family] = set()
     for name in graders:
-        if task.deadline is not None and time.time() >= task.deadline:
-            break
+        if task.deadline is not None and time.time() + task.slowness * costs.get(name, 0.0) >= task.deadline:
+            continue  # a quicker one may still be done in time
         tried.append(name)
         try:
             predictions[name] = networks.grade(name, cubes, device, bench.threads)  # type: ignore[union-attr]  # cubes come from it
         except StudyTimeout:
-            raise
+            if not predictions or not _is_over(task):
+                raise
+            tried.remove(name)  # a later run has time for it; what the networks before it gave is kept
+            break
         except Exception as error:
             problem = Problem(study.study_id, None, None, "network-failed", f"{name}: {describe(error)}")
             findings = replace(findings, problems=(*findings.problems, problem))
@@ -311,6 +330,10 @@ def _fallen(previous: StudyResult | None, study: StudyRef, reason: Reason, detai
         return StudyResult.fallen_back(study.study_id, reason, (problem,))
     kept = tuple(None if old is None else reason for old in previous.reason)
     return replace(previous, reason=kept, problems=(*previous.problems, problem))
+
+
+def _is_over(task: StudyTask) -> bool:
+    return task.deadline is not None and time.time() >= task.deadline
 
 
 def _seconds_left(task: StudyTask) -> float:

@@ -12,11 +12,14 @@ import sys
 
 from pipeline.ensemble.work import WorkFolder
 
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What libraries look at for their number of threads when they are loaded."""
+
 
 @functools.cache
 def limit_threads(threads: int) -> None:
     """Hold every library of this process to ``threads``; several workers would otherwise fight for the same cores."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
     import SimpleITK as sitk
 

@@ -10,7 +10,6 @@ import sys
 import pytest
 
 from pipeline.ensemble.prior import read_prior
-from pipeline.ensemble.settings import RESERVE_SECONDS, Schedule
 from pipeline.ensemble.submission import ROW_ORDER
 from tests.benchmarks.anytime import ROOT, assert_valid, killed_at_random, within_budget
 from tests.ensemble.studies import write_studies
@@ -37,13 +36,13 @@ def program(tmp_path):
 
 
 def test_a_budget_for_a_fraction_ends_in_time_with_every_row_explained(tmp_path, program):
-    # 6 studies, 4 rounds of 3 networks of 0.2 s: 14.4 s of grading, of which some 7 fit.
+    # 6 studies, 4 rounds of 3 networks of 0.2 s: 14.4 s of grading, of which some 8 fit beside the start.
     out = tmp_path / "out" / "submission.csv"
     # Seconds mean little where many programs wait for each core; the rows are checked all the same.
     starved = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
     options = ["--workers", "1"]
     run = within_budget(
-        tmp_path / "data", IDS, out, 10.5 / 60, options, program(0.2), own_clock=True, slack=60 if starved else 0
+        tmp_path / "data", IDS, out, 16 / 60, options, program(0.2), own_clock=True, slack=60 if starved else 0
     )
     counts = run.rows_by_networks
     assert sum(counts.values()) == 25 * len(IDS)
@@ -51,13 +50,6 @@ def test_a_budget_for_a_fraction_ends_in_time_with_every_row_explained(tmp_path,
     assert set(counts) != {0} or starved, "no network ran"
     assert not {0} < set(counts) & {0, 2, 3, 4}, "a second network helped a study before a first helped every one"
     assert "ended early: time over" in run.line
-
-
-def test_a_slow_start_keeps_more_time_back_for_the_end():
-    usual, slow = Schedule(0.0, 10, 1.0), Schedule(0.0, 10, 30.0)
-    assert usual.deadline == pytest.approx(600 - RESERVE_SECONDS - 12)
-    assert slow.deadline == pytest.approx(600 - 60 - 12)
-    assert Schedule(0.0, 1, 500.0).deadline == pytest.approx(30)
 
 
 def test_a_run_over_its_budget_is_noticed(tmp_path, program):

@@ -35,7 +35,7 @@ STUDIES = [StudyRef(name, None, ()) for name in ("0", "1", "2")]
 
 
 def plan_of(networks, guard, in_rounds=False):
-    return make_plan(STUDIES, networks, in_rounds, guard, 60.0, None)
+    return make_plan(STUDIES, networks, in_rounds, guard, 60.0)
 
 
 def test_without_an_evaluation_every_grader_grades_every_study(networks):

@@ -35,11 +35,9 @@ class Setup:
         self.work = WorkFolder.open(tmp_path / "work", {})
         self.bench = Workbench(self.work, "run", self.networks, device="cpu")
         self.schedule = Schedule(time.time(), minutes)
-        self.plan = make_plan(
-            self.competition.studies, self.networks, minutes is not None, False, seconds, self.schedule.workers_deadline
-        )
+        self.plan = make_plan(self.competition.studies, self.networks, minutes is not None, False, seconds)
         self.board = Board([s.study_id for s in self.competition.studies], read_prior(), self.out, None)
-        self.run = Run(self.board, self.bench, self.schedule, workers, quiet=True)
+        self.run = Run.open(self.board, self.bench, self.schedule, workers, quiet=True)
 
     def go(self):
         self.run.rounds(self.plan.rounds)

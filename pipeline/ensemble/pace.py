@@ -1,0 +1,82 @@
+"""How fast a run is, by its own measure, and what still fits into its time.
+
+The manifest knows what each network costs on one idle CPU thread. A machine that is loaded, or slower, or has a GPU
+takes another multiple of that, and the run learns it from every study that comes back. From this multiple follow
+whether the next study can be finished in time, and how much time has to be kept back for the end, since a machine on
+which studies take ten times as long takes ten times as long to write the last tables, too.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from pipeline.ensemble.settings import Schedule
+from pipeline.ensemble.stages import StudyTask
+
+LEAST_MEASURED = 3
+"""Studies from which on the measured multiple counts."""
+WINDOW = 9
+"""The multiple is the median over so many studies: a machine may become loaded, or free, while the run goes on."""
+HEADROOM = 1.25
+"""A study is begun if this many times its expected seconds are left."""
+
+
+class Pace:
+    """The clock of one run.
+
+    Args:
+        schedule: what was asked for.
+        workers: how many work at a time; the first study of each also loads the networks and is not measured.
+        clock: seconds since the epoch; a test gives its own.
+    """
+
+    def __init__(self, schedule: Schedule, workers: int, clock: Callable[[], float] = time.time) -> None:
+        self.schedule, self.workers, self.clock = schedule, workers, clock
+        self._loading = workers
+        self._multiples: deque[float] = deque(maxlen=WINDOW)
+
+    @property
+    def slowness(self) -> float:
+        """Wall-clock seconds per second of :attr:`StudyTask.expected`; 1 before enough was measured."""
+        return statistics.median(self._multiples) if self.measured else 1.0
+
+    @property
+    def measured(self) -> bool:
+        """Whether enough studies came back to say what one takes."""
+        return len(self._multiples) >= LEAST_MEASURED
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the run has to be over; infinite without a budget."""
+        deadline = self.schedule.deadline(self.slowness)
+        return float("inf") if deadline is None else deadline - self.clock()
+
+    def note(self, task: StudyTask, seconds: float) -> None:
+        """Learn from a study that took so long."""
+        if self._loading:
+            self._loading -= 1
+        else:
+            self._multiples.append(seconds / task.expected)
+
+    def begun(self, task: StudyTask) -> StudyTask | None:
+        """The task with its deadline and the machine's slowness, or None if not even its first network would be done.
+
+        Until enough is measured everything is begun that there is time for at all: there is nothing to lose by it.
+        """
+        deadline = self.schedule.workers_deadline(self.slowness)
+        if deadline is None:
+            return task
+        left = deadline - self.clock()
+        needed = HEADROOM * self.slowness * task.expected_first if self.measured else 0.0
+        if left <= needed:
+            return None
+        return replace(task, deadline=deadline, slowness=HEADROOM * self.slowness if self.measured else 0.0)
+
+    def expected_end(self, left: Iterable[StudyTask]) -> float:
+        """When the run will be over, in seconds since the epoch: all done, or the time is up."""
+        seconds = self.slowness * sum(task.expected for task in left) / self.workers
+        return self.clock() + min(seconds, max(self.seconds_left, 0.0))

@@ -1,0 +1,130 @@
+"""Where studies are graded: in worker processes, or, for one worker and no end in sight, in this one.
+
+A pool holds at most one study a worker. What waits, waits in the main process, so nothing that was begun has to be
+taken back when the time is over, and the seconds of every study are its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from joblib.externals.loky import get_reusable_executor
+
+from pipeline.ensemble.result import StudyResult
+from pipeline.ensemble.stages import StudyTask, Workbench, grade_study
+from pipeline.ensemble.workers import THREAD_VARIABLES
+
+if TYPE_CHECKING:
+    from joblib.externals.loky.process_executor import ProcessPoolExecutor
+
+IDLE_SECONDS = 300
+"""A worker without work ends after this time; between two rounds it must not."""
+
+
+class Finished(NamedTuple):
+    """A study that came back from its worker, and the wall-clock seconds it was there."""
+
+    task: StudyTask
+    result: StudyResult
+    seconds: float
+
+
+class Pool(Protocol):
+    """Grades studies; the run asks for nothing else."""
+
+    @property
+    def free(self) -> int:
+        """How many more studies can be started."""
+
+    @property
+    def busy(self) -> int:
+        """How many are under way."""
+
+    def start(self, task: StudyTask, bench: Workbench) -> None:
+        """Begin a study."""
+
+    def finished(self, seconds: float) -> list[Finished]:
+        """What is done, as soon as something is; nothing after so many seconds.
+
+        Raises:
+            BrokenProcessPool: a worker died, and with it all that was under way.
+        """
+
+    def kill(self) -> None:
+        """End the workers now, whatever they do."""
+
+
+class WorkerPool:
+    """Worker processes. They stay from round to round, with their networks loaded, and come anew after a death."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._running: dict[Future[StudyResult], tuple[StudyTask, float]] = {}
+        self._executor: ProcessPoolExecutor | None = None
+
+    @property
+    def free(self) -> int:
+        return self.workers - len(self._running)
+
+    @property
+    def busy(self) -> int:
+        return len(self._running)
+
+    def start(self, task: StudyTask, bench: Workbench) -> None:
+        environment = dict.fromkeys(THREAD_VARIABLES, str(bench.threads))
+        self._executor = get_reusable_executor(self.workers, timeout=IDLE_SECONDS, env=environment)
+        future = self._executor.submit(grade_study, task, bench)
+        self._running[future] = task, time.monotonic()
+
+    def finished(self, seconds: float) -> list[Finished]:
+        done, _ = wait(self._running, None if seconds == float("inf") else max(seconds, 0.0), FIRST_COMPLETED)
+        now = time.monotonic()
+        found = []
+        try:
+            for future in done:
+                task, began = self._running[future]
+                found.append(Finished(task, future.result(), now - began))
+                del self._running[future]
+        except BrokenProcessPool:
+            self._running.clear()
+            raise
+        return found
+
+    def kill(self) -> None:
+        # Of this very executor: asking loky for one again could first wait for what is under way.
+        if self._executor is not None:
+            with contextlib.suppress(Exception):
+                self._executor.shutdown(wait=False, kill_workers=True)
+        self._executor = None
+        self._running.clear()
+
+
+class SameProcess:
+    """No workers: a study is graded where it is started. Nothing can end it from outside."""
+
+    def __init__(self) -> None:
+        self._found: list[Finished] = []
+
+    @property
+    def free(self) -> int:
+        return 1 - len(self._found)
+
+    @property
+    def busy(self) -> int:
+        return len(self._found)
+
+    def start(self, task: StudyTask, bench: Workbench) -> None:
+        began = time.monotonic()
+        result = grade_study(task, bench)
+        self._found.append(Finished(task, result, time.monotonic() - began))
+
+    def finished(self, seconds: float) -> list[Finished]:  # noqa: ARG002  # there is nothing to wait for
+        found, self._found = self._found, []
+        return found
+
+    def kill(self) -> None:
+        self._found.clear()
