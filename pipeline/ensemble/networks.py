@@ -1,5 +1,7 @@
 """The networks of one set of weights as the run uses them: loaded once a process, run on a device that may fail.
 
+All networks compute in float32, on a GPU too: that half precision gives the same grades there was never measured.
+
 This is where stages two to four are called. Each is imported when the weights have a network for it, so a run
 without weights needs no torch.
 """
@@ -79,12 +81,19 @@ class Networks:
     def find_landmarks(
         self, volumes: StudyVolumes, names: Sequence[str], device: str, threads: int
     ) -> tuple[Landmarks, tuple[Problem, ...]]:
-        """Stage two: the 25 points of a study by the networks ``names``; on the CPU where the GPU fails."""
+        """Stage two: the 25 points of a study by the networks ``names``.
+
+        Out of memory on the GPU, half as many slices are looked at at a time, once more on the GPU, then on the CPU.
+        """
         limit_torch_threads(threads)
         points: Landmarks | None = None
-        if device != "cpu" and device not in _broken:
+        for parts in (1, 2):
+            if device == "cpu" or device in _broken or points is not None:
+                break
             try:
-                points = _finder(self.manifest.folder, tuple(names), device).predict(volumes)
+                finder = _finder(self.manifest.folder, tuple(names), device)
+                finder.batch //= parts  # for good: what did not fit once will not fit the next time
+                points = finder.predict(volumes)
             except RuntimeError as error:
                 _after_failure(error, device)
         if points is None:

@@ -20,6 +20,7 @@ from pipeline.landmarks.landmarks import ABSENT, Landmarks
 from pipeline.landmarks.model import PointNet
 from pipeline.landmarks.numbering import agreed
 from pipeline.landmarks.sagittal import (
+    SLICES_A_BATCH,
     VISIBLE_CANAL_T2,
     LevelPoints,
     SliceOutput,
@@ -77,6 +78,7 @@ class LandmarkPredictor:
         self.settings = settings or LandmarkSettings()
         self.sagittal = _ready(sagittal, self.device)
         self.axial = _ready(axial, self.device)
+        self.batch = SLICES_A_BATCH
 
     def predict(self, study: StudyVolumes) -> Landmarks:
         """Find the points of one study; a study in which nothing is found gives empty landmarks and says why."""
@@ -103,7 +105,7 @@ class LandmarkPredictor:
             shown = [volume for volume in study.of_kind(kind) if np.ptp(volume.pixels) > 0]
             notes.extend(f"series {v.series_id} is blank" for v in study.of_kind(kind) if v not in shown)
             notes.extend(_impossible_field(volume) for volume in shown if field_mm(volume) > WIDEST_FIELD_MM)
-            outputs[kind] = [run_network(self.sagittal, volume, self.device) for volume in shown]
+            outputs[kind] = [run_network(self.sagittal, volume, self.device, self.batch) for volume in shown]
         t2, t1 = outputs[SeriesKind.SAGITTAL_T2], outputs[SeriesKind.SAGITTAL_T1]
         decode = self.settings.decode
         canal = _best([canal_points(output, decode) for output in t2 if sees_canal(output, VISIBLE_CANAL_T2)])

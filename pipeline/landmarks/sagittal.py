@@ -25,6 +25,8 @@ VISIBLE_CANAL_T2 = 0.1
 """The same on T2, where a whole lumbar series always holds the canal, however unusual its contrast."""
 SIDE_GAP_MM = 8.0
 """Foramina of the two sides lie further apart than this (adult interpedicular distances are 20 mm and more)."""
+SLICES_A_BATCH = 24
+"""Slices the network sees at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +68,7 @@ class LevelPoints:
 
 
 @torch.inference_mode()
-def run_network(model: PointNet, volume: Volume, device: torch.device, batch: int = 24) -> SliceOutput:
+def run_network(model: PointNet, volume: Volume, device: torch.device, batch: int = SLICES_A_BATCH) -> SliceOutput:
     """Run the network on every slice of a sagittal volume."""
     size = model.settings.size_px
     canvases = whole_slice_canvases(volume, size)

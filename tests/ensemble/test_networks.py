@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from pipeline.cubes import Cube, CubeSettings, StudyCubes, ViewSettings
 from pipeline.ensemble import networks as module
@@ -11,6 +14,9 @@ from pipeline.ensemble.cube_store import load_cubes, save_cubes
 from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.ensemble.networks import Networks, predict_in_parts
 from pipeline.labels import CELLS, Family, SeriesKind
+from pipeline.landmarks.landmarks import Landmarks
+from pipeline.landmarks.sagittal import SLICES_A_BATCH, run_network
+from tests.landmarks.spine import sagittal
 
 
 def cube(seed=0):
@@ -86,6 +92,58 @@ def test_a_gpu_that_broke_is_not_asked_again(failing):
     failures["calls"].clear()
     networks.grade("f", cubes, "cuda:0", 1)
     assert failures["calls"] == [("cpu", 4)]
+
+
+@pytest.mark.parametrize(
+    ("largest", "message", "calls"),
+    [
+        (24, "", [("cuda:0", 24)]),
+        (12, "CUDA out of memory", [("cuda:0", 24), ("cuda:0", 12)]),
+        (0, "CUDA out of memory", [("cuda:0", 24), ("cuda:0", 12), ("cpu", 24)]),
+        (0, "device-side assert triggered", [("cuda:0", 24), ("cpu", 24)]),
+    ],
+)
+def test_points_are_found_with_half_the_slices_and_then_on_the_cpu(failing, monkeypatch, largest, message, calls):
+    networks, _, _ = failing
+    asked = []
+
+    class Finder:
+        def __init__(self, device):
+            self.device, self.batch = device, SLICES_A_BATCH
+
+        def predict(self, volumes):
+            asked.append((self.device, self.batch))
+            if self.device != "cpu" and self.batch > largest:
+                raise RuntimeError(message)
+            return Landmarks.empty(volumes.study_id, (f"by {self.device}",))
+
+    def finder(folder, names, device):
+        return Finder(device)
+
+    finder.cache_clear = lambda: None
+    monkeypatch.setattr(module, "_finder", finder)
+    points, notes = networks.find_landmarks(SimpleNamespace(study_id="1"), ["points"], "cuda:0", 1)
+    assert asked == calls
+    assert points.notes == (f"by {calls[-1][0]}",)
+    assert [note.detail for note in notes] == [f"by {calls[-1][0]}"]
+
+
+def test_the_sagittal_network_sees_no_more_slices_than_the_batch_holds():
+    seen = []
+
+    class Net:
+        settings, stride = SimpleNamespace(size_px=32), 4
+
+        def __call__(self, images):
+            seen.append(len(images))
+            return {"heat": images.new_zeros(len(images), 10, 8, 8), "visible": images.new_zeros(len(images), 10)}
+
+    volume = sagittal(SeriesKind.SAGITTAL_T2, "2")
+    outputs = [run_network(Net(), volume, torch.device("cpu"), batch) for batch in (24, 4)]
+    slices = len(volume.pixels)
+    assert slices > 4
+    assert seen == [slices, *[4] * (slices // 4), *([slices % 4] if slices % 4 else [])]
+    assert outputs[0].maps.shape == outputs[1].maps.shape
 
 
 def test_damaged_files_are_left_out_one_by_one(tmp_path):
