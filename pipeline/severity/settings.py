@@ -153,8 +153,7 @@ class SeveritySettings:
     worst: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beside < 1:
-            raise ValueError(f"beside is {self.beside}, expected a weight in [0, 1)")
+        check_range(self, "beside", least=0, below=1)
 
     def cubes(self, family: Family) -> CubeSettings:
         """The cube settings with this family's views put in."""
