@@ -189,7 +189,7 @@ def _kernel_metadata(datasets: list[Dataset], user: str, accelerator: str) -> di
 _DESCRIPTIONS = {
     "code": "`submit.py` and its package. Attach it to the notebook; it needs no installation.",
     "weights": "Trained networks for the code. Terms, training data and measured scores: MODEL_CARD.md.",
-    "wheels": "Wheels of optional DICOM decoders (JPEG-LS, JPEG Lossless, fast RLE), each under its own licence. "
+    "wheels": "Wheels of optional DICOM decoders (fast RLE), each under its own licence. "
     "The notebook installs them with --no-index; without them it runs as well.",
 }
 

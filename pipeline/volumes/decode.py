@@ -1,9 +1,10 @@
 """Encoded pixel data to integer arrays, for every transfer syntax an MR file may come in.
 
 Uncompressed data is a view of the file's bytes. RLE, the competition's own syntax, is decoded by pylibjpeg-rle where it
-is installed (8 times faster) and by pydicom otherwise. The other syntaxes go to Pillow or pyjpegls through pydicom, and
-then to SimpleITK. Not to python-gdcm, because a damaged JPEG ends the process there (found by ``tests.fuzz``), and to
-pylibjpeg only for High-Throughput JPEG 2000, because its JPEG decoder, pylibjpeg-libjpeg, is GPL.
+is installed (8 times faster) and by pydicom otherwise. The other syntaxes go to Pillow through pydicom, and then to
+SimpleITK. Not to python-gdcm, because a damaged JPEG ends the process there, nor to pyjpegls, which never returns from
+some damaged JPEG-LS (both found by ``tests.fuzz``), and to pylibjpeg only for High-Throughput JPEG 2000, because its
+JPEG decoder, pylibjpeg-libjpeg, is GPL.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _DECODERS: dict[str, tuple[str, ...]] = {
     uid.JPEGExtended12Bit: (_ITK,),
     uid.JPEGLossless: (_ITK,),
     uid.JPEGLosslessSV1: (_ITK,),
-    uid.JPEGLSLossless: ("pyjpegls", _ITK),
-    uid.JPEGLSNearLossless: ("pyjpegls", _ITK),
+    uid.JPEGLSLossless: (_ITK,),
+    uid.JPEGLSNearLossless: (_ITK,),
     uid.JPEG2000Lossless: ("pillow", _ITK),
     uid.JPEG2000: ("pillow", _ITK),
     uid.HTJ2KLossless: ("pylibjpeg",),
@@ -42,7 +43,7 @@ _DECODERS: dict[str, tuple[str, ...]] = {
     uid.RLELossless: ("pydicom",),
 }
 """The decoders of each transfer syntax, in the order in which they are tried."""
-_PACKAGES = {"pillow": "pillow", "pyjpegls": "pyjpegls", "pylibjpeg": "pylibjpeg pylibjpeg-openjpeg"}
+_PACKAGES = {"pillow": "pillow", "pylibjpeg": "pylibjpeg pylibjpeg-openjpeg"}
 _NATIVE = (
     uid.ImplicitVRLittleEndian,
     uid.ExplicitVRLittleEndian,

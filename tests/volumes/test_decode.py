@@ -104,7 +104,7 @@ def test_a_missing_decoder_is_named_with_what_to_install(tmp_path, monkeypatch):
 
 
 def test_without_optional_packages_the_required_ones_decode(tmp_path, monkeypatch):
-    """What a plain Kaggle image has: no pyjpegls, no gdcm, no pylibjpeg."""
+    """What a plain Kaggle image has: no gdcm, no pylibjpeg."""
     monkeypatch.setattr(decode_module, "_decode_rle", None)
     real = decode_module.get_decoder
 

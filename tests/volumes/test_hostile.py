@@ -383,6 +383,27 @@ def test_limits_must_be_positive():
         ReadLimits(study_seconds=0)
 
 
+ENDLESS = bytes.fromhex(
+    "ffd8fff7000b100018002001011100fff8000d01ffff0012004301140040ffda00080101000000007c98d31a66598ec75fae"
+    "d76b357abd4f4747372f2f1f171706fefeeee6e6d6cecebeb610c0280700405038040a0701050701050701050e0428702143"
+    "810a1c0850e040283f060450c11430450c11430450c11430450c11430450c1140383f0451c114e129c25384a7094e129c253"
+    "84a7094e008765384a7094e1571571571571571571571014333153153153153153359acd66b340e33379bcde6f379bcde6f3"
+    "79bc022fbcde272727272727272740a27cb972e5cb972e5cb940e27272727272727272"
+)
+"""A damaged JPEG-LS stream of 24 x 32 pixels from which CharLS, the decoder of pyjpegls, never returns."""
+
+
+def test_a_jpeg_ls_stream_that_would_be_decoded_forever(tmp_path):
+    def change(data):
+        data.file_meta.TransferSyntaxUID = uid.JPEGLSLossless
+        data.PixelData = encapsulate([ENDLESS])
+        data["PixelData"].is_undefined_length = True
+
+    folder = write_series(tmp_path / "1", shape=(24, 32))
+    spoil(folder / "2.dcm", change)
+    assert "ITK ERROR" in one_bad(folder, "undecodable-pixels")
+
+
 def test_encapsulated_fragments_that_lie(tmp_path):
     def change(data):
         data.file_meta.TransferSyntaxUID = uid.RLELossless
