@@ -154,7 +154,8 @@ def main() -> int:
     write_csv(samples, args.out.with_suffix(".csv"))
     highest = max(sample.megabytes for sample in samples)
     rise = growth(samples, args.studies // 2)
-    title = f"{args.studies} studies, {args.workers} workers: highest {highest:.0f} MB, second half {rise:+.1f} MB"
+    done = max(sample.studies for sample in samples)
+    title = f"{done} studies, {args.workers} workers: highest {highest:.0f} MB, second half {rise:+.1f} MB"
     write_svg(samples, args.out.with_suffix(".svg"), title)
     print(f"{title}; {samples[-1].seconds:.0f} s; written to {args.out.with_suffix('.svg')}")
     return 0
