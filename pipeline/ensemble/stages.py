@@ -12,7 +12,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,8 +42,6 @@ AGAIN_SECONDS = 5.0
 """The alarm of a slow study rings again, should the first exception have been swallowed by a callback."""
 GRACE_SECONDS = 1.0
 """A network that runs when the time is over may take this much longer to end."""
-HANG_SECONDS = 60.0
-"""A worker that is this much over its seconds hangs in compiled code."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,7 @@ class Workbench:
         threads: of each library in this worker.
         keep_gib: cubes are kept for later rounds while the disk has this much space left.
         main_process: its id; any other process is a worker and may be ended.
+        hang_seconds: a worker that is this much over its seconds hangs in compiled code and is ended.
     """
 
     work: WorkFolder
@@ -108,6 +107,7 @@ class Workbench:
     threads: int = 1
     keep_gib: float = 0.0
     main_process: int = field(default_factory=os.getpid)
+    hang_seconds: float = 60.0
 
 
 class StudyTimeout(BaseException):
@@ -133,8 +133,8 @@ def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
     previous = work.load(study)
     started = time.monotonic()
     try:
-        with _alarm(_seconds_left(task), may_exit=os.getpid() != bench.main_process):
-            result = _grade(task, bench, previous)
+        with _alarm(_seconds_left(task), bench) as watch:
+            result = _grade(task, bench, previous, watch)
     except StudyTimeout:
         reason = Reason.TIME_OVER if _is_over(task) else Reason.STUDY_TOO_SLOW
         result = _fallen(previous, study, reason, f"not done after {time.monotonic() - started:.0f} s")
@@ -158,7 +158,9 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}{where}: {text}"
 
 
-def _grade(task: StudyTask, bench: Workbench, previous: StudyResult | None) -> StudyResult:
+def _grade(
+    task: StudyTask, bench: Workbench, previous: StudyResult | None, watch: Callable[[float], None]
+) -> StudyResult:
     from pipeline.volumes import read_study
 
     study, networks = task.study, bench.networks
@@ -176,7 +178,11 @@ def _grade(task: StudyTask, bench: Workbench, previous: StudyResult | None) -> S
         cubes, findings = kept, _findings_of(previous)
         clock.lap("cubes")
     else:
+        watch(
+            min(_seconds_left(task), bench.limits.study_seconds)
+        )  # a decoder that hangs need not have all of the study's seconds
         volumes = read_study(study, bench.limits)
+        watch(_seconds_left(task))
         clock.lap("read")
         if networks is None or not task.landmarks:
             findings = _find(task, volumes, None, "", (), ())
@@ -344,12 +350,16 @@ def _seconds_left(task: StudyTask) -> float:
 
 
 @contextmanager
-def _alarm(seconds: float, may_exit: bool) -> Iterator[None]:
+def _alarm(seconds: float, bench: Workbench) -> Iterator[Callable[[float], None]]:
     """Raise :class:`StudyTimeout` in this thread once the seconds are over; only in a main thread.
 
-    A library that hangs in compiled code never sees the exception. Where the process ``may_exit``, being a worker, it
-    is ended some seconds later, and the run goes on without it.
+    A library that hangs in compiled code never sees the exception. A worker process is then ended
+    :attr:`Workbench.hang_seconds` later, and the run goes on without it.
+
+    Yields:
+        A function that gives what follows so many seconds, after which, and the hang's, the worker is ended.
     """
+    may_exit = os.getpid() != bench.main_process
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise StudyTimeout
@@ -357,15 +367,19 @@ def _alarm(seconds: float, may_exit: bool) -> Iterator[None]:
     try:
         before = signal.signal(signal.SIGALRM, ring)
     except ValueError:  # not the main thread: the limits of the reader remain
-        yield
+        yield lambda _: None
         return
     signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
     try:
         with Path(os.devnull).open("w") as nowhere:
-            if may_exit:
-                faulthandler.dump_traceback_later(seconds + HANG_SECONDS, exit=True, file=nowhere)
+
+            def watch(limit: float) -> None:
+                if may_exit:
+                    faulthandler.dump_traceback_later(limit + bench.hang_seconds, exit=True, file=nowhere)
+
+            watch(seconds)
             try:
-                yield
+                yield watch
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 if may_exit:

@@ -57,7 +57,8 @@ class _Points:
 class FakeNetworks:
     """Grades every found cell (0.2, 0.3, 0.5), sharper with each further network.
 
-    Study ids that contain a word are special: ``dies`` (the process is killed), ``hangs``, ``raises``, ``blind`` (no
+    Study ids that contain a word are special: ``dies`` (the process is killed), ``hangs``, ``wedged`` (no signal
+    ends it), ``raises``, ``blind`` (no
     point is found), ``nothing`` (the networks give NaN), ``canalfails``.
     """
 
@@ -86,6 +87,9 @@ class FakeNetworks:
         if "dies" in study:
             os.kill(os.getpid(), signal.SIGKILL)
         if "hangs" in study:
+            time.sleep(600)
+        if "wedged" in study:  # as in compiled code, where no signal arrives
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
             time.sleep(600)
         if "raises" in study:
             raise RuntimeError("the network is not well")

@@ -19,6 +19,7 @@ from pipeline.ensemble.stages import Workbench, grade_study
 from pipeline.ensemble.submission import probabilities_of, read_submission
 from pipeline.ensemble.work import WorkFolder
 from pipeline.labels import CELLS, Family
+from pipeline.volumes import ReadLimits
 from tests.ensemble.studies import FakeNetworks, write_studies
 
 
@@ -102,6 +103,25 @@ def test_a_worker_that_dies_costs_only_the_study_that_kills_it(tmp_path):
     assert set(setup.result("2-dies").reason) == {Reason.WORKER_DIED}
     for name in ("1", "3", "4"):
         assert set(setup.result(name).source) == {Source.MODEL}, name
+
+
+@pytest.mark.slow
+def test_a_worker_that_no_signal_ends_costs_only_its_study(tmp_path):
+    setup = Setup(tmp_path, ["1", "2-wedged", "3"], workers=2, seconds=5.0)
+    setup.run.bench = replace(setup.bench, hang_seconds=1.0)
+    setup.go()
+    assert set(setup.result("2-wedged").reason) == {Reason.WORKER_DIED}
+    for name in ("1", "3"):
+        assert set(setup.result(name).source) == {Source.MODEL}, name
+
+
+def test_a_reader_that_hangs_does_not_have_all_of_the_studys_seconds(tmp_path, monkeypatch):
+    setup = Setup(tmp_path, ["1"], seconds=600.0)
+    given = []
+    monkeypatch.setattr("faulthandler.dump_traceback_later", lambda seconds, exit, file: given.append(seconds))
+    bench = replace(setup.bench, main_process=-1, limits=ReadLimits(study_seconds=20.0), hang_seconds=7.0)
+    assert grade_study(setup.plan.rounds[0][0], bench).finished
+    assert given == [607.0, 27.0, 607.0]
 
 
 def test_a_time_budget_helps_every_study_before_a_second_network_helps_any(tmp_path):
