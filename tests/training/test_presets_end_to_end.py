@@ -1,0 +1,114 @@
+"""Every preset from phantoms to a scored submission: ``train all`` in one go, then ``submit.py --fold 0``.
+
+Backbones are swapped for timm's smallest and images shrunk, so that a preset takes about a minute of one core; encoder,
+head, slices, sampling, loss, augmentation and everything else stay the preset's own. Nothing that is trained so shortly
+grades well, so what is checked is that every part fits the next one, and that held-out studies meet only networks that
+have not seen them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from pipeline.__main__ import main
+from pipeline.competition import make_folds, open_competition
+from pipeline.config import load_settings
+from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE
+from pipeline.ensemble.manifest import TASKS, Manifest
+from pipeline.ensemble.submission import probabilities_of, read_submission
+from pipeline.labels import CELLS, Family
+from pipeline.phantom import make_phantom
+from pipeline.severity.settings import SeveritySettings
+from tests.report.mounts import ROOT
+
+STUDIES = 6
+TINY = "test_resnet.r160_in1k"
+LOOP = {"epochs": 1, "batch_size": 8, "loader_workers": 0, "threads": 1, "ema_decay": 0, "device": "cpu"}
+POINTS = {
+    "landmarks": {"model.size_px": 96, "examples.size_px": 96},
+    "axial": {"model.size_px": 64, "examples.axial_size_px": 96, "examples.axial_pixel_mm": 1.4},
+}
+POINTS_LOOP = {"loop.batches_per_epoch": 40, "loop.learning_rate": 0.005, "evaluated": 16}
+WINDOW_PX = 48
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    return make_phantom(tmp_path_factory.mktemp("phantom"), studies=STUDIES, seed=5, size="small")
+
+
+def shrunk(preset):
+    """``--set`` arguments that make a preset's networks small."""
+    changes = []
+    for section, sizes in POINTS.items():
+        tiny = {"model.backbone": TINY, "model.initial": "random", "model.width": 16}
+        changes += [(section, tiny | sizes | POINTS_LOOP)]
+    for family in Family:
+        views = [
+            {"kind": view.kind.value, "size_mm": view.size_mm, "pixels": WINDOW_PX, "slices": view.slices}
+            for view in load_settings(SeveritySettings, preset, family.value).views_of(family)
+        ]
+        tiny = {"network.backbone": TINY, "network.initial": "random", "network.width": 32}
+        changes += [(family.value, tiny | {"views": json.dumps(views), "loop.batches_per_epoch": 2})]
+    settings = []
+    for section, values in changes:
+        for key, value in (values | {f"loop.{name}": value for name, value in LOOP.items()}).items():
+            settings += ["--set", f"{section}.{key}={value}"]
+    return settings
+
+
+@pytest.mark.parametrize("preset", ["cpu", "kaggle", "winner"])
+def test_a_preset_goes_from_phantoms_to_a_scored_submission(preset, phantom, tmp_path):
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    command = ["train", "all", "--data", str(phantom), "--preset", preset, "--out", str(out), "--cache", str(cache)]
+    assert main([*command, *shrunk(preset)]) == 0
+    weights = out / "weights"
+    manifest = Manifest.load(weights)
+    assert sorted((member.task, member.fold) for member in manifest.members) == sorted(
+        (task, fold) for task in TASKS for fold in range(5)
+    )
+    assert {ENSEMBLE_FILE, CONTEXT_FILE, "landmark_errors.json"} <= set(manifest.files)
+    for family in Family:
+        own = load_settings(SeveritySettings, preset, family.value)
+        for member in manifest.of_task(family.value):
+            kept = member.config["severity"]
+            assert kept["network"]["encoder"] == own.network.encoder
+            assert kept["network"]["head"] == own.network.head
+            assert (kept["in_plane"] is None) == (own.in_plane is None)
+            assert [view["slices"] for view in kept["views"]] == [view.slices for view in own.views_of(family)]
+
+    table, stages = tmp_path / "submission.csv", tmp_path / "stages"
+    arguments = [
+        "--weights",
+        str(weights),
+        "--fold",
+        "0",
+        "--workers",
+        "1",
+        "--out",
+        str(table),
+        "--stages",
+        str(stages),
+    ]
+    ran = subprocess.run(
+        [sys.executable, "submit.py", "--data", str(phantom / "train_images"), *arguments],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "score: spinal" in ran.stdout + ran.stderr
+    folds = make_folds(open_competition(phantom, split="train").labels)
+    held_out = sorted(str(study) for study in folds.index[folds == 0])
+    probabilities = probabilities_of(read_submission(table), held_out, table)
+    assert probabilities.shape == (len(held_out), len(CELLS), 3)
+    rows = pd.read_csv(stages / "provenance.csv", keep_default_na=False)
+    assert set(rows["source"]) <= {"model", "context"}, "no row is the bare prior"
+    graded = rows[rows["source"] == "model"]
+    assert len(graded)
+    assert all(name.endswith("-fold0") for names in graded["members"] for name in names.split(";"))
+    assert all(name.endswith("-fold0") for names in graded["landmarks"] for name in names.split(";"))
