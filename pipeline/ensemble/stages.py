@@ -7,21 +7,17 @@ a network never stops the study. Stages that the weights have no network for are
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import os
-import signal
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.competition import Problem, StudyRef
+from pipeline.ensemble.alarm import StudyTimeout, alarm
 from pipeline.ensemble.result import Reason, Source, StudyResult
 from pipeline.ensemble.work import WorkFolder
 from pipeline.ensemble.workers import limit_threads, work_device
@@ -38,8 +34,6 @@ NEEDED: dict[Family, tuple[SeriesKind, ...]] = {
     Family.SUBARTICULAR: (SeriesKind.AXIAL_T2,),
 }
 """The series a family is graded on; any one of them is enough."""
-AGAIN_SECONDS = 5.0
-"""The alarm of a slow study rings again, should the first exception have been swallowed by a callback."""
 GRACE_SECONDS = 1.0
 """A network that runs when the time is over may take this much longer to end."""
 
@@ -110,10 +104,6 @@ class Workbench:
     hang_seconds: float = 60.0
 
 
-class StudyTimeout(BaseException):
-    """The study used up its seconds. Not an ``Exception``, so that no stage takes it for a fault of its own."""
-
-
 @dataclass(frozen=True)
 class _Findings:
     """What does not depend on the graders: the facts of the study that later rounds take over."""
@@ -132,8 +122,9 @@ def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
         work.mark_started(study)
     previous = work.load(study)
     started = time.monotonic()
+    hang = None if os.getpid() == bench.main_process else bench.hang_seconds
     try:
-        with _alarm(_seconds_left(task), bench) as watch:
+        with alarm(_seconds_left(task), hang) as watch:
             result = _grade(task, bench, previous, watch)
     except StudyTimeout:
         reason = Reason.TIME_OVER if _is_over(task) else Reason.STUDY_TOO_SLOW
@@ -347,46 +338,6 @@ def _seconds_left(task: StudyTask) -> float:
         return task.seconds
     # A little beyond the deadline: between two networks the study ends by itself and keeps what it has.
     return max(min(task.seconds, task.deadline - time.time() + GRACE_SECONDS), 0.05)
-
-
-@contextmanager
-def _alarm(seconds: float, bench: Workbench) -> Iterator[Callable[[float], None]]:
-    """Raise :class:`StudyTimeout` in this thread once the seconds are over; only in a main thread.
-
-    A library that hangs in compiled code never sees the exception. A worker process is then ended
-    :attr:`Workbench.hang_seconds` later, and the run goes on without it.
-
-    Yields:
-        A function that gives what follows so many seconds, after which, and the hang's, the worker is ended.
-    """
-    may_exit = os.getpid() != bench.main_process
-
-    def ring(_number: int, _frame: FrameType | None) -> None:
-        raise StudyTimeout
-
-    try:
-        before = signal.signal(signal.SIGALRM, ring)
-    except ValueError:  # not the main thread: the limits of the reader remain
-        yield lambda _: None
-        return
-    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-
-            def watch(limit: float) -> None:
-                if may_exit:
-                    faulthandler.dump_traceback_later(limit + bench.hang_seconds, exit=True, file=nowhere)
-
-            watch(seconds)
-            try:
-                yield watch
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                if may_exit:
-                    faulthandler.cancel_dump_traceback_later()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 class _Clock:
