@@ -85,8 +85,12 @@ def pss_of_tree(root: int) -> float:
 
 
 def growth(samples: list[Sample], first: int) -> float:
-    """MB by which memory rises from study ``first`` to the last, on the line through the samples."""
-    chosen = [sample for sample in samples if sample.studies >= first]
+    """MB by which memory rises from study ``first`` to the last, on the line through the samples.
+
+    What comes after the last study is left out: the workers end then, and memory falls.
+    """
+    last = max(sample.studies for sample in samples)
+    chosen = [sample for sample in samples if first <= sample.studies < last]
     studies = np.array([sample.studies for sample in chosen], float)
     if len(chosen) < 3 or np.ptp(studies) == 0:
         return float("nan")
