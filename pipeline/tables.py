@@ -183,6 +183,6 @@ def _finite_or_nan(text: str) -> float:
 
 def _whole(text: str) -> int:
     value = float(text)
-    if value != int(value):
+    if value != int(value) or abs(value) >= 2**63:  # an infinite one raises by itself
         raise ValueError(text)
     return int(value)
