@@ -247,10 +247,39 @@ def study_hash(study_id: str) -> str:
     return hashlib.sha256(study_id.encode()).hexdigest()[:16]
 
 
-def write_seen(path: Path, study_ids: Iterable[str]) -> None:
-    """Write the list of seen studies, a hash a line, sorted."""
-    lines = sorted({study_hash(study_id) for study_id in study_ids})
-    write_text(path, "".join(f"{line}\n" for line in lines))
+def write_seen(path: Path, study_ids: Iterable[str], start_from: str = "", held_out: Iterable[str] = ()) -> None:
+    """Write the list of seen studies, a hash a line, sorted.
+
+    Args:
+        path: of the list.
+        study_ids: what the run trains on.
+        start_from: weights that it goes on from; what they have seen, the new ones have seen too.
+        held_out: studies that must not be among those.
+
+    Raises:
+        WeightsError: the weights have no list, or have seen a held-out study.
+    """
+    hashes = {study_hash(study_id) for study_id in study_ids}
+    if start_from:
+        before = _seen_by(Path(start_from))
+        if leaked := [study_id for study_id in held_out if study_hash(study_id) in before]:
+            raise WeightsError(
+                f"{start_from} was trained on {len(leaked)} of the held-out studies, the first is {leaked[0]}; "
+                "start from weights of the same held-out fold"
+            )
+        hashes |= before
+    write_text(path, "".join(f"{line}\n" for line in sorted(hashes)))
+
+
+def _seen_by(weights: Path) -> set[str]:
+    """The list beside a member's file (``NAME.seen.txt``) or in a run's folder (``seen.txt``)."""
+    for path in (weights.with_name(f"{weights.stem}.seen.txt"), weights.with_name("seen.txt")):
+        if path.is_file():
+            return set(path.read_text(encoding="utf-8").split())
+    raise WeightsError(
+        f"{weights}: neither {weights.stem}.seen.txt nor seen.txt lies beside it, so nobody knows which studies these "
+        "weights have seen; start from a run's or a weights folder"
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -288,7 +288,7 @@ def train(task: str, args: argparse.Namespace) -> int:
     point_task = PointTask(task, settings, training, testing)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    write_seen(out / "seen.txt", training["study_id"])
+    write_seen(out / "seen.txt", training["study_id"], settings.start_from, testing["study_id"].unique())
     result = fit(point_task, settings.loop, out, config=to_dict(settings), resume=not args.restart)
     print(f"{task}: best score {result.best_score:.3f} mm at epoch {result.epoch}; wrote {result.weights}")
     return 0

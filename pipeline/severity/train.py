@@ -151,7 +151,10 @@ def train_fold(
     task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
     if not (resume and (out / "last.ckpt").exists()):
         review(task, data, fold, out)
-    write_seen(out / "seen.txt", (data.cache.study_ids[study] for study in np.unique(train_cells.study)))
+    trained, tested = (
+        [data.cache.study_ids[study] for study in np.unique(table.study)] for table in (train_cells, test_cells)
+    )
+    write_seen(out / "seen.txt", trained, settings.start_from, tested if fold is not None else ())
     result = fit(task, settings.loop, out, config=to_dict(settings), resume=resume)
     return _predict_fold(task, data, cells.rows(held & (cells.true | cells.predicted)), fold, result.weights, out)
 

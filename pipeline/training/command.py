@@ -116,12 +116,15 @@ def _status(error: Exception) -> int | None:
     """2 for a call that was wrong, 1 for work that could not be done, None for a fault of the program."""
     from pipeline.competition import TableError
     from pipeline.config import ConfigError
+    from pipeline.ensemble.manifest import WeightsError
     from pipeline.training.backbones import BackboneError
     from pipeline.training.checkpoint import ResumeError
     from pipeline.training.ladder import LadderError
 
     if isinstance(error, ConfigError | BackboneError | ResumeError):
         return 2
-    if isinstance(error, TableError | LadderError | FloatingPointError | MemoryError | FileNotFoundError):
+    if isinstance(
+        error, TableError | WeightsError | LadderError | FloatingPointError | MemoryError | FileNotFoundError
+    ):
         return 1
     return None

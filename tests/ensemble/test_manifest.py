@@ -153,3 +153,20 @@ def test_rounds_take_the_best_value_per_second_of_every_family_first(manifest):
         add(manifest, name, task, score=score, seconds_per_study=seconds)
     rounds = Manifest.load(manifest.folder).severity_rounds()
     assert [[member.name for member in members] for members in rounds] == [["c-fast", "f", "s"], ["c-slow", "s-new"]]
+
+
+def test_weights_that_go_on_from_others_have_seen_what_those_have(tmp_path):
+    write_seen(tmp_path / "canal-fold0.seen.txt", ["a", "b"])
+    start = str(tmp_path / "canal-fold0.safetensors")
+    write_seen(tmp_path / "new.txt", ["c"], start, ["d"])
+    assert set((tmp_path / "new.txt").read_text().split()) == {study_hash(name) for name in "abc"}
+    with pytest.raises(
+        WeightsError, match=r"1 of the held-out studies, the first is b; start from weights of the same"
+    ):
+        write_seen(tmp_path / "new.txt", ["c"], start, ["d", "b"])
+    (tmp_path / "run").mkdir()
+    with pytest.raises(WeightsError, match="nobody knows which studies"):
+        write_seen(tmp_path / "new.txt", ["c"], str(tmp_path / "run" / "best.safetensors"))
+    write_seen(tmp_path / "run" / "seen.txt", ["e"])
+    write_seen(tmp_path / "new.txt", ["c"], str(tmp_path / "run" / "best.safetensors"))
+    assert set((tmp_path / "new.txt").read_text().split()) == {study_hash(name) for name in "ce"}
