@@ -72,7 +72,8 @@ def test_it_survives_saving(fitted, tmp_path):
     _, log_p = study_set(3, seed=4)
     fitted.save(tmp_path / "context.safetensors")
     loaded = ContextModel.load(tmp_path / "context.safetensors")
-    np.testing.assert_array_equal(loaded.apply(log_p), fitted.apply(log_p))
+    # Not to the bit: how a library sums depends on where the loaded arrays lie in memory.
+    np.testing.assert_allclose(loaded.apply(log_p), fitted.apply(log_p), rtol=1e-12)
     (tmp_path / "bad.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="not a study-context model"):
         ContextModel.load(tmp_path / "bad.safetensors")
