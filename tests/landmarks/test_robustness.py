@@ -43,6 +43,10 @@ def volumes(folder):
 
 @pytest.fixture(scope="module")
 def truth(folder):
+    return marked_points(folder)
+
+
+def marked_points(folder):
     """(25, 3) mm; NaN where the phantom marks nothing."""
     points = np.full((25, 3), np.nan)
     for row in pd.read_csv(folder / "train_label_coordinates.csv").itertuples():
@@ -87,6 +91,14 @@ def test_a_complete_study(complete, truth):
         assert_right(complete, truth, cells)
     left, right = complete.points_mm[5:10, 0], complete.points_mm[10:15, 0]
     assert (left > right)[np.isfinite(left - right)].all()
+
+
+def test_a_scoliotic_study_in_stir(predictor, tmp_path):
+    """On this one an earlier network, trained on few such studies, found no canal at all."""
+    folder = make_phantom(tmp_path, studies=1, seed=4242, size="small")
+    landmarks = predictor.predict(read_study(open_competition(folder, split="train").studies[0]))
+    for cells in (CANAL, FORAMINAL):
+        assert_right(landmarks, marked_points(folder), cells)
 
 
 def test_t1_only(predictor, volumes, truth):
