@@ -29,7 +29,7 @@ THREADS = 2
 def main(study_folder: Path, rounds: int) -> int:
     study = open_competition(study_folder.parents[1], split="train").study(study_folder.name)
     networks, _ = Networks.open(Manifest.load(WEIGHTS))
-    plan = make_plan([study], networks, in_rounds=False, guard=False, seconds=600.0, deadline=None)
+    plan = make_plan([study], networks, in_rounds=False, guard=False, seconds=600.0)
     ((task,),) = plan.rounds
     taken = []
     with tempfile.TemporaryDirectory() as scratch:
