@@ -182,6 +182,18 @@ def open_competition(
     return Competition(root, split, images, tuple(studies), tuple(problems))
 
 
+def studies_in_fold(competition: Competition, fold: int) -> set[str]:
+    """The studies of a labelled folder that fold ``fold`` of :func:`make_folds` holds out.
+
+    Raises:
+        CompetitionError: the folder has no labels to make folds of.
+    """
+    if competition.labels is None:
+        raise CompetitionError(f"{competition.root}: no train.csv; folds cannot be made without labels")
+    folds = make_folds(competition.labels)
+    return set(folds.index[folds == fold])
+
+
 def make_folds(labels: pd.DataFrame, n: int = 5, seed: int = 0) -> pd.Series:
     """Assign each study to one of ``n`` folds, stratified by the worst grade of each condition family.
 

@@ -22,7 +22,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from pipeline.competition import Competition, CompetitionError, StudyRef, make_folds, open_competition
+from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition, studies_in_fold
 from pipeline.ensemble.combine import EnsembleFit, blend, calibrate, fitted
 from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.ensemble.metric import FAMILY_COLUMNS
@@ -241,10 +241,7 @@ def _studies(competition: Competition, fold: int | None, limit: int | None) -> l
     """
     chosen = list(competition.studies)
     if fold is not None:
-        if competition.labels is None:
-            raise CompetitionError(f"{competition.root}: no train.csv; folds cannot be made without labels")
-        folds = make_folds(competition.labels)
-        held = set(folds.index[folds == fold])
+        held = studies_in_fold(competition, fold)
         chosen = [study for study in chosen if study.study_id in held]
     if not chosen:
         raise CompetitionError(f"{competition.root}: no study{'' if fold is None else f' in fold {fold}'}")

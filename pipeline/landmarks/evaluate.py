@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition, CompetitionError, StudyRef, TableError, make_folds, open_competition
+from pipeline.competition import Competition, CompetitionError, StudyRef, TableError, open_competition, studies_in_fold
 from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Family
 from pipeline.landmarks.landmarks import Landmarks
 
@@ -281,10 +281,7 @@ def _studies(competition: Competition, fold: int | None, limit: int | None) -> l
         raise CompetitionError(f"{competition.root}: no label coordinates to compare with")
     labelled = set(competition.coordinates["study_id"])
     if fold is not None:
-        if competition.labels is None:
-            raise CompetitionError(f"{competition.root}: no train.csv; folds cannot be made without labels")
-        folds = make_folds(competition.labels)
-        labelled &= set(folds.index[folds == fold])
+        labelled &= studies_in_fold(competition, fold)
     chosen = [study for study in competition.studies if study.study_id in labelled][:limit]
     if not chosen:
         raise CompetitionError(f"{competition.root}: no labelled study{'' if fold is None else f' in fold {fold}'}")
