@@ -33,7 +33,7 @@ from pipeline.volumes import StudyVolumes, read_study
 
 Source = Literal["true", "predicted"]
 SOURCES: tuple[Source, ...] = get_args(Source)
-_FORMAT = 1
+_FORMAT = 2
 """Counts up when cubes are cut differently, so that old caches are not mistaken for new ones."""
 
 

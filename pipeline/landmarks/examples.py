@@ -222,7 +222,7 @@ def build_examples(
     Returns:
         One row an example: ``competition, study_id, file, index``.
     """
-    key = hashlib.sha256(json.dumps([kind, asdict(settings), 2], sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([kind, asdict(settings), 3], sort_keys=True).encode()).hexdigest()[:12]
     jobs, files = [], []
     for number, competition in enumerate(competitions):
         coordinates = competition.coordinates
