@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pipeline.competition import Competition, make_folds, open_competition
+from pipeline.competition import Competition, open_competition, studies_in_fold
 from pipeline.config import load_settings, to_dict
 from pipeline.ensemble.manifest import write_seen
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
@@ -285,10 +285,10 @@ def train(task: str, args: argparse.Namespace) -> int:
         f"train {task}: {len(training)} slices of {training['study_id'].nunique()} studies, "
         f"held out (fold {args.fold}): {len(testing)} slices of {testing['study_id'].nunique()} studies"
     )
-    point_task = PointTask(task, settings, training, testing)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     write_seen(out / "seen.txt", training["study_id"], settings.start_from, testing["study_id"].unique())
+    point_task = PointTask(task, settings, training, testing)
     result = fit(point_task, settings.loop, out, config=to_dict(settings), resume=not args.restart)
     print(f"{task}: best score {result.best_score:.3f} mm at epoch {result.epoch}; wrote {result.weights}")
     return 0
@@ -298,14 +298,8 @@ def held_out_studies(competitions: Sequence[Competition], fold: int | None) -> l
     """The held-out studies of each folder; none where ``fold`` is None.
 
     Raises:
-        ValueError: if a folder has no labels to make folds of.
+        CompetitionError: if a folder has no labels to make folds of.
     """
     if fold is None:
         return [set() for _ in competitions]
-    found = []
-    for competition in competitions:
-        if competition.labels is None:
-            raise ValueError(f"{competition.root}: no train.csv; folds cannot be made without labels")
-        folds = make_folds(competition.labels)
-        found.append(set(folds.index[folds == fold]))
-    return found
+    return [studies_in_fold(competition, fold) for competition in competitions]

@@ -147,14 +147,14 @@ def train_fold(
     if not len(train_cells) or not len(test_cells):
         raise ValueError(f"{family} fold {fold}: {len(train_cells)} cells to train on, {len(test_cells)} to score")
     out.mkdir(parents=True, exist_ok=True)
-    name = f"{family} fold {fold}"
-    task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
-    if not (resume and (out / "last.ckpt").exists()):
-        review(task, data, fold, out)
     trained, tested = (
         [data.cache.study_ids[study] for study in np.unique(table.study)] for table in (train_cells, test_cells)
     )
     write_seen(out / "seen.txt", trained, settings.start_from, tested if fold is not None else ())
+    name = f"{family} fold {fold}"
+    task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
+    if not (resume and (out / "last.ckpt").exists()):
+        review(task, data, fold, out)
     result = fit(task, settings.loop, out, config=to_dict(settings), resume=resume)
     return _predict_fold(task, data, cells.rows(held & (cells.true | cells.predicted)), fold, result.weights, out)
 
