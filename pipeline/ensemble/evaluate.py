@@ -127,7 +127,7 @@ def predict_unseen(manifest: Manifest, studies: Sequence[StudyRef], workers: int
     """
     networks, problems = Networks.open(manifest)
     for problem in problems:
-        print(f"evaluate severity: left out: {problem.detail}", file=sys.stderr)
+        print(f"left out: {problem.detail}", file=sys.stderr)
     graders = [member.name for member in networks.members if member.task in list(Family)]
     if not graders:
         raise WeightsError(f"{manifest.folder}: no severity network to evaluate")
