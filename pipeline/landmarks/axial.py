@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from pipeline.config import check_range
 from pipeline.landmarks.canvas import normalised, window_canvas
 from pipeline.landmarks.decode import refine
 from pipeline.landmarks.model import PointNet, map_grid
@@ -31,6 +32,8 @@ class AxialSettings:
         lateral_mm: the recess, to the side of the canal point, where the network is blind.
         posterior_mm: the same, behind it. Both are the medians of the phantom's exact points.
         believed_mm: a point further than this from that place is not believed.
+        trust: how far towards the network's point, from that place (0) to the point itself (1). Less than 1 is for
+            a network that has not seen images like these, e.g. one of phantoms alone on real ones.
     """
 
     reach_mm: float = 10.0
@@ -39,6 +42,10 @@ class AxialSettings:
     lateral_mm: float = 10.0
     posterior_mm: float = 4.0
     believed_mm: float = 12.0
+    trust: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range(self, "trust", least=0, most=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +133,8 @@ def find_recesses(
                     point = np.array([size - 1 - point[0], point[1]])
                 near = np.linalg.norm(point - expected[i, side]) * settings.pixel_mm <= settings.believed_mm
                 if near and mass >= 0.2:
-                    found[i, side], masses[i, side] = point, mass
+                    found[i, side] += settings.trust * (point - expected[i, side])
+                    masses[i, side] = mass
     results = []
     for i, (number, index, _) in enumerate(places):
         flat = np.column_stack([found[i], np.zeros(2), np.ones(2)])

@@ -63,7 +63,9 @@ def load_predictor(
     return LandmarkPredictor(_network(manifest, sagittal, device), _network(manifest, axial, device), device, settings)
 
 
-def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None) -> Manifest:
+def store_run(
+    run: Path, weights: Path, task: str, name: str, fold: int | None, overrides: Sequence[str] = ()
+) -> Manifest:
     """Add the network of a training run to a weights folder, in half precision.
 
     Args:
@@ -72,6 +74,12 @@ def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None) 
         task: ``landmarks`` or ``axial``.
         name: of the member.
         fold: the held-out fold; None if there was none.
+        overrides: ``key=value`` of :class:`LandmarkSettings`, how studies are read with this network. The sagittal
+            network's count, for its axial companion too.
+
+    Raises:
+        ConfigError: a setting that does not exist.
+        OSError: the run is not complete.
     """
     from pipeline.landmarks.train import LandmarkTrainSettings
 
@@ -85,6 +93,7 @@ def store_run(run: Path, weights: Path, task: str, name: str, fold: int | None) 
         config={
             "model": {**to_dict(settings.model), "initial": "random"},
             "pixel_mm": settings.examples.axial_pixel_mm,
+            **({"settings": to_dict(load_settings(LandmarkSettings, overrides=overrides))} if overrides else {}),
         },
         score=_best_score(run / "history.csv"),
         seconds_per_study=seconds_per_study(settings.model, task),

@@ -7,7 +7,7 @@ confidence, because nothing in an axial slice counts vertebrae.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -49,12 +49,16 @@ class LandmarkSettings:
         axial: slices and windows of the axial series.
         least_confidence: a group of points whose best confidence is below it is no spine, and none of it is kept.
         sure: foramina with at least this confidence have a say in the numbering of the canal.
+        canal_back_mm: canal points are moved backward by this, at a right angle to the spine. For a network that has
+            learnt another convention than the one wanted: SPIDER marks the posterior margin of the disc, RSNA the
+            middle of the canal behind it.
     """
 
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     axial: AxialSettings = field(default_factory=AxialSettings)
     least_confidence: float = 0.03
     sure: float = 0.15
+    canal_back_mm: float = 0.0
 
 
 class LandmarkPredictor:
@@ -137,8 +141,8 @@ class LandmarkPredictor:
         for side, points in (foramina | sure).items():
             table.fill(Condition.LEFT_FORAMINAL if side is Side.LEFT else Condition.RIGHT_FORAMINAL, points)
         if canal is not None:
+            canal = moved_back(canal, self.settings.canal_back_mm)
             table.fill(Condition.CANAL, canal)
-        if canal is not None:
             return canal.points_mm
         return _canal_from_foramina(table)
 
@@ -223,6 +227,22 @@ def _along(canal: np.ndarray, level: int) -> np.ndarray:
     if len(known) < 2:
         return np.array([0.0, 0.0, 1.0])
     return unit(canal[known[0]] - canal[known[-1]])
+
+
+def moved_back(found: LevelPoints, distance_mm: float) -> LevelPoints:
+    """Points moved within their slices to the patient's back, at a right angle to the spine at their level.
+
+    Args:
+        found: canal points.
+        distance_mm: how far.
+    """
+    moved = found.points_mm.copy()
+    for level in np.nonzero(np.isfinite(moved).all(axis=1))[0]:
+        back = np.array([0.0, 1.0, 0.0])
+        for direction in (_along(found.points_mm, int(level)), found.volume.normal):
+            back -= (back @ direction) * direction
+        moved[level] += distance_mm * unit(back)
+    return replace(found, points_mm=moved)
 
 
 def _canal_from_foramina(table: _Table) -> np.ndarray | None:

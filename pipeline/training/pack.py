@@ -48,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="how the classifiers of --runs are used at inference: beside, worst or shift_mm; repeatable",
+        help="how the networks of --runs are used at inference: beside, worst or shift_mm of classifiers, such as "
+        "canal_back_mm or axial.trust of sagittal localisers; one kind of network a call; repeatable",
     )
     parser.add_argument(
         "--share",
@@ -108,7 +109,7 @@ def _pack(args: argparse.Namespace) -> None:
     for packed in args.runs:
         name = packed.member
         if packed.task in LANDMARK_TASKS:
-            store_points(packed.run, args.weights, packed.task, name, packed.fold)
+            store_points(packed.run, args.weights, packed.task, name, packed.fold, args.set)
         else:
             store_classifier(packed.run, args.weights, Family(packed.task), name, packed.fold, args.set)
         print(f"packed {name} from {packed.run}")

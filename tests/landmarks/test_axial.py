@@ -1,5 +1,7 @@
 """Which axial slice shows a level, and where its recesses lie."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,19 @@ def test_a_point_far_from_where_recesses_are_is_not_believed():
     (points,) = find_recesses(axial_net(), volumes, [(2, 1, wrong)], CPU, SETTINGS)
     assert points.points_mm[0][:2] - wrong[:2] == pytest.approx([SETTINGS.lateral_mm, SETTINGS.posterior_mm])
     assert points.confidence[0] == pytest.approx(0.1)
+
+
+def test_a_network_that_is_trusted_half_answers_half_way_to_the_expected_place():
+    places = [(2, 1, CANAL[2])]
+    whole, half, none = (
+        find_recesses(net, axial(), places, CPU, replace(SETTINGS, trust=trust))[0]
+        for net, trust in ((axial_net(), 1.0), (axial_net(), 0.5), (None, 1.0))
+    )
+    assert np.linalg.norm(whole.points_mm - none.points_mm, axis=1).min() > 0.5
+    assert half.points_mm == pytest.approx((whole.points_mm + none.points_mm) / 2)
+    assert half.confidence == pytest.approx(whole.confidence)
+    with pytest.raises(ValueError, match=r"trust is 1\.5"):
+        AxialSettings(trust=1.5)
 
 
 def test_nothing_to_do():

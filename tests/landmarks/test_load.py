@@ -6,7 +6,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import to_dict
+from pipeline.config import ConfigError, to_dict
 from pipeline.ensemble.manifest import Manifest, WeightsError, write_seen
 from pipeline.labels import SeriesKind
 from pipeline.landmarks.load import load_point_net, load_predictor, store_run
@@ -54,6 +54,16 @@ def test_a_stored_run_is_recorded_with_what_it_saw(weights):
     assert 0 < first.seconds_per_study < 60
     (axial,) = manifest.of_task("axial")
     assert axial.score is None  # nothing was held out
+
+
+def test_how_studies_are_read_is_stored_with_the_sagittal_network(weights, tmp_path):
+    Manifest(tmp_path, "default", "for a test").save()
+    run = weights.parent / "a"
+    store_run(run, tmp_path, "landmarks", "landmarks-0", 0, ["canal_back_mm=1.5", "axial.trust=0.5"])
+    settings = load_predictor(tmp_path).settings
+    assert (settings.canal_back_mm, settings.axial.trust) == (1.5, 0.5)
+    with pytest.raises(ConfigError, match="canal_back"):
+        store_run(run, tmp_path, "landmarks", "landmarks-0", 0, ["canal_bak_mm=1.5"])
 
 
 def test_stored_weights_are_half_precision_and_load_as_float(weights):

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.landmarks import COLUMNS, Landmarks
-from pipeline.landmarks.predict import GUESSED, LandmarkPredictor
+from pipeline.landmarks.predict import GUESSED, LandmarkPredictor, LandmarkSettings
 from tests.landmarks.spine import HEIGHTS, axial, axial_net, sagittal, sagittal_net, study, truth
 
 T1, T2 = SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2
@@ -54,6 +54,21 @@ def test_a_complete_study_whatever_way_it_is_stored(predictor, mirrored):
     families = [cell.condition.family for cell in CELLS]
     expected = {Family.CANAL: "2", Family.FORAMINAL: "1", Family.SUBARTICULAR: "9"}
     assert list(landmarks.series_id) == [expected[family] for family in families]
+
+
+def test_canal_points_can_be_moved_backward_within_their_slices():
+    volumes = [sagittal(T1, "1"), sagittal(T2, "2"), *axial("9")]
+    before, after = (
+        LandmarkPredictor(sagittal_net(), axial_net(), settings=LandmarkSettings(canal_back_mm=back)).predict(
+            study(*volumes)
+        )
+        for back in (0.0, 2.0)
+    )
+    moved = after.points_mm - before.points_mm
+    assert np.linalg.norm(moved[CANAL], axis=1) == pytest.approx(2.0, abs=1e-6)
+    assert (moved[CANAL, 1] > 1.8).all()  # patient y grows to the back
+    assert moved[FORAMINAL] == pytest.approx(0)
+    assert_on_file(after, volumes)
 
 
 def test_exchanged_x_and_y_would_be_noticed(predictor):
