@@ -25,6 +25,10 @@ VISIBLE_CANAL_T2 = 0.1
 """The same on T2, where a whole lumbar series always holds the canal, however unusual its contrast."""
 SIDE_GAP_MM = 8.0
 """Foramina of the two sides lie further apart than this (adult interpedicular distances are 20 mm and more)."""
+MASS_WEIGHT = 1.2
+"""Of a slice's own map against its visibility, as log-odds; fitted together with ``DecodeSettings.lateral``."""
+BESIDE_MM = 6.0
+"""The preference for a side decides between a slice and those beside it, 4 to 5 mm away, not about further ones."""
 SLICES_A_BATCH = 24
 """Slices the network sees at a time."""
 
@@ -140,8 +144,28 @@ def foraminal_points(output: SliceOutput, midline_mm: np.ndarray, settings: Deco
         for level in np.nonzero(np.isfinite(chain.points[:, 0]))[0]:
             near = np.linalg.norm(output.positions - chain.points[level], axis=-1) * pixel_mm
             mass[:, level] = (output.maps[:, FORAMINAL_CHANNELS][:, level] * (near <= settings.radius_mm)).sum((1, 2))
-        found[side] = _place(output, chain, (visible * (0.2 + mass)).argmax(axis=0), FORAMINAL_CHANNELS, settings)
+        chosen = marked_slices(visible, mass, sign * output.x_mm, settings)
+        found[side] = _place(output, chain, chosen, FORAMINAL_CHANNELS, settings)
     return found
+
+
+def marked_slices(
+    visible: np.ndarray, mass: np.ndarray, lateral_mm: np.ndarray, settings: DecodeSettings
+) -> np.ndarray:
+    """(5,) the slice on which each foramen of a side would be marked: the one that shows it best, or one beside it.
+
+    Args:
+        visible: (slices, 5) between 0 and 1, negative where the slice is not on this side of the level.
+        mass: (slices, 5) share of each slice's own map within reach of the decoded point.
+        lateral_mm: (slices,) how far to the side each slice lies, mm from anywhere.
+        settings: ``lateral``, the preference by level.
+    """
+    own = (visible * (0.2 + mass)).argmax(axis=0)
+    p = np.clip(visible, 1e-4, 1 - 1e-4)
+    score = np.log(p / (1 - p)) + MASS_WEIGHT * np.log(0.2 + mass) + np.array(settings.lateral) * lateral_mm[:, None]
+    candidate = (visible >= 0) & (np.abs(lateral_mm[:, None] - lateral_mm[own]) <= BESIDE_MM)
+    chosen: np.ndarray = np.where(candidate, score, -np.inf).argmax(axis=0)
+    return chosen
 
 
 def midline_from(output: SliceOutput, canal: LevelPoints | None) -> tuple[np.ndarray, str]:

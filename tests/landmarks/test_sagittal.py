@@ -13,6 +13,7 @@ from pipeline.landmarks.sagittal import (
     LevelPoints,
     canal_points,
     foraminal_points,
+    marked_slices,
     midline_from,
     run_network,
     sees_canal,
@@ -129,13 +130,34 @@ def test_points_outside_the_image_are_absent():
 
 
 def test_visibility_decides_between_slices_of_a_side(output):
-    wanted = int(np.abs(output.x_mm - 24.0).argmin())
     visible = output.visible.copy()
     maps = output.maps.copy()
     best = foraminal_points(output, CANAL[:, 0], DECODE)[Side.LEFT].slice_index[2]
+    wanted = int(np.abs(output.x_mm - output.x_mm[best] - 4.0).argmin())
     visible[wanted, FORAMINAL_CHANNELS.start + 2] = 1.0
     visible[best, FORAMINAL_CHANNELS.start + 2] = 0.2
     maps[wanted, FORAMINAL_CHANNELS.start + 2] = maps[best, FORAMINAL_CHANNELS.start + 2]
     found = foraminal_points(replace(output, visible=visible, maps=maps), CANAL[:, 0], DECODE)[Side.LEFT]
     assert wanted != best
     assert found.slice_index[2] == wanted
+
+
+def test_of_two_slices_that_show_a_foramen_alike_the_medial_one_is_the_upper_levels_and_the_lateral_one_the_lowest():
+    lateral_mm = np.array([10.0, 14.0, 18.0, 30.0])
+    mass = np.full((4, 5), 0.8)
+    alike = np.tile(np.array([[0.1], [0.6], [0.62], [0.1]]), 5)
+    chosen = marked_slices(alike, mass, lateral_mm, DECODE)
+    assert (chosen[0], chosen[4]) == (1, 2)
+    indifferent = replace(DECODE, lateral=(0.0,) * 5)
+    assert (marked_slices(alike, mass, lateral_mm, indifferent) == 2).all()
+    clear = np.tile(np.array([[0.1], [0.2], [0.95], [0.1]]), 5)
+    assert (marked_slices(clear, mass, lateral_mm, DECODE) == 2).all()
+    # Neither a slice of the other side nor one far away is ever preferred.
+    alike[1] = -1.0
+    alike[3, 4] = 0.6
+    assert (marked_slices(alike, mass, lateral_mm, DECODE) == 2).all()
+
+
+def test_a_preference_for_each_level_is_demanded():
+    with pytest.raises(ValueError, match="each of 5 levels"):
+        DecodeSettings(lateral=(0.0, 0.0))
