@@ -31,6 +31,8 @@ class Cube:
         spacing_mm: millimetres a pixel.
         offset_mm: distance of the middle slice from the landmark, signed along the stack's normal.
         series_id: the series it was cut from.
+        shares: (3,) the belief that the landmark belongs on the slice before, on the middle one and on the one after,
+            in the order of ``pixels``; NaN where stage two says nothing about it.
     """
 
     pixels: NDArray[np.float32]
@@ -41,6 +43,7 @@ class Cube:
     spacing_mm: float
     offset_mm: float
     series_id: str
+    shares: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +79,7 @@ def cut_cubes(
         if cell.condition.family not in wanted:
             continue
         for view in settings.of(cell.condition.family):
-            found = _cut_cell(cell, view, stacks, landmarks.points_mm, settings)
+            found = _cut_cell(cell, view, stacks, landmarks, settings)
             if found:
                 cubes[index, view.kind] = found
     return StudyCubes(study.study_id, cubes)
@@ -102,9 +105,10 @@ def _prepared(volume: Volume, spacing_mm: float) -> Volume:
 
 
 def _cut_cell(
-    cell: Cell, view: ViewSettings, stacks: _Stacks, points_mm: NDArray[np.float64], settings: CubeSettings
+    cell: Cell, view: ViewSettings, stacks: _Stacks, landmarks: Landmarks, settings: CubeSettings
 ) -> tuple[Cube, ...]:
-    point = points_mm[CELL_INDEX[cell]]
+    points_mm, number = landmarks.points_mm, CELL_INDEX[cell]
+    point = points_mm[number]
     if not np.isfinite(point).all():
         return ()
     nearest: dict[str, tuple[float, int, Volume]] = {}
@@ -118,8 +122,10 @@ def _cut_cell(
     cubes = []
     for offset, middle, volume in sorted(nearest.values(), key=lambda found: abs(found[0]))[: settings.series]:
         frame = level_frame(cell, points_mm, volume.affines[middle, :3, 2], volume.plane, settings.max_tilt_degrees)
+        own = volume.series_id == landmarks.series_id[number]
+        shares = _shares(landmarks.beside[number] if own else np.full(2, np.nan))
         if frame is not None:
-            cubes.append(_cut(volume, middle, offset, frame, view))
+            cubes.append(_cut(volume, middle, offset, frame, view, shares))
     return tuple(cubes)
 
 
@@ -131,11 +137,18 @@ def _offset_if_shown(volume: Volume, middle: int, point: NDArray[np.float64]) ->
     return float(offset[0]) if inside else None
 
 
-def _cut(volume: Volume, middle: int, offset: float, frame: Frame, view: ViewSettings) -> Cube:
+def _shares(beside: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(3,) before, own and after, from the belief in the slices beside a point."""
+    return np.array([beside[0], 1 - beside.sum(), beside[1]])
+
+
+def _cut(
+    volume: Volume, middle: int, offset: float, frame: Frame, view: ViewSettings, shares: NDArray[np.float64]
+) -> Cube:
     half = view.slices // 2
     indices = _present_slices(volume.positions_mm, middle, half, view.gap_mm)
     if frame.reverse:
-        indices = indices[::-1]
+        indices, shares = indices[::-1], shares[::-1]
     pixels = np.zeros((view.slices, view.pixels, view.pixels), dtype=np.float32)
     for position, index in enumerate(indices):
         if index is not None:
@@ -152,6 +165,7 @@ def _cut(volume: Volume, middle: int, offset: float, frame: Frame, view: ViewSet
         spacing_mm=view.spacing_mm,
         offset_mm=offset,
         series_id=volume.series_id,
+        shares=shares,
     )
 
 

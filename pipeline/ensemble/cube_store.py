@@ -13,7 +13,7 @@ from pipeline.cubes import Cube, StudyCubes
 from pipeline.files import write_atomically
 from pipeline.labels import SeriesKind
 
-_ARRAYS = ("centre_mm", "right", "down")
+_ARRAYS = ("centre_mm", "right", "down", "shares")
 
 
 def save_cubes(path: Path, cubes: dict[str, StudyCubes]) -> None:

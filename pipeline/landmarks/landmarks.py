@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -11,8 +11,9 @@ import pandas as pd
 from pipeline.labels import CELL_INDEX, CELLS, Cell, condition_from_title, level_from_title, level_title
 from pipeline.tables import COORDINATE_COLUMNS, PATIENT_COLUMNS
 
-COLUMNS: Final = (*COORDINATE_COLUMNS, *PATIENT_COLUMNS, "confidence")
-"""The columns of ``label_coordinates.csv``: the competition's own, then patient millimetres and the confidence."""
+COLUMNS: Final = (*COORDINATE_COLUMNS, *PATIENT_COLUMNS, "confidence", "before", "after")
+"""The columns of ``label_coordinates.csv``: the competition's own, then patient millimetres, the confidence, and the
+belief that the point belongs on the slice before or after (empty where nothing is said about it)."""
 
 ABSENT: Final = -1
 """The instance number of a point that was not found."""
@@ -31,6 +32,8 @@ class Landmarks:
         x: (25,) column in that file's own pixel grid, as in ``train_label_coordinates.csv``.
         y: (25,) row in that file's own pixel grid.
         notes: what was decided on the way (series fallen back to, a shift that was close), for the log.
+        beside: (25, 2) the belief, between 0 and 1, that the point belongs on the slice before or after its own in the
+            order of the stack (along its normal); NaN where nothing is said about it.
     """
 
     study_id: str
@@ -41,9 +44,13 @@ class Landmarks:
     x: np.ndarray
     y: np.ndarray
     notes: tuple[str, ...] = field(default=())
+    beside: np.ndarray = field(default_factory=lambda: np.full((len(CELLS), 2), np.nan))
 
     def __post_init__(self) -> None:
-        shapes = {"points_mm": (25, 3), "confidence": (25,), "instance_number": (25,), "x": (25,), "y": (25,)}
+        shapes = {
+            "points_mm": (25, 3), "confidence": (25,), "instance_number": (25,), "x": (25,), "y": (25,),
+            "beside": (25, 2),
+        }  # fmt: skip
         for name, shape in shapes.items():
             found = getattr(self, name).shape
             if found != shape:
@@ -74,6 +81,7 @@ class Landmarks:
                 float(self.y[i]),
                 *(float(value) for value in self.points_mm[i]),
                 float(self.confidence[i]),
+                *(float(value) for value in self.beside[i]),
             )
             for i, cell in enumerate(CELLS)
             if self.found[i]
@@ -114,6 +122,5 @@ class Landmarks:
             result.confidence[i] = getattr(row, "confidence", 1.0)
             result.instance_number[i] = row.instance_number
             result.x[i], result.y[i] = row.x, row.y
-        return Landmarks(
-            study_id, result.points_mm, result.confidence, tuple(series), result.instance_number, result.x, result.y
-        )
+            result.beside[i] = (getattr(row, "before", np.nan), getattr(row, "after", np.nan))
+        return replace(result, series_id=tuple(series))

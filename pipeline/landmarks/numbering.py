@@ -51,11 +51,13 @@ def renumbered(points: LevelPoints, delta: int) -> LevelPoints:
     moved = np.full_like(points.points_mm, np.nan)
     index, confidence = np.full_like(points.slice_index, -1), np.zeros_like(points.confidence)
     chain_points, mass = np.full_like(points.chain.points, np.nan), np.zeros_like(points.chain.mass)
+    beside = np.full_like(points.beside, np.nan)
     old = np.arange(max(0, -delta), LEVEL_COUNT - max(0, delta))
     for target, source in (
         (moved, points.points_mm),
         (index, points.slice_index),
         (confidence, points.confidence),
+        (beside, points.beside),
         (chain_points, points.chain.points),
         (mass, points.chain.mass),
     ):
@@ -72,7 +74,7 @@ def renumbered(points: LevelPoints, delta: int) -> LevelPoints:
     # What spoke for a level further down (2) now speaks for the numbering (1), and so on; nothing is known beyond.
     shift = np.append(points.chain.shift[1:], 0.0) if delta > 0 else np.append(0.0, points.chain.shift[:-1])
     chain = Chain(chain_points, mass, shift / max(shift.sum(), 1e-9))
-    return replace(points, points_mm=moved, slice_index=index, confidence=confidence, chain=chain)
+    return replace(points, points_mm=moved, slice_index=index, confidence=confidence, beside=beside, chain=chain)
 
 
 def _middle(foramina: dict[Side, LevelPoints]) -> np.ndarray:

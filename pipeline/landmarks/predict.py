@@ -174,6 +174,7 @@ class _Table:
         self.series: list[str | None] = [None] * len(CELLS)
         self.instance = np.full(len(CELLS), ABSENT)
         self.x, self.y = np.full(len(CELLS), np.nan), np.full(len(CELLS), np.nan)
+        self.beside = np.full((len(CELLS), 2), np.nan)
 
     def has(self, condition: Condition) -> bool:
         """Whether any level of a condition has its point."""
@@ -190,6 +191,7 @@ class _Table:
                     found.points_mm[level],
                     max(LEAST, float(found.confidence[level])),
                 )
+                self.beside[CELL_INDEX[Cell(condition, LEVELS[level])]] = found.beside[level]
 
     def set(
         self, condition: Condition, level: int, volume: Volume, index: int, point_mm: np.ndarray, confidence: float
@@ -202,7 +204,15 @@ class _Table:
 
     def landmarks(self, notes: tuple[str, ...]) -> Landmarks:
         return Landmarks(
-            self.study_id, self.points_mm, self.confidence, tuple(self.series), self.instance, self.x, self.y, notes
+            self.study_id,
+            self.points_mm,
+            self.confidence,
+            tuple(self.series),
+            self.instance,
+            self.x,
+            self.y,
+            notes,
+            self.beside,
         )
 
 

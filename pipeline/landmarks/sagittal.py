@@ -27,6 +27,8 @@ SIDE_GAP_MM = 8.0
 """Foramina of the two sides lie further apart than this (adult interpedicular distances are 20 mm and more)."""
 MASS_WEIGHT = 1.2
 """Of a slice's own map against its visibility, as log-odds; fitted together with ``DecodeSettings.lateral``."""
+ODDS_WEIGHT = 1.14
+"""Of all that against the odds that the slice is the marked one, from the same fit."""
 BESIDE_MM = 6.0
 """The preference for a side decides between a slice and those beside it, 4 to 5 mm away, not about further ones."""
 SLICES_A_BATCH = 24
@@ -61,6 +63,8 @@ class LevelPoints:
         points_mm: (5, 3) patient LPS mm; NaN where absent.
         slice_index: (5,) the slice of each, -1 where absent.
         confidence: (5,) between 0 and 1.
+        beside: (5, 2) belief that the point belongs on the slice before or after its own, in the stack's order; NaN
+            where nothing is said about it.
         chain: the decoded levels, for the consistency between series.
     """
 
@@ -68,6 +72,7 @@ class LevelPoints:
     points_mm: np.ndarray
     slice_index: np.ndarray
     confidence: np.ndarray
+    beside: np.ndarray
     chain: Chain
 
 
@@ -144,28 +149,37 @@ def foraminal_points(output: SliceOutput, midline_mm: np.ndarray, settings: Deco
         for level in np.nonzero(np.isfinite(chain.points[:, 0]))[0]:
             near = np.linalg.norm(output.positions - chain.points[level], axis=-1) * pixel_mm
             mass[:, level] = (output.maps[:, FORAMINAL_CHANNELS][:, level] * (near <= settings.radius_mm)).sum((1, 2))
-        chosen = marked_slices(visible, mass, sign * output.x_mm, settings)
-        found[side] = _place(output, chain, chosen, FORAMINAL_CHANNELS, settings)
+        chosen, beside = marked_slices(visible, mass, sign * output.x_mm, settings)
+        found[side] = replace(_place(output, chain, chosen, FORAMINAL_CHANNELS, settings), beside=beside)
     return found
 
 
 def marked_slices(
     visible: np.ndarray, mass: np.ndarray, lateral_mm: np.ndarray, settings: DecodeSettings
-) -> np.ndarray:
-    """(5,) the slice on which each foramen of a side would be marked: the one that shows it best, or one beside it.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The slice on which each foramen of a side would be marked: the one that shows it best, or one beside it.
 
     Args:
         visible: (slices, 5) between 0 and 1, negative where the slice is not on this side of the level.
         mass: (slices, 5) share of each slice's own map within reach of the decoded point.
         lateral_mm: (slices,) how far to the side each slice lies, mm from anywhere.
         settings: ``lateral``, the preference by level.
+
+    Returns:
+        (5,) slices, and (5, 2) the belief that it is the slice before or after that one.
     """
     own = (visible * (0.2 + mass)).argmax(axis=0)
     p = np.clip(visible, 1e-4, 1 - 1e-4)
     score = np.log(p / (1 - p)) + MASS_WEIGHT * np.log(0.2 + mass) + np.array(settings.lateral) * lateral_mm[:, None]
-    candidate = (visible >= 0) & (np.abs(lateral_mm[:, None] - lateral_mm[own]) <= BESIDE_MM)
-    chosen: np.ndarray = np.where(candidate, score, -np.inf).argmax(axis=0)
-    return chosen
+    score[visible < 0] = -np.inf
+    near = np.abs(lateral_mm[:, None] - lateral_mm[own]) <= BESIDE_MM
+    chosen = np.where(near, score, -np.inf).argmax(axis=0)
+    near = np.abs(lateral_mm[:, None] - lateral_mm[chosen]) <= BESIDE_MM
+    padded = np.pad(np.where(near, score, -np.inf), ((1, 1), (0, 0)), constant_values=-np.inf)
+    around = padded[chosen + np.arange(3)[:, None], np.arange(len(chosen))]  # before, own and after
+    odds = np.exp(ODDS_WEIGHT * (around - np.maximum(around[1], -1e3)))
+    beside: np.ndarray = (odds / np.maximum(odds.sum(axis=0), 1e-9))[[0, 2]].T
+    return chosen, beside
 
 
 def midline_from(output: SliceOutput, canal: LevelPoints | None) -> tuple[np.ndarray, str]:
@@ -229,7 +243,7 @@ def _place(
             continue
         points_mm[level], index[level] = place, output.canvases.slice_index[k]
         confidence[level] = chain.confidence[level] * float(output.visible[:, channel].max()) ** 0.5
-    return LevelPoints(output.canvases.volume, points_mm, index, confidence, chain)
+    return LevelPoints(output.canvases.volume, points_mm, index, confidence, np.full((5, 2), np.nan), chain)
 
 
 def _in_image(volume: Volume, index: int, point_mm: np.ndarray) -> bool:

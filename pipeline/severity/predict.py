@@ -101,6 +101,7 @@ class SeverityGrader:
         for wide, kind in zip(self.settings.inference_views(self.family), kinds, strict=True):
             pixels = np.zeros((len(cells), wide.slices, wide.pixels, wide.pixels), dtype=np.float32)
             present = np.zeros((len(cells), wide.slices), dtype=bool)
+            shares = np.full((len(cells), 3), np.nan)
             for row, cell in enumerate(cells):
                 found: tuple[Cube, ...] = cubes.get(CELLS[cell], kind)
                 if found:
@@ -110,7 +111,8 @@ class SeverityGrader:
                             f"study {cubes.study_id} {CELLS[cell].column}: cube {cube.pixels.shape}, the network "
                             f"needs {pixels.shape[1:]}; cut it with the settings in the manifest"
                         )
-                    pixels[row], present[row] = cube.pixels, cube.present
+                    pixels[row], present[row], shares[row] = cube.pixels, cube.present, cube.shares
             batch[f"pixels_{view_name(kind)}"] = torch.from_numpy(pixels)
             batch[f"present_{view_name(kind)}"] = torch.from_numpy(present)
+            batch[f"shares_{view_name(kind)}"] = torch.from_numpy(shares)
         return batch

@@ -131,7 +131,8 @@ class SeveritySettings:
         shift_mm: at inference, average over the window and four more, shifted by this much; 0 for the window alone.
             (Flips are no use here: a mirrored window is another side or upside down.)
         beside: at inference, the weight of the windows one slice further to either side, together; 0 for the chosen
-            slice alone. The localiser takes the slice beside the marked one for every fourth point or so.
+            slice alone. Where stage two says how much it believes in either slice, that counts instead. (The localiser
+            takes the slice beside the marked one for every fifth point or so.)
         worst: a window counts exp(worst x expected grade) times as much, because a level is graded by the slice that
             shows it worst; 0 for the weights of ``beside`` alone.
     """

@@ -169,14 +169,15 @@ def predict_batch(
     Args:
         model: a :class:`SeverityModel` in evaluation mode.
         batch: ``pixels_<view>`` (B, S, H, W) with the margin of ``settings.inference_views``, ``present_<view>``,
-            ``level``.
+            ``level``, and if known ``shares_<view>`` (B, 3): the belief in the slice before, the middle one and the one
+            after, NaN where nothing is known.
         views: of the network, without margin.
         settings: ``shift_mm``, ``beside`` and ``worst`` say what is averaged and how.
         device: of the network.
     """
     level = batch["level"].to(device)
     shifts = [(0, 0)] if not settings.shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
-    steps = {0: 1 - settings.beside} | ({-1: settings.beside / 2, 1: settings.beside / 2} if settings.beside else {})
+    steps = (-1, 0, 1) if settings.beside else (0,)
     answers = []
     with torch.inference_mode():
         for step in steps:
@@ -192,10 +193,20 @@ def predict_batch(
             answers.append(torch.log_softmax(total / len(shifts), 1))
         log_p = torch.stack(answers).double()
         expected_grade = (log_p.exp() * torch.arange(len(GRADES), device=device)).sum(-1)
-        weights = torch.tensor(list(steps.values()), device=device, dtype=torch.float64).log()[:, None]
-        weights = torch.log_softmax(weights + settings.worst * expected_grade, 0)
+        weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]].to(device)
+        weights = torch.log_softmax(weights.T.clamp(min=1e-9).log() + settings.worst * expected_grade, 0)
         mean = torch.logsumexp(log_p + weights[..., None], 0)
     return np.asarray(torch.log_softmax(mean, 1).cpu().numpy(), dtype=np.float64)
+
+
+def _slice_weights(batch: Batch, views: Sequence[ViewSettings], beside: float) -> Tensor:
+    """(B, 3) what the slice before, the middle one and the one after count: as believed, else as ``beside`` says."""
+    weights = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64).repeat(len(batch["level"]), 1)
+    for view in views:
+        shares = batch.get(f"shares_{view_name(view.kind)}")
+        if shares is not None:
+            weights = torch.where(shares.isfinite(), shares.double(), weights)
+    return weights
 
 
 def middle_slice(cube: np.ndarray, size: int) -> np.ndarray:

@@ -113,6 +113,22 @@ def test_sides_are_listed_from_lateral_to_medial():
         assert means[0] > means[1] > means[2]
 
 
+def test_beliefs_about_slices_go_with_the_slices_of_the_point_s_own_series():
+    left, right = (Cell(condition, "l3_l4") for condition in (Condition.LEFT_FORAMINAL, Condition.RIGHT_FORAMINAL))
+    beside = np.full((25, 2), np.nan)
+    beside[[CELL_INDEX[left], CELL_INDEX[right]]] = (0.1, 0.3)  # towards the patient's right, towards the left
+    landmarks = replace(spine(), beside=beside, series_id=("11",) * 25)
+    cubes = cut_cubes(study(lambda at: at[..., 0]), landmarks, CubeSettings())
+    (of_left,), (of_right,) = (cubes.get(cell, SeriesKind.SAGITTAL_T1) for cell in (left, right))
+    for cube in (of_left, of_right):
+        x = cube.pixels[:, 48, 48]  # normalised, but still growing with x
+        shares = cube.shares if x[2] > x[0] else cube.shares[::-1]
+        assert shares == pytest.approx([0.1, 0.6, 0.3])
+    assert not np.allclose(of_left.shares, of_right.shares)  # one of them is mirrored
+    elsewhere = cut_cubes(study(lambda at: at[..., 0]), replace(landmarks, series_id=("99",) * 25), CubeSettings())
+    assert np.isnan(elsewhere.get(left, SeriesKind.SAGITTAL_T1)[0].shares).all()
+
+
 def test_windows_follow_the_spine():
     landmarks = spine(tilt=10.0)
     (cube,) = cut_cubes(study(symmetric), landmarks, CubeSettings()).get(

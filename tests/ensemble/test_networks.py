@@ -30,6 +30,7 @@ def cube(seed=0):
         spacing_mm=0.8,
         offset_mm=1.5,
         series_id=f"s{seed}",
+        shares=np.array([0.25, 0.75, 0.0]) if seed % 2 else np.full(3, np.nan),
     )
 
 

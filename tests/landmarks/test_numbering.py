@@ -16,10 +16,13 @@ DISCS = np.vstack([CANAL, CANAL[4] + (CANAL[4] - CANAL[3])])
 """(6, 3) the five levels and what a numbering one disc too low takes for L5/S1."""
 
 
+BESIDE = np.column_stack([np.arange(5) / 10, np.zeros(5)])
+
+
 def points_at(places, shift=(0.1, 0.8, 0.1)):
     chain = Chain(np.asarray(places)[:, :2].copy(), np.full(5, 0.9), np.array(shift))
     confidence = np.array([0.5, 0.6, 0.7, 0.8, 0.9])
-    return LevelPoints(VOLUME, np.array(places, float), np.arange(5) % 3, confidence, chain)
+    return LevelPoints(VOLUME, np.array(places, float), np.arange(5) % 3, confidence, BESIDE, chain)
 
 
 def sides(places, shift=(0.1, 0.8, 0.1)):
@@ -80,6 +83,8 @@ def test_renumbering_loses_one_end_and_continues_the_other():
     assert heights(down)[1:] == pytest.approx(CANAL[:4, 2])
     assert down.points_mm[0] == pytest.approx(2 * CANAL[0] - CANAL[1])
     assert down.confidence.tolist() == [0.0, 0.5, 0.6, 0.7, 0.8]
+    assert down.beside[1:].tolist() == BESIDE[:4].tolist()
+    assert np.isnan(down.beside[0]).all()
     assert down.slice_index.tolist()[1:] == [0, 1, 2, 0]
     # what spoke for one level lower down now speaks for the numbering, and the old numbering for one level higher up
     assert down.chain.shift == pytest.approx([0.3, 0.7, 0.0])

@@ -205,7 +205,7 @@ def test_landmarks_survive_their_table(predictor, tmp_path):
     path = tmp_path / "label_coordinates.csv"
     frame.to_csv(path, index=False)
     back = Landmarks.from_frame("77", pd.read_csv(path, dtype={"study_id": str, "series_id": str}))
-    for name in ("points_mm", "confidence", "instance_number", "x", "y"):
+    for name in ("points_mm", "confidence", "beside", "instance_number", "x", "y"):
         assert getattr(back, name) == pytest.approx(getattr(landmarks, name), nan_ok=True)
     assert back.series_id == landmarks.series_id
     assert not Landmarks.from_frame("78", frame).found.any()

@@ -10,6 +10,7 @@ from pipeline.labels import SeriesKind, Side
 from pipeline.landmarks.decode import Chain, DecodeSettings
 from pipeline.landmarks.examples import FORAMINAL_CHANNELS
 from pipeline.landmarks.sagittal import (
+    ODDS_WEIGHT,
     LevelPoints,
     canal_points,
     foraminal_points,
@@ -35,7 +36,7 @@ def output():
 
 def canal_at(points_mm, volume):
     chain = Chain(np.zeros((5, 2)), np.ones(5), np.array([0.0, 1.0, 0.0]))
-    return LevelPoints(volume, points_mm, np.zeros(5, int), np.ones(5), chain)
+    return LevelPoints(volume, points_mm, np.zeros(5, int), np.ones(5), np.full((5, 2), np.nan), chain)
 
 
 def test_the_network_sees_every_slice_in_batches(output):
@@ -146,16 +147,33 @@ def test_of_two_slices_that_show_a_foramen_alike_the_medial_one_is_the_upper_lev
     lateral_mm = np.array([10.0, 14.0, 18.0, 30.0])
     mass = np.full((4, 5), 0.8)
     alike = np.tile(np.array([[0.1], [0.6], [0.62], [0.1]]), 5)
-    chosen = marked_slices(alike, mass, lateral_mm, DECODE)
+    chosen, _ = marked_slices(alike, mass, lateral_mm, DECODE)
     assert (chosen[0], chosen[4]) == (1, 2)
     indifferent = replace(DECODE, lateral=(0.0,) * 5)
-    assert (marked_slices(alike, mass, lateral_mm, indifferent) == 2).all()
+    assert (marked_slices(alike, mass, lateral_mm, indifferent)[0] == 2).all()
     clear = np.tile(np.array([[0.1], [0.2], [0.95], [0.1]]), 5)
-    assert (marked_slices(clear, mass, lateral_mm, DECODE) == 2).all()
+    assert (marked_slices(clear, mass, lateral_mm, DECODE)[0] == 2).all()
     # Neither a slice of the other side nor one far away is ever preferred.
     alike[1] = -1.0
     alike[3, 4] = 0.6
-    assert (marked_slices(alike, mass, lateral_mm, DECODE) == 2).all()
+    chosen, beside = marked_slices(alike, mass, lateral_mm, DECODE)
+    assert (chosen == 2).all()
+    assert (beside == 0).all()
+
+
+def test_the_belief_in_the_slices_beside_follows_the_odds_that_they_show_the_foramen():
+    lateral_mm = np.array([6.0, 10.0, 14.0, 18.0])
+    mass = np.full((4, 5), 0.8)
+    indifferent = replace(DECODE, lateral=(0.0,) * 5)
+    visible = np.tile(np.array([[0.9], [0.2], [0.6], [0.5]]), 5)
+    visible[0] = -1.0
+    chosen, beside = marked_slices(visible, mass, lateral_mm, indifferent)
+    assert (chosen == 2).all()
+    odds = np.array([0.25, 1.5, 1.0]) ** ODDS_WEIGHT
+    assert beside == pytest.approx(np.tile((odds / odds.sum())[[0, 2]], (5, 1)))
+    last, none_after = marked_slices(visible[:3], mass[:3], lateral_mm[:3], indifferent)
+    assert (last == 2).all()
+    assert (none_after[:, 1] == 0).all()
 
 
 def test_a_preference_for_each_level_is_demanded():

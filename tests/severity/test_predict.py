@@ -31,7 +31,8 @@ def cube(seed, pixels=36):
     generator = np.random.default_rng(seed)
     values = generator.random((3, pixels, pixels)).astype(np.float32)
     axis = np.eye(3)
-    return Cube(values, np.ones(3, dtype=bool), np.zeros(3), axis[0], axis[1], 1.0, 0.0, str(seed))
+    unknown = np.full(3, np.nan)
+    return Cube(values, np.ones(3, dtype=bool), np.zeros(3), axis[0], axis[1], 1.0, 0.0, str(seed), unknown)
 
 
 def test_it_grades_the_cells_of_its_family_that_have_a_cube(grader):
@@ -87,5 +88,10 @@ def test_windows_one_slice_beside_count_by_their_weight_and_by_how_bad_they_look
         weights = np.array([0.2, 0.6, 0.2]) * np.exp(worst * (p[:, 1] + 2 * p[:, 2]))
         np.testing.assert_allclose(np.exp(found[key[0]]), weights @ p / weights.sum(), atol=1e-5)
         assert not np.allclose(found[key[0]], answers[1], atol=1e-4)
+    # What stage two believes of the slices counts instead of the setting, where it says so.
+    believed = replace(wide, shares=np.array([0.7, 0.3, 0.0]))
+    found = SeverityGrader(grader.model, settings, Family.SUBARTICULAR).predict(StudyCubes("s", {key: (believed,)}))
+    weights = np.array([0.7, 0.3, 0.0]) * np.exp(1.5 * (p[:, 1] + 2 * p[:, 2]))
+    np.testing.assert_allclose(np.exp(found[key[0]]), weights @ p / weights.sum(), atol=1e-5)
     with pytest.raises(ValueError, match="beside"):
         replace(SETTINGS, beside=1.0)
