@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 
 from pipeline.config import from_dict, load_settings, to_dict
 from pipeline.ensemble.manifest import Manifest, Member, study_hash
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
 from pipeline.training.fold import folded
-from pipeline.training.store import seconds_on_one_thread, store_network
+from pipeline.training.store import read_network, seconds_on_one_thread, store_network
 
 SAGITTAL_SLICES = 36
 """Slices of the two sagittal series of a typical study, 18 each."""
@@ -32,7 +31,7 @@ def load_point_net(path: Path, settings: PointModelSettings) -> PointNet:
         RuntimeError: if the tensors are not those of the settings' network.
     """
     model = PointNet(replace(settings, initial="random"))
-    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
+    model.load_state_dict(read_network(path))
     return model.eval()
 
 

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -29,6 +28,7 @@ from pipeline.landmarks.model import PointLossSettings, PointModelSettings, Poin
 from pipeline.training.augment import AugmentSettings, StackAugmentation
 from pipeline.training.loop import fit
 from pipeline.training.settings import LoopSettings
+from pipeline.training.store import read_network
 from pipeline.training.task import Batch, Task, decayed_groups
 
 
@@ -118,7 +118,7 @@ class PointTask(Task):
         self.settings = settings
         self.model = PointNet(settings.model)
         if settings.start_from:
-            self.model.load_state_dict(load_file(settings.start_from))
+            self.model.load_state_dict(read_network(Path(settings.start_from)))
         self.train_set = PointExamples(train)
         self.held_out = PointExamples(_spread(held_out, settings.evaluated)) if len(held_out) else None
         self.sample_weights = sample_weights(train, settings.data_weights)

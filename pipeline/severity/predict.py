@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from pipeline.config import from_dict, to_dict
 from pipeline.cubes import Cube, CubeSettings, StudyCubes
@@ -17,6 +16,7 @@ from pipeline.labels import CELLS, GRADES, LEVELS, Family, SeriesKind
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
+from pipeline.training.store import read_network
 
 
 def member_config(settings: SeveritySettings, family: Family, series: int = 1) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def load_member(folder: Path, member: Member, device: str) -> SeverityGrader:
         settings = from_dict(SeveritySettings, member.config["severity"])
         family = Family(member.task)
         model = SeverityModel(settings.network, settings.views_of(family))
-        model.load_state_dict(load_file(folder / member.file))
+        model.load_state_dict(read_network(folder / member.file))
     except (KeyError, ValueError, RuntimeError, OSError) as error:
         raise WeightsError(f"{folder / member.file}: member {member.name!r} cannot be loaded: {error}") from error
     return SeverityGrader(model, settings, family, device)

@@ -55,6 +55,7 @@ def store_run(
         family=family.value,
         fold=fold,
         config=member_config(settings, family),
+        as_int8=True,
         score=float(result["score"]) if fold is not None else None,
         seconds_per_study=seconds_per_study(settings, family),
     )

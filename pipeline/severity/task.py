@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -23,6 +22,7 @@ from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
 from pipeline.severity.windows import drop_slices, middle_window, random_window, slices_around
 from pipeline.training.augment import StackAugmentation
+from pipeline.training.store import read_network
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.training.tracking import contact_sheet
 
@@ -58,7 +58,7 @@ class SeverityTask(Task):
         self.model: nn.Module = SeverityModel(settings.network, self.views, pretrained=True)
         self.prior, self.prior_loss = starting_point(train.grade, settings.loss.kind)
         if settings.start_from:
-            self.model.load_state_dict(load_file(settings.start_from))
+            self.model.load_state_dict(read_network(Path(settings.start_from)))
             self.prior_loss = None  # what has learnt already is better than the prior
         else:
             self.model.start_at(self.prior)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
 from pipeline.ensemble.manifest import Manifest, study_hash, write_seen
-from pipeline.training.store import seconds_on_one_thread, store_network
+from pipeline.training.store import read_network, seconds_on_one_thread, store_network
 
 
 @pytest.fixture
@@ -47,6 +47,26 @@ def test_weights_are_halved_and_short_statistics_are_not(run, weights):
     }
     assert stored["bn.running_var"][0] == pytest.approx(1e-9)  # as a half it would be 0
     assert manifest.seen(member) == {study_hash("17")}
+
+
+def test_large_tensors_can_be_stored_as_bytes_with_a_scale_a_channel(run, weights):
+    generator = torch.Generator().manual_seed(0)
+    tensors = load_file(run / "best.safetensors")
+    size = torch.tensor([1e-3, 1.0, 50.0, 0.0])[:, None, None, None]  # channels of very different size
+    tensors["large.weight"] = torch.randn(4, 128, 3, 3, generator=generator) * size
+    tensors["depthwise.weight"] = torch.randn(512, 1, 3, 3, generator=generator)
+    save_file(tensors, run / "best.safetensors")
+    manifest = store_network(run, weights / "default", "a", "canal", as_int8=True)
+    path = manifest.verify(manifest.members[0])
+    stored = load_file(path)
+    assert (stored["large.weight"].dtype, stored["depthwise.weight"].dtype) == (torch.int8, torch.float16)
+    back = read_network(path)
+    assert {name: tensor.shape for name, tensor in back.items()} == {n: t.shape for n, t in tensors.items()}
+    off = (back["large.weight"] - tensors["large.weight"]).abs().flatten(1).amax(1)
+    largest = tensors["large.weight"].abs().flatten(1).amax(1)
+    assert (off <= largest / 254 + 1e-9).all()  # half a step
+    assert back["depthwise.weight"].dtype == back["conv.weight"].dtype == torch.float32
+    assert back["bn.num_batches_tracked"] == 7
 
 
 def test_a_run_without_its_list_of_studies_changes_nothing(run, weights):
