@@ -133,13 +133,14 @@ def foraminal_points(output: SliceOutput, midline_mm: np.ndarray, settings: Deco
     for side, sign in ((Side.LEFT, 1.0), (Side.RIGHT, -1.0)):
         slices = np.nonzero((sign * distance > 0).any(axis=1))[0]
         if len(slices):
-            groups[side] = (sign * distance > 0, _group_maps(output, slices, FORAMINAL_CHANNELS))
+            groups[side] = (sign * distance, _group_maps(output, slices, FORAMINAL_CHANNELS))
     if not groups:
         return {}
     pixel_mm = output.canvases.pixel_mm
     both = decode_levels(np.mean([maps for _, maps in groups.values()], axis=0), output.positions, pixel_mm, settings)
     found = {}
-    for side, (here, maps) in groups.items():
+    for side, (lateral_mm, maps) in groups.items():
+        here = lateral_mm > 0
         chain = decode_levels(maps, output.positions, pixel_mm, settings)
         chain = reconciled(chain, both, maps, output.positions, pixel_mm)
         shown = here.any(axis=0)  # a spine that leans may have slices on this side at some levels only
@@ -149,7 +150,7 @@ def foraminal_points(output: SliceOutput, midline_mm: np.ndarray, settings: Deco
         for level in np.nonzero(np.isfinite(chain.points[:, 0]))[0]:
             near = np.linalg.norm(output.positions - chain.points[level], axis=-1) * pixel_mm
             mass[:, level] = (output.maps[:, FORAMINAL_CHANNELS][:, level] * (near <= settings.radius_mm)).sum((1, 2))
-        chosen, beside = marked_slices(visible, mass, sign * output.x_mm, settings)
+        chosen, beside = marked_slices(visible, mass, lateral_mm, settings)
         found[side] = replace(_place(output, chain, chosen, FORAMINAL_CHANNELS, settings), beside=beside)
     return found
 
@@ -162,7 +163,7 @@ def marked_slices(
     Args:
         visible: (slices, 5) between 0 and 1, negative where the slice is not on this side of the level.
         mass: (slices, 5) share of each slice's own map within reach of the decoded point.
-        lateral_mm: (slices,) how far to the side each slice lies, mm from anywhere.
+        lateral_mm: (slices, 5) how far each slice lies to the side of the midline at each level.
         settings: ``lateral``, the preference by level.
 
     Returns:
@@ -170,13 +171,14 @@ def marked_slices(
     """
     own = (visible * (0.2 + mass)).argmax(axis=0)
     p = np.clip(visible, 1e-4, 1 - 1e-4)
-    score = np.log(p / (1 - p)) + MASS_WEIGHT * np.log(0.2 + mass) + np.array(settings.lateral) * lateral_mm[:, None]
+    score = np.log(p / (1 - p)) + MASS_WEIGHT * np.log(0.2 + mass) + np.array(settings.lateral) * lateral_mm
     score[visible < 0] = -np.inf
-    near = np.abs(lateral_mm[:, None] - lateral_mm[own]) <= BESIDE_MM
+    levels = np.arange(len(own))
+    near = np.abs(lateral_mm - lateral_mm[own, levels]) <= BESIDE_MM
     chosen = np.where(near, score, -np.inf).argmax(axis=0)
-    near = np.abs(lateral_mm[:, None] - lateral_mm[chosen]) <= BESIDE_MM
+    near = np.abs(lateral_mm - lateral_mm[chosen, levels]) <= BESIDE_MM
     padded = np.pad(np.where(near, score, -np.inf), ((1, 1), (0, 0)), constant_values=-np.inf)
-    around = padded[chosen + np.arange(3)[:, None], np.arange(len(chosen))]  # before, own and after
+    around = padded[chosen + np.arange(3)[:, None], levels]  # before, own and after
     odds = np.exp(ODDS_WEIGHT * (around - np.maximum(around[1], -1e3)))
     beside: np.ndarray = (odds / np.maximum(odds.sum(axis=0), 1e-9))[[0, 2]].T
     return chosen, beside

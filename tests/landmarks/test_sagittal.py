@@ -144,7 +144,7 @@ def test_visibility_decides_between_slices_of_a_side(output):
 
 
 def test_of_two_slices_that_show_a_foramen_alike_the_medial_one_is_the_upper_levels_and_the_lateral_one_the_lowest():
-    lateral_mm = np.array([10.0, 14.0, 18.0, 30.0])
+    lateral_mm = np.tile(np.array([[10.0], [14.0], [18.0], [30.0]]), 5)
     mass = np.full((4, 5), 0.8)
     alike = np.tile(np.array([[0.1], [0.6], [0.62], [0.1]]), 5)
     chosen, _ = marked_slices(alike, mass, lateral_mm, DECODE)
@@ -161,8 +161,22 @@ def test_of_two_slices_that_show_a_foramen_alike_the_medial_one_is_the_upper_lev
     assert (beside == 0).all()
 
 
+def test_lateral_is_away_from_the_midline_on_both_sides(output):
+    """Slices that all show the foramina alike: the choice is then the preference's alone."""
+    visible, maps = output.visible.copy(), output.maps.copy()
+    visible[:, FORAMINAL_CHANNELS] = 0.6
+    maps[:, FORAMINAL_CHANNELS] = maps[:, FORAMINAL_CHANNELS].mean(0)
+    alike = replace(output, visible=visible, maps=maps)
+    medial, lateral = (
+        foraminal_points(alike, CANAL[:, 0], replace(DECODE, lateral=(sign,) * 5)) for sign in (-0.3, 0.3)
+    )
+    for side in Side:
+        nearer, further = (np.abs(found[side].points_mm[:, 0] - CANAL[:, 0]) for found in (medial, lateral))
+        assert (nearer < further - 2).all()
+
+
 def test_the_belief_in_the_slices_beside_follows_the_odds_that_they_show_the_foramen():
-    lateral_mm = np.array([6.0, 10.0, 14.0, 18.0])
+    lateral_mm = np.tile(np.array([[6.0], [10.0], [14.0], [18.0]]), 5)
     mass = np.full((4, 5), 0.8)
     indifferent = replace(DECODE, lateral=(0.0,) * 5)
     visible = np.tile(np.array([[0.9], [0.2], [0.6], [0.5]]), 5)
