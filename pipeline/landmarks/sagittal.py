@@ -27,10 +27,10 @@ SIDE_GAP_MM = 8.0
 """Foramina of the two sides lie further apart than this (adult interpedicular distances are 20 mm and more)."""
 MASS_WEIGHT = 1.2
 """Of a slice's own map against its visibility, as log-odds; fitted together with ``DecodeSettings.lateral``."""
-ODDS_WEIGHT = 1.14
-"""Of all that against the odds that the slice is the marked one, from the same fit."""
 BESIDE_MM = 6.0
 """The preference for a side decides between a slice and those beside it, 4 to 5 mm away, not about further ones."""
+GAP_MM = 9.0
+"""A slice further from its neighbour than this is not beside it; the same as the views of the cubes have."""
 SLICES_A_BATCH = 24
 """Slices the network sees at a time."""
 
@@ -176,10 +176,10 @@ def marked_slices(
     levels = np.arange(len(own))
     near = np.abs(lateral_mm - lateral_mm[own, levels]) <= BESIDE_MM
     chosen = np.where(near, score, -np.inf).argmax(axis=0)
-    near = np.abs(lateral_mm - lateral_mm[chosen, levels]) <= BESIDE_MM
+    near = np.abs(lateral_mm - lateral_mm[chosen, levels]) <= GAP_MM
     padded = np.pad(np.where(near, score, -np.inf), ((1, 1), (0, 0)), constant_values=-np.inf)
     around = padded[chosen + np.arange(3)[:, None], levels]  # before, own and after
-    odds = np.exp(ODDS_WEIGHT * (around - np.maximum(around[1], -1e3)))
+    odds = np.exp(around - np.maximum(around[1], -1e3))
     beside: np.ndarray = (odds / np.maximum(odds.sum(axis=0), 1e-9))[[0, 2]].T
     return chosen, beside
 

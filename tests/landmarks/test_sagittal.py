@@ -10,7 +10,6 @@ from pipeline.labels import SeriesKind, Side
 from pipeline.landmarks.decode import Chain, DecodeSettings
 from pipeline.landmarks.examples import FORAMINAL_CHANNELS
 from pipeline.landmarks.sagittal import (
-    ODDS_WEIGHT,
     LevelPoints,
     canal_points,
     foraminal_points,
@@ -183,7 +182,7 @@ def test_the_belief_in_the_slices_beside_follows_the_odds_that_they_show_the_for
     visible[0] = -1.0
     chosen, beside = marked_slices(visible, mass, lateral_mm, indifferent)
     assert (chosen == 2).all()
-    odds = np.array([0.25, 1.5, 1.0]) ** ODDS_WEIGHT
+    odds = np.array([0.25, 1.5, 1.0])
     assert beside == pytest.approx(np.tile((odds / odds.sum())[[0, 2]], (5, 1)))
     last, none_after = marked_slices(visible[:3], mass[:3], lateral_mm[:3], indifferent)
     assert (last == 2).all()
