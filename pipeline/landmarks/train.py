@@ -116,7 +116,7 @@ class PointTask(Task):
     def __init__(self, name: str, settings: LandmarkTrainSettings, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
         self.name = name
         self.settings = settings
-        self.model = PointNet(settings.model)
+        self.model = PointNet(replace(settings.model, initial="random") if settings.start_from else settings.model)
         if settings.start_from:
             self.model.load_state_dict(read_network(Path(settings.start_from)))
         self.train_set = PointExamples(train)

@@ -55,7 +55,7 @@ class SeverityTask(Task):
         self.name, self.family, self.settings, self.cache, self.out = name, family, settings, cache, out
         self.views: tuple[ViewSettings, ...] = settings.views_of(family)
         torch.manual_seed(settings.loop.seed)
-        self.model: nn.Module = SeverityModel(settings.network, self.views, pretrained=True)
+        self.model: nn.Module = SeverityModel(settings.network, self.views, pretrained=not settings.start_from)
         self.prior, self.prior_loss = starting_point(train.grade, settings.loss.kind)
         if settings.start_from:
             self.model.load_state_dict(read_network(Path(settings.start_from)))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
 from pipeline.competition import make_folds, open_competition
@@ -124,6 +124,15 @@ def test_evaluation_measures_millimetres(task):
     assert figures["within_5mm"] == 0
     assert figures["visible_accuracy"] == 1
     assert task.picture(Off(), torch.device("cpu")).shape[2] == 3
+
+
+def test_weights_to_go_on_from_are_taken_and_no_other_initial_weights_are_asked_for(tmp_path):
+    before = PointTask("landmarks", SETTINGS, write_examples(tmp_path), pd.DataFrame()).model.state_dict()
+    save_file(before, tmp_path / "best.safetensors")
+    model = replace(SETTINGS.model, initial=str(tmp_path / "gone.pth"))
+    further = replace(SETTINGS, model=model, start_from=str(tmp_path / "best.safetensors"))
+    after = PointTask("landmarks", further, write_examples(tmp_path), pd.DataFrame()).model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_nothing_held_out_has_no_score(tmp_path):

@@ -145,7 +145,9 @@ def test_a_fold_learns_and_is_reported(tmp_path, capsys):
     assert "sanity ladder passed" in said
     assert "studies per fold" in said
 
+    gone = replace(SETTINGS.network, initial=str(tmp_path / "gone.pth"))  # not asked for where weights are given
     again = replace(SETTINGS, start_from=str(tmp_path / "best.safetensors"), loop=replace(SETTINGS.loop, epochs=1))
+    again = replace(again, network=gone)
     further = train_fold(data, Family.FORAMINAL, again, 1, Path(tmp_path / "more"))
     before, after = (np.exp(t.log_p[known, t.grade[known]]).mean() for t in (table, further))
     assert after > before
