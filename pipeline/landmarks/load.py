@@ -63,12 +63,13 @@ def load_predictor(
 
 
 def store_run(
-    run: Path, weights: Path, task: str, name: str, fold: int | None, overrides: Sequence[str] = ()
+    runs: Sequence[Path], weights: Path, task: str, name: str, fold: int | None, overrides: Sequence[str] = ()
 ) -> Manifest:
     """Add the network of a training run to a weights folder, in half precision.
 
     Args:
-        run: output folder of ``train landmarks`` or ``train axial``.
+        runs: output folder of ``train landmarks`` or ``train axial``; the weights of several are averaged, and then no
+            score is recorded.
         weights: the folder; its manifest must exist.
         task: ``landmarks`` or ``axial``.
         name: of the member.
@@ -78,13 +79,14 @@ def store_run(
 
     Raises:
         ConfigError: a setting that does not exist.
-        OSError: the run is not complete.
+        OSError: a run is not complete.
+        WeightsError: the runs are not of one network.
     """
     from pipeline.landmarks.train import LandmarkTrainSettings
 
-    settings = load_settings(LandmarkTrainSettings, run / "config.yaml", "config")
+    settings = load_settings(LandmarkTrainSettings, runs[0] / "config.yaml", "config")
     return store_network(
-        run,
+        runs,
         weights,
         name,
         task,
@@ -94,7 +96,7 @@ def store_run(
             "pixel_mm": settings.examples.axial_pixel_mm,
             **({"settings": to_dict(load_settings(LandmarkSettings, overrides=overrides))} if overrides else {}),
         },
-        score=_best_score(run / "history.csv"),
+        score=_best_score(runs[0] / "history.csv") if len(runs) == 1 else None,
         seconds_per_study=seconds_per_study(settings.model, task),
     )
 

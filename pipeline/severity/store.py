@@ -24,12 +24,13 @@ INFERENCE_SETTINGS = ("beside", "shift_mm", "worst")
 
 
 def store_run(
-    run: Path, weights: Path, family: Family, name: str, fold: int | None, overrides: Sequence[str] = ()
+    runs: Sequence[Path], weights: Path, family: Family, name: str, fold: int | None, overrides: Sequence[str] = ()
 ) -> Manifest:
-    """Add the classifier of a training run to a weights folder, in half precision.
+    """Add the classifier of a training run to a weights folder, its large tensors as bytes.
 
     Args:
-        run: output folder of ``train severity`` for one fold.
+        runs: output folder of ``train severity`` for one fold; the weights of several are averaged, and then no score
+            is recorded.
         weights: the folder; its manifest must exist.
         family: that it grades.
         name: of the member.
@@ -38,17 +39,18 @@ def store_run(
 
     Raises:
         ConfigError: another setting is to be overridden.
-        OSError: the run is not complete.
+        OSError: a run is not complete.
+        WeightsError: the runs are not of one network.
     """
     for override in overrides:
         if override.partition("=")[0] not in INFERENCE_SETTINGS:
             raise ConfigError(f"{override!r}: a trained network can be given only {', '.join(INFERENCE_SETTINGS)}")
     # Where training started from is a path of the machine it ran on and means nothing elsewhere.
-    settings = load_settings(SeveritySettings, run / "config.yaml", "config", list(overrides))
+    settings = load_settings(SeveritySettings, runs[0] / "config.yaml", "config", list(overrides))
     settings = replace(settings, start_from="", network=replace(settings.network, initial="random"))
-    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    result = json.loads((runs[0] / "result.json").read_text(encoding="utf-8"))
     return store_network(
-        run,
+        runs,
         weights,
         name,
         family.value,
@@ -56,7 +58,7 @@ def store_run(
         fold=fold,
         config=member_config(settings, family),
         as_int8=True,
-        score=float(result["score"]) if fold is not None else None,
+        score=float(result["score"]) if fold is not None and len(runs) == 1 else None,
         seconds_per_study=seconds_per_study(settings, family),
     )
 

@@ -112,7 +112,7 @@ def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Pa
         Manifest(weights, args.set_name, f"trained on {', '.join(path.name for path in args.data)}").save()
     for task in tasks:
         for fold in range(FOLDS):
-            store_run(args.out / task / f"fold{fold}", weights, task, f"{task}-fold{fold}", fold)
+            store_run([args.out / task / f"fold{fold}"], weights, task, f"{task}-fold{fold}", fold)
 
 
 def _store_classifiers(args: argparse.Namespace, families: Sequence[Family], weights: Path) -> None:
@@ -121,7 +121,7 @@ def _store_classifiers(args: argparse.Namespace, families: Sequence[Family], wei
 
     for family in families:
         for fold in range(FOLDS):
-            store_run(args.out / family.value / f"fold{fold}", weights, family, f"{family.value}-fold{fold}", fold)
+            store_run([args.out / family.value / f"fold{fold}"], weights, family, f"{family.value}-fold{fold}", fold)
 
 
 def store_errors(errors_csv: Path, weights: Path) -> None:

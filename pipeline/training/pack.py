@@ -1,14 +1,15 @@
 """``python -m pipeline pack``: training runs into a weights folder that ``submit.py`` takes.
 
 ``train all`` packs what it trains; this command is for runs trained one by one, on different data or machines.
-Networks are stored in half precision with their checksum, settings, measured score, and the hashes of the studies they
-have seen.
+Networks are stored in half precision, classifiers as bytes, with their checksum, settings, measured score, and the
+hashes of the studies they have seen.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=packed_run,
         metavar="TASK[.NAME]:FOLD=RUN",
         help="runs to add, e.g. landmarks:0=runs/landmarks/fold0 canal:none=runs/canal; tasks are landmarks, axial, "
-        "canal, foraminal and subarticular; networks of one task that are to be averaged need names, e.g. canal.wide:0",
+        "canal, foraminal and subarticular; networks of one task whose answers are to be averaged need names, e.g. "
+        "canal.wide:0; where one name is given several runs, the mean of their weights is the network (runs that went "
+        "on from one another)",
     )
     parser.add_argument(
         "--set",
@@ -106,13 +109,13 @@ def _pack(args: argparse.Namespace) -> None:
     args.weights.mkdir(parents=True, exist_ok=True)
     if not (args.weights / MANIFEST_NAME).is_file():
         Manifest(args.weights, args.set_name, args.seen).save()
-    for packed in args.runs:
-        name = packed.member
+    for name, (packed, *more) in _by_member(args.runs).items():
+        runs = [packed.run, *(other.run for other in more)]
         if packed.task in LANDMARK_TASKS:
-            store_points(packed.run, args.weights, packed.task, name, packed.fold, args.set)
+            store_points(runs, args.weights, packed.task, name, packed.fold, args.set)
         else:
-            store_classifier(packed.run, args.weights, Family(packed.task), name, packed.fold, args.set)
-        print(f"packed {name} from {packed.run}")
+            store_classifier(runs, args.weights, Family(packed.task), name, packed.fold, args.set)
+        print(f"packed {name} from {' and '.join(map(str, runs))}")
     for text in args.share:
         folder, _, member = text.partition(":")
         other = Manifest.load(args.weights.resolve().parent / folder)
@@ -122,3 +125,10 @@ def _pack(args: argparse.Namespace) -> None:
         store_errors(args.errors, args.weights)
     size = sum(file.stat().st_size for file in args.weights.iterdir() if file.is_file())
     print(f"{args.weights}: {len(Manifest.load(args.weights).members)} networks, {size / 1e6:.1f} MB")
+
+
+def _by_member(runs: Sequence[PackedRun]) -> dict[str, list[PackedRun]]:
+    members: dict[str, list[PackedRun]] = {}
+    for packed in runs:
+        members.setdefault(packed.member, []).append(packed)
+    return members

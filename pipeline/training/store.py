@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.ensemble.manifest import Manifest, Member
-from pipeline.files import write_atomically
+from pipeline.ensemble.manifest import Manifest, Member, WeightsError
+from pipeline.files import write_atomically, write_text
 
 _STATISTICS = ("running_mean", "running_var")
 """Kept in full precision: a small variance would lose its digits, and these tensors are short."""
@@ -23,12 +22,12 @@ _BYTES_FROM, _FAN_IN_FROM = 4096, 16
 
 
 def store_network(
-    run: Path, weights: Path, name: str, task: str, *, as_int8: bool = False, **recorded: Any
+    runs: Sequence[Path], weights: Path, name: str, task: str, *, as_int8: bool = False, **recorded: Any
 ) -> Manifest:
     """Add the network of a run to a weights folder, in half precision, with the list of studies it has seen.
 
     Args:
-        run: output folder of a training, with ``best.safetensors`` and ``seen.txt``.
+        runs: folders with ``best.safetensors`` and ``seen.txt``; of several the :func:`averaged` network is stored.
         weights: the folder; its manifest must exist.
         name: of the member; a member of that name is replaced.
         task: of the member.
@@ -37,12 +36,13 @@ def store_network(
         recorded: what else a :class:`~pipeline.ensemble.manifest.Member` knows of it.
 
     Raises:
-        OSError: the run is not complete.
+        OSError: a run is not complete.
+        WeightsError: the runs are not of one network.
     """
     file, seen = weights / f"{name}.safetensors", weights / f"{name}.seen.txt"
     member = Member(name=name, task=task, file=file.name, sha256="", seen=seen.name, **recorded)
     tensors: dict[str, Tensor] = {}
-    for key, tensor in load_file(run / "best.safetensors").items():
+    for key, tensor in averaged(runs).items():
         if (
             as_int8
             and tensor.is_floating_point()
@@ -53,9 +53,33 @@ def store_network(
         else:
             whole = not tensor.is_floating_point() or key.endswith(_STATISTICS)
             tensors[key] = (tensor if whole else tensor.half()).contiguous()
+    hashes = {line for run in runs for line in (run / "seen.txt").read_text(encoding="utf-8").split()}
     write_atomically(file, lambda partial: save_file(tensors, partial))
-    write_atomically(seen, lambda partial: shutil.copyfile(run / "seen.txt", partial))
+    write_text(seen, "".join(f"{line}\n" for line in sorted(hashes)))
     return Manifest.load(weights).add_member(member)
+
+
+def averaged(runs: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of the weights of some runs of one network, each of which went on from another or from a common start.
+
+    It costs no more to use than one of them, and is often better than each (Wortsman et al. 2022, "Model soups",
+    arXiv:2203.05482). Runs that began apart have nothing in common, and their mean is no network at all.
+
+    Raises:
+        OSError: a run is not complete.
+        WeightsError: their tensors differ in name or shape.
+    """
+    first, *others = (read_network(run / "best.safetensors") for run in runs)
+    shapes = {name: tensor.shape for name, tensor in first.items()}
+    for run, other in zip(runs[1:], others, strict=True):
+        if {name: tensor.shape for name, tensor in other.items()} != shapes:
+            raise WeightsError(f"{run} and {runs[0]} are not runs of one network: their tensors differ")
+    return {
+        name: torch.stack([tensor, *(other[name] for other in others)]).mean(0)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in first.items()
+    }
 
 
 def to_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:

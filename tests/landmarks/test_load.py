@@ -6,6 +6,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from pipeline.__main__ import main
 from pipeline.config import ConfigError, to_dict
 from pipeline.ensemble.manifest import Manifest, WeightsError, write_seen
 from pipeline.labels import SeriesKind
@@ -38,10 +39,10 @@ def weights(tmp_path_factory):
     folder = root / "default"
     folder.mkdir()
     Manifest(folder, "default", "for a test").save()
-    store_run(write_run(root / "a", 10, ["1", "2"]), folder, "landmarks", "landmarks-0", 0)
-    store_run(write_run(root / "b", 10, ["3", "4"], (3.0, 3.5)), folder, "landmarks", "landmarks-1", 1)
+    store_run([write_run(root / "a", 10, ["1", "2"])], folder, "landmarks", "landmarks-0", 0)
+    store_run([write_run(root / "b", 10, ["3", "4"], (3.0, 3.5))], folder, "landmarks", "landmarks-1", 1)
     nothing = (float("nan"), float("nan"))
-    store_run(write_run(root / "c", 1, ["1", "2", "3"], nothing), folder, "axial", "axial", None)
+    store_run([write_run(root / "c", 1, ["1", "2", "3"], nothing)], folder, "axial", "axial", None)
     return folder
 
 
@@ -59,11 +60,24 @@ def test_a_stored_run_is_recorded_with_what_it_saw(weights):
 def test_how_studies_are_read_is_stored_with_the_sagittal_network(weights, tmp_path):
     Manifest(tmp_path, "default", "for a test").save()
     run = weights.parent / "a"
-    store_run(run, tmp_path, "landmarks", "landmarks-0", 0, ["canal_back_mm=1.5", "axial.trust=0.5"])
+    store_run([run], tmp_path, "landmarks", "landmarks-0", 0, ["canal_back_mm=1.5", "axial.trust=0.5"])
     settings = load_predictor(tmp_path).settings
     assert (settings.canal_back_mm, settings.axial.trust) == (1.5, 0.5)
     with pytest.raises(ConfigError, match="canal_back"):
-        store_run(run, tmp_path, "landmarks", "landmarks-0", 0, ["canal_bak_mm=1.5"])
+        store_run([run], tmp_path, "landmarks", "landmarks-0", 0, ["canal_bak_mm=1.5"])
+
+
+def test_a_member_that_is_named_twice_is_the_mean_of_its_runs_and_has_no_score(weights, tmp_path, capsys):
+    runs = [weights.parent / "a", weights.parent / "b"]
+    assert main(["pack", str(tmp_path), "--runs", *(f"landmarks:0={run}" for run in runs)]) == 0
+    assert f"packed landmarks-fold0 from {runs[0]} and {runs[1]}" in capsys.readouterr().out
+    manifest = Manifest.load(tmp_path)
+    (member,) = manifest.members
+    assert member.score is None  # what the mean of two networks is worth, neither run has measured
+    assert len(manifest.seen(member)) == 4
+    stored = load_point_net(manifest.verify(member), model_settings(10)).heat.weight
+    expected = sum(load_file(run / "best.safetensors")["heat.weight"] for run in runs) / 2
+    torch.testing.assert_close(stored, expected, atol=1e-3, rtol=0, check_device=False)
 
 
 def test_stored_weights_are_half_precision_and_load_as_float(weights):

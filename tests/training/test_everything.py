@@ -30,10 +30,10 @@ def commands(monkeypatch):
     stored = []
     monkeypatch.setattr(everything, "_call", call)
     monkeypatch.setattr(
-        "pipeline.landmarks.load.store_run", lambda run, weights, task, name, fold: stored.append((run, name))
+        "pipeline.landmarks.load.store_run", lambda runs, weights, task, name, fold: stored.append((*runs, name))
     )
     monkeypatch.setattr(
-        "pipeline.severity.store.store_run", lambda run, weights, family, name, fold: stored.append((run, name))
+        "pipeline.severity.store.store_run", lambda runs, weights, family, name, fold: stored.append((*runs, name))
     )
     return SimpleNamespace(given=given, stored=stored)
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
-from pipeline.ensemble.manifest import Manifest, study_hash, write_seen
+from pipeline.ensemble.manifest import Manifest, WeightsError, study_hash, write_seen
 from pipeline.training.store import read_network, seconds_on_one_thread, store_network
 
 
@@ -36,7 +36,7 @@ def weights(tmp_path):
 
 
 def test_weights_are_halved_and_short_statistics_are_not(run, weights):
-    manifest = store_network(run, weights / "default", "a", "axial", fold=2, score=0.5, seconds_per_study=0.1)
+    manifest = store_network([run], weights / "default", "a", "axial", fold=2, score=0.5, seconds_per_study=0.1)
     (member,) = manifest.members
     assert (member.file, member.fold, member.score) == ("a.safetensors", 2, 0.5)
     stored = load_file(manifest.verify(member))
@@ -56,7 +56,7 @@ def test_large_tensors_can_be_stored_as_bytes_with_a_scale_a_channel(run, weight
     tensors["large.weight"] = torch.randn(4, 128, 3, 3, generator=generator) * size
     tensors["depthwise.weight"] = torch.randn(512, 1, 3, 3, generator=generator)
     save_file(tensors, run / "best.safetensors")
-    manifest = store_network(run, weights / "default", "a", "canal", as_int8=True)
+    manifest = store_network([run], weights / "default", "a", "canal", as_int8=True)
     path = manifest.verify(manifest.members[0])
     stored = load_file(path)
     assert (stored["large.weight"].dtype, stored["depthwise.weight"].dtype) == (torch.int8, torch.float16)
@@ -69,10 +69,28 @@ def test_large_tensors_can_be_stored_as_bytes_with_a_scale_a_channel(run, weight
     assert back["bn.num_batches_tracked"] == 7
 
 
+def test_several_runs_of_one_network_become_the_mean_of_their_weights(run, weights, tmp_path):
+    more = tmp_path / "more"
+    more.mkdir()
+    tensors = load_file(run / "best.safetensors")
+    further = {name: tensor * 3 for name, tensor in tensors.items()}
+    save_file(further, more / "best.safetensors")
+    write_seen(more / "seen.txt", ["17", "19"])
+    manifest = store_network([run, more], weights / "default", "a", "axial")
+    back = read_network(manifest.verify(manifest.members[0]))
+    torch.testing.assert_close(back["conv.weight"], tensors["conv.weight"] * 2, atol=1e-3, rtol=0)
+    torch.testing.assert_close(back["bn.running_var"], tensors["bn.running_var"] * 2)
+    assert back["bn.num_batches_tracked"] == 7  # a count is no weight
+    assert manifest.seen(manifest.members[0]) == {study_hash("17"), study_hash("19")}
+    save_file(further | {"conv.weight": torch.zeros(3, 2)}, more / "best.safetensors")
+    with pytest.raises(WeightsError, match=r"more and .*run are not runs of one network"):
+        store_network([run, more], weights / "default", "a", "axial")
+
+
 def test_a_run_without_its_list_of_studies_changes_nothing(run, weights):
     (run / "seen.txt").unlink()
     with pytest.raises(OSError, match=r"seen\.txt"):
-        store_network(run, weights / "default", "a", "axial")
+        store_network([run], weights / "default", "a", "axial")
     assert Manifest.load(weights / "default").members == ()
 
 
@@ -92,7 +110,7 @@ def test_time_is_taken_on_one_thread_and_threads_come_back():
 
 
 def test_pack_shares_a_network_of_the_set_beside(run, weights, capsys):
-    store_network(run, weights / "default", "axial-fold0", "axial")
+    store_network([run], weights / "default", "axial-fold0", "axial")
     assert main(["pack", str(weights / "phantom"), "--share", "default:axial-fold0"]) == 0
     (member,) = Manifest.load(weights / "phantom").members
     assert member.file == "../default/axial-fold0.safetensors"
