@@ -46,6 +46,7 @@ COMPARED = (
     "true_y",
     "true_z",
     "field_mm",
+    "doubt",
 )
 """The columns of ``errors.csv``, see :func:`compare`."""
 
@@ -147,17 +148,20 @@ def compare(landmarks: Landmarks, volumes: StudyVolumes, coordinates: pd.DataFra
     Returns:
         :data:`COMPARED`: the label, the distance in mm in the plane of its slice and along the normal, ``slices``
         between the predicted and the labelled slice (NaN where the prediction lies in another stack), ``shifted`` and
-        ``wrong_side``, the predicted and the true place. Distances are NaN where the point was not found.
+        ``wrong_side``, the predicted and the true place, and why the label cannot be right, if that is so. Distances
+        are NaN where the point was not found.
     """
     from pipeline.landmarks.canvas import field_mm
     from pipeline.landmarks.examples import labelled_points
+    from pipeline.landmarks.mislabelled import mislabelled
 
     truth = labelled_points(volumes, coordinates)
     cells = [Cell(Condition(str(row.condition)), str(row.level)) for row in truth.itertuples(index=False)]
     places = truth[["x_mm", "y_mm", "z_mm"]].to_numpy(float)
     by_cell = dict(zip(cells, places, strict=True))
     rows = []
-    for cell, own, series_id, number in zip(cells, places, truth["series_id"], truth["instance_number"], strict=True):
+    labels = zip(cells, places, truth["series_id"], truth["instance_number"], mislabelled(volumes, truth), strict=True)
+    for cell, own, series_id, number, doubt in labels:
         i = CELL_INDEX[cell]
         volume, index = _slice_of(volumes, str(series_id), int(number))
         point = landmarks.points_mm[i]
@@ -179,6 +183,7 @@ def compare(landmarks: Landmarks, volumes: StudyVolumes, coordinates: pd.DataFra
                 *point,
                 *own,
                 field_mm(volume),
+                doubt,
             )
         )
     return pd.DataFrame(rows, columns=list(COMPARED))
@@ -187,8 +192,9 @@ def compare(landmarks: Landmarks, volumes: StudyVolumes, coordinates: pd.DataFra
 def summarise(errors: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Figures by family, and by family and level, from the rows of :func:`compare`.
 
-    Where the header's pixel spacing makes a field of view that no scanner has, a distance in mm means nothing: the
-    family's figures are given with such series and without.
+    Where the header's pixel spacing makes a field of view that no scanner has, a distance in mm means nothing, and
+    where labels contradict each other (:mod:`pipeline.landmarks.mislabelled`), no point can be right: the family's
+    figures are given with such points and without.
     """
     from pipeline.landmarks.canvas import WIDEST_FIELD_MM
 
@@ -198,9 +204,12 @@ def summarise(errors: pd.DataFrame) -> dict[str, dict[str, float]]:
         rows = errors[family == name.value]
         if len(rows):
             figures[name.value] = _figures(rows)
-            plausible = rows["field_mm"] <= WIDEST_FIELD_MM
-            if not plausible.all():
-                figures[f"{name.value}, pixel spacing plausible"] = _figures(rows[plausible])
+            for what, kept in (
+                ("pixel spacing plausible", rows["field_mm"] <= WIDEST_FIELD_MM),
+                ("labels without contradiction", rows["doubt"] == ""),
+            ):
+                if not kept.all():
+                    figures[f"{name.value}, {what}"] = _figures(rows[kept])
             for level in LEVELS:
                 if (rows["level"] == level).any():
                     figures[f"{name.value} {level}"] = _figures(rows[rows["level"] == level])

@@ -1,8 +1,9 @@
 """Labelled points that cannot be right: nothing is learnt from them.
 
-A point outside its image, a left side on the patient's right, or levels out of order along the spine are slips of the
-pen that a network would learn as a rare truth. Which point of a contradiction is the wrong one is not known, so the
-fewest points that resolve it are left out, and both sides where sides are exchanged. Evaluation keeps every point.
+A point outside its image, a left side on the patient's right, levels out of order along the spine, or a right side
+that is numbered otherwise than the left are slips of the pen that a network would learn as a rare truth. Which point of
+a contradiction is the wrong one is not known, so the fewest points that resolve it are left out, and both sides where
+sides contradict each other. Evaluation keeps every point, and gives its figures without them beside those with all.
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ from pipeline.volumes import StudyVolumes
 OUTSIDE = "outside the image"
 SIDES = "left and right exchanged"
 ORDER = "levels out of order"
+APART = "left and right a level apart"
+APART_SHARE = 0.6
+"""Of a level's height; between the sides of one level it is at most 0.4 in 1,551 of 1,590 RSNA studies and 0.8 or more
+in the other 39: nothing lies between, so these are no scolioses."""
+LEAST_LEVELS = 3
+"""With fewer levels on both sides nothing can be said about their numbering."""
 SIDE_PAIRS = (
     (Condition.LEFT_FORAMINAL, Condition.RIGHT_FORAMINAL),
     (Condition.LEFT_SUBARTICULAR, Condition.RIGHT_SUBARTICULAR),
@@ -33,11 +40,11 @@ def mislabelled(volumes: StudyVolumes, points: pd.DataFrame) -> NDArray[np.str_]
         points: of :func:`pipeline.landmarks.examples.labelled_points`.
 
     Returns:
-        (N,) text: :data:`OUTSIDE`, :data:`SIDES`, :data:`ORDER` or nothing.
+        (N,) text: :data:`OUTSIDE`, :data:`SIDES`, :data:`ORDER`, :data:`APART` or nothing.
     """
     places = points[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float)
     conditions, levels = points["condition"].to_numpy(dtype=str), points["level"].to_numpy(dtype=str)
-    reasons = np.full(len(points), "", dtype=f"U{max(map(len, (OUTSIDE, SIDES, ORDER)))}")
+    reasons = np.full(len(points), "", dtype=f"U{max(map(len, (OUTSIDE, SIDES, ORDER, APART)))}")
     for n, (series_id, number) in enumerate(zip(points["series_id"], points["instance_number"], strict=True)):
         if not _inside(volumes, str(series_id), int(number), places[n]):
             reasons[n] = OUTSIDE
@@ -52,7 +59,24 @@ def mislabelled(volumes: StudyVolumes, points: pd.DataFrame) -> NDArray[np.str_]
         rows = np.flatnonzero((conditions == condition.value) & (reasons == ""))
         rows = rows[np.argsort([LEVELS.index(level) for level in levels[rows]], kind="stable")]
         reasons[rows[_out_of_order(places[rows, 2])]] = ORDER
+    for pair in SIDE_PAIRS:
+        heights = np.full((2, len(LEVELS)), np.nan)
+        rows = np.flatnonzero(np.isin(conditions, [side.value for side in pair]) & (reasons == ""))
+        for row in rows:
+            side = [condition.value for condition in pair].index(conditions[row])
+            heights[side, LEVELS.index(levels[row])] = places[row, 2]
+        if _numbered_apart(heights):
+            reasons[rows] = APART
     return reasons
+
+
+def _numbered_apart(heights: NDArray[np.float64]) -> bool:
+    """Whether the sides (2, 5), heights in mm, NaN where there is no point, are numbered a level apart."""
+    between = heights[0] - heights[1]
+    steps = np.abs(np.diff(heights, axis=1))
+    if np.isfinite(between).sum() < LEAST_LEVELS or not np.isfinite(steps).any():
+        return False
+    return bool(abs(np.nanmedian(between)) > APART_SHARE * np.nanmedian(steps))
 
 
 def _inside(volumes: StudyVolumes, series_id: str, number: int, point_mm: NDArray[np.float64]) -> bool:

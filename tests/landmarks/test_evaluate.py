@@ -154,11 +154,14 @@ def test_figures_by_hand():
             "shifted": [False, False, False, True, False],
             "wrong_side": False,
             "field_mm": [300.0, 300.0, 300.0, 300.0, 2000.0],
+            "doubt": ["", "", "", "left and right a level apart", ""],
         }
     )
     figures = summarise(errors)
     assert figures["canal, pixel spacing plausible"]["found"] == 1.0
     assert figures["canal"]["found"] == 0.8
+    assert figures["canal, labels without contradiction"]["shifted"] == 0
+    assert figures["canal, labels without contradiction"]["points"] == 4
     canal = figures["canal"]
     assert canal["median_mm"] == 3.0
     assert canal["p95_mm"] == pytest.approx(4 + 0.85 * 4)

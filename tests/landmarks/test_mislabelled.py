@@ -1,11 +1,13 @@
 """Labels that contradict the anatomy or the image are found, and only those; nothing is learnt from them."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind
 from pipeline.landmarks.examples import labelled_points
-from pipeline.landmarks.mislabelled import ORDER, OUTSIDE, SIDES, mislabelled
+from pipeline.landmarks.mislabelled import APART, ORDER, OUTSIDE, SIDES, mislabelled
 from tests.landmarks.spine import axial, sagittal, study, truth
 from tests.landmarks.test_examples import marked, table
 
@@ -69,6 +71,31 @@ def test_a_point_at_the_wrong_level_is_the_one_left_out(case):
         coordinates.loc[top, ["x", "y"]] = coordinates.loc[bottom, ["x", "y"]].to_numpy() + np.array([0, 3])
 
     assert doubts(case, change) == {(Condition.CANAL.value, "l1_l2"): ORDER}
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (Condition.LEFT_FORAMINAL, Condition.RIGHT_FORAMINAL),
+        (Condition.LEFT_SUBARTICULAR, Condition.RIGHT_SUBARTICULAR),
+    ],
+)
+def test_a_side_that_is_numbered_a_level_lower_than_the_other(case, pair):
+    volumes, coordinates = case
+    changed = coordinates.copy()
+    rows = coordinates.index[coordinates["condition"] == pair[1].value]
+    by_level = {coordinates.loc[row, "level"]: row for row in rows}
+    places = ["series_id", "instance_number", "x", "y"]
+    for upper, lower in pairwise(LEVELS):
+        changed.loc[by_level[upper], places] = coordinates.loc[by_level[lower], places].to_numpy()
+
+    def without(*levels):
+        return volumes, changed.drop(index=[by_level[level] for level in levels])
+
+    found = doubts(without("l5_s1"), lambda table: None)
+    assert set(found.values()) == {APART}
+    assert len(found) == 9  # nobody knows which side is right
+    assert not doubts(without("l1_l2", "l2_l3", "l5_s1"), lambda table: None)  # two levels say too little
 
 
 def test_a_point_beyond_the_image(case):
