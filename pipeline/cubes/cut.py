@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.cubes.frame import Frame, level_frame
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Family, SeriesKind
-from pipeline.landmarks.landmarks import Landmarks
+from pipeline.landmarks.landmarks import Landmarks, certain_numbering
 from pipeline.volumes import StudyVolumes, Volume, normalise, resample_in_plane, sample_patch
 
 _SMOOTH_FROM = 1.3
@@ -48,10 +48,17 @@ class Cube:
 
 @dataclass(frozen=True, eq=False)
 class StudyCubes:
-    """The cubes of a study: for each cell (position in ``CELLS``) and kind of series, the nearest series first."""
+    """The cubes of a study.
+
+    Attributes:
+        study_id: of the study.
+        cubes: for each cell (position in ``CELLS``) and kind of series, the nearest series first.
+        numbering: (25, 3) as in :class:`~pipeline.landmarks.landmarks.Landmarks`.
+    """
 
     study_id: str
     cubes: Mapping[tuple[int, SeriesKind], tuple[Cube, ...]]
+    numbering: NDArray[np.float64] = field(default_factory=certain_numbering)
 
     def get(self, cell: Cell, kind: SeriesKind) -> tuple[Cube, ...]:
         """The cubes of a cell in one kind of series, () if no series shows it."""
@@ -82,7 +89,7 @@ def cut_cubes(
             found = _cut_cell(cell, view, stacks, landmarks, settings)
             if found:
                 cubes[index, view.kind] = found
-    return StudyCubes(study.study_id, cubes)
+    return StudyCubes(study.study_id, cubes, landmarks.numbering)
 
 
 class _Stacks:

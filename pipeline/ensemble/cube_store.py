@@ -33,7 +33,7 @@ def save_cubes(path: Path, cubes: dict[str, StudyCubes]) -> None:
                 entry: dict[str, Any] = {name: getattr(cube, name).tolist() for name in _ARRAYS}
                 entry |= {"spacing_mm": cube.spacing_mm, "offset_mm": cube.offset_mm, "series_id": cube.series_id}
                 index.append({"settings": settings, "cell": cell, "kind": kind.value, "cube": entry})
-    studies = {settings: study.study_id for settings, study in cubes.items()}
+    studies = {settings: (study.study_id, study.numbering.tolist()) for settings, study in cubes.items()}
     text = np.frombuffer(json.dumps({"studies": studies, "cubes": index}).encode(), np.uint8)
 
     def write(partial: Path) -> None:
@@ -58,4 +58,7 @@ def load_cubes(path: Path) -> dict[str, StudyCubes] | None:
                 views[key] = (*views.get(key, ()), cube)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
-    return {key: StudyCubes(study_id, found[key]) for key, study_id in content["studies"].items()}
+    return {
+        key: StudyCubes(study_id, found[key], np.array(numbering))
+        for key, (study_id, numbering) in content["studies"].items()
+    }

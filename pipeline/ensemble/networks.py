@@ -116,8 +116,14 @@ class Networks:
 
         Out of memory on the GPU, the study's cells are graded in two halves, once more on the GPU, then on the CPU.
         """
+        from pipeline.severity.predict import over_numberings
+
         limit_torch_threads(threads)
         own = cubes[repr(self._cube_settings(name))]
+        return over_numberings(self._grade(name, own, device), own.numbering)
+
+    def _grade(self, name: str, own: StudyCubes, device: str) -> np.ndarray:
+        """(25, 3) log probabilities of the cells as they are called."""
         folder = self.manifest.folder
         attempts = [(device, 1), (device, 2)] if device != "cpu" and device not in _broken else []
         for where, parts in attempts:

@@ -16,6 +16,8 @@ from itertools import combinations
 import numpy as np
 from scipy import ndimage
 
+from pipeline.config import check_range
+
 LEVEL_COUNT = 5
 REFINEMENTS = 4
 """Mean shift steps; each leaves about half of the distance to go."""
@@ -42,6 +44,10 @@ class DecodeSettings:
             marked, added to the network's own. Upper foramina lie nearer to the midline than lower ones, but are seen
             in part on the slices beside them. Fitted (conditional logit) to what held-out networks say of the slices
             of 1,590 RSNA studies.
+        numbering_temperature: of the odds that all points are one level higher or lower than they are called. The maps
+            of the five levels come from one network and err together, so that the product of their evidence is too
+            sure of itself. Of 1, 2, 3, 5 and 8, this one gave the lowest loss of 15,900 held-out foraminal grades that
+            were averaged over the numberings.
     """
 
     radius_mm: float = 11.0
@@ -52,8 +58,10 @@ class DecodeSettings:
     floor: float = 0.01
     absent: float = 0.03
     lateral: tuple[float, ...] = (-0.27, -0.15, -0.10, -0.02, 0.14)
+    numbering_temperature: float = 3.0
 
     def __post_init__(self) -> None:
+        check_range(self, "numbering_temperature", least=1)
         if len(self.lateral) != LEVEL_COUNT:
             raise ValueError(f"lateral is {self.lateral}, expected a number for each of {LEVEL_COUNT} levels")
 
@@ -261,6 +269,6 @@ def _shift_probability(
                 used = np.array([[k for _, k in option]])
                 score = _score(evidence, places, pixel_mm, option[0][0], used, settings)
                 scores[index] = max(scores[index], float(score[0]))
-    weights = np.exp(scores - scores.max())
+    weights = np.exp((scores - scores.max()) / settings.numbering_temperature)
     result: np.ndarray = weights / weights.sum()
     return result

@@ -11,12 +11,18 @@ import pandas as pd
 from pipeline.labels import CELL_INDEX, CELLS, Cell, condition_from_title, level_from_title, level_title
 from pipeline.tables import COORDINATE_COLUMNS, PATIENT_COLUMNS
 
-COLUMNS: Final = (*COORDINATE_COLUMNS, *PATIENT_COLUMNS, "confidence", "before", "after")
-"""The columns of ``label_coordinates.csv``: the competition's own, then patient millimetres, the confidence, and the
-belief that the point belongs on the slice before or after (empty where nothing is said about it)."""
+COLUMNS: Final = (*COORDINATE_COLUMNS, *PATIENT_COLUMNS, "confidence", "before", "after", "higher", "lower")
+"""The columns of ``label_coordinates.csv``: the competition's own, then patient millimetres, the confidence, the belief
+that the point belongs on the slice before or after (empty where nothing is said about it), and the belief that it is
+really the level above or below the one it is called."""
 
 ABSENT: Final = -1
 """The instance number of a point that was not found."""
+
+
+def certain_numbering() -> np.ndarray:
+    """(25, 3) every point is the level it is called."""
+    return np.tile([0.0, 1.0, 0.0], (len(CELLS), 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +40,7 @@ class Landmarks:
         notes: what was decided on the way (series fallen back to, a shift that was close), for the log.
         beside: (25, 2) the belief, between 0 and 1, that the point belongs on the slice before or after its own in the
             order of the stack (along its normal); NaN where nothing is said about it.
+        numbering: (25, 3) the belief that the point is really the level above, the one it is called, the level below.
     """
 
     study_id: str
@@ -45,11 +52,12 @@ class Landmarks:
     y: np.ndarray
     notes: tuple[str, ...] = field(default=())
     beside: np.ndarray = field(default_factory=lambda: np.full((len(CELLS), 2), np.nan))
+    numbering: np.ndarray = field(default_factory=certain_numbering)
 
     def __post_init__(self) -> None:
         shapes = {
             "points_mm": (25, 3), "confidence": (25,), "instance_number": (25,), "x": (25,), "y": (25,),
-            "beside": (25, 2),
+            "beside": (25, 2), "numbering": (25, 3),
         }  # fmt: skip
         for name, shape in shapes.items():
             found = getattr(self, name).shape
@@ -82,6 +90,8 @@ class Landmarks:
                 *(float(value) for value in self.points_mm[i]),
                 float(self.confidence[i]),
                 *(float(value) for value in self.beside[i]),
+                float(self.numbering[i, 0]),
+                float(self.numbering[i, 2]),
             )
             for i, cell in enumerate(CELLS)
             if self.found[i]
@@ -123,4 +133,6 @@ class Landmarks:
             result.instance_number[i] = row.instance_number
             result.x[i], result.y[i] = row.x, row.y
             result.beside[i] = (getattr(row, "before", np.nan), getattr(row, "after", np.nan))
+            higher, lower = getattr(row, "higher", 0.0), getattr(row, "lower", 0.0)
+            result.numbering[i] = (higher, 1 - higher - lower, lower)
         return replace(result, series_id=tuple(series))

@@ -16,7 +16,7 @@ from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKi
 from pipeline.landmarks.axial import AxialSettings, choose_slice, find_recesses
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, unit
 from pipeline.landmarks.decode import DecodeSettings
-from pipeline.landmarks.landmarks import ABSENT, Landmarks
+from pipeline.landmarks.landmarks import ABSENT, Landmarks, certain_numbering
 from pipeline.landmarks.model import PointNet
 from pipeline.landmarks.numbering import agreed
 from pipeline.landmarks.sagittal import (
@@ -162,6 +162,7 @@ class LandmarkPredictor:
             for side, condition in enumerate((Condition.LEFT_SUBARTICULAR, Condition.RIGHT_SUBARTICULAR)):
                 confidence = GUESSED if guessed else float(found.confidence[side])
                 table.set(condition, level, found.volume, found.slice_index, found.points_mm[side], confidence)
+                table.numbering[CELL_INDEX[Cell(condition, LEVELS[level])]] = table.sagittal_numbering(level)
 
 
 class _Table:
@@ -175,10 +176,19 @@ class _Table:
         self.instance = np.full(len(CELLS), ABSENT)
         self.x, self.y = np.full(len(CELLS), np.nan), np.full(len(CELLS), np.nan)
         self.beside = np.full((len(CELLS), 2), np.nan)
+        self.numbering = certain_numbering()
 
     def has(self, condition: Condition) -> bool:
         """Whether any level of a condition has its point."""
         return any(np.isfinite(self.points_mm[CELL_INDEX[Cell(condition, level)], 0]) for level in LEVELS)
+
+    def sagittal_numbering(self, level: int) -> np.ndarray:
+        """(3,) the numbering of the canal point of a level, or of a foramen where there is no such point."""
+        for condition in (Condition.CANAL, Condition.LEFT_FORAMINAL, Condition.RIGHT_FORAMINAL):
+            i = CELL_INDEX[Cell(condition, LEVELS[level])]
+            if np.isfinite(self.points_mm[i, 0]):
+                break
+        return self.numbering[i]
 
     def fill(self, condition: Condition, found: LevelPoints) -> None:
         for level in range(len(LEVELS)):
@@ -192,6 +202,7 @@ class _Table:
                     max(LEAST, float(found.confidence[level])),
                 )
                 self.beside[CELL_INDEX[Cell(condition, LEVELS[level])]] = found.beside[level]
+                self.numbering[CELL_INDEX[Cell(condition, LEVELS[level])]] = found.chain.shift
 
     def set(
         self, condition: Condition, level: int, volume: Volume, index: int, point_mm: np.ndarray, confidence: float
@@ -213,6 +224,7 @@ class _Table:
             self.y,
             notes,
             self.beside,
+            self.numbering,
         )
 
 

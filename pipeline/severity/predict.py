@@ -12,11 +12,14 @@ from pipeline.config import from_dict, to_dict
 from pipeline.cubes import Cube, CubeSettings, StudyCubes
 from pipeline.cubes.cache import family_cells
 from pipeline.ensemble.manifest import Member, WeightsError
-from pipeline.labels import CELLS, GRADES, LEVELS, Family, SeriesKind
+from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
 from pipeline.training.store import read_network
+
+LEAST_PROBABILITY = 1e-12
+"""Keeps logarithms finite; a grade that rare costs what the metric's own clipping makes of it."""
 
 
 def member_config(settings: SeveritySettings, family: Family, series: int = 1) -> dict[str, Any]:
@@ -52,6 +55,36 @@ def channels_last(model: SeverityModel) -> SeverityModel:
     if any(parameter.dim() == 5 for parameter in model.parameters()):
         return model
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def over_numberings(log_p: np.ndarray, numbering: np.ndarray) -> np.ndarray:
+    """The grades of the levels where it is not certain which of them the cells show.
+
+    What a cell's images say belongs to the level above, to the cell's own or to the level below with the probabilities
+    that stage two gives; a level's grade is the mean over the cells that may show it.
+
+    Args:
+        log_p: (25, 3) log probabilities of the cells as they are called, NaN rows where there is no answer.
+        numbering: (25, 3) as in :class:`~pipeline.landmarks.landmarks.Landmarks`.
+
+    Returns:
+        (25, 3) log probabilities, NaN in the same rows.
+    """
+    result = log_p.copy()
+    answered = np.isfinite(log_p).all(axis=1)
+    for i, cell in enumerate(CELLS):
+        level = LEVELS.index(cell.level)
+        shown_by: list[tuple[int, float]] = []
+        for step, index in ((0, 1), (1, 0), (-1, 2)):  # the cell called a level lower shows this one if it is higher
+            if 0 <= level + step < len(LEVELS):
+                source = CELL_INDEX[Cell(cell.condition, LEVELS[level + step])]
+                if answered[source] and numbering[source, index] > 0:
+                    shown_by.append((source, float(numbering[source, index])))
+        if answered[i] and len(shown_by) > 1:
+            sources, beliefs = zip(*shown_by, strict=True)
+            weights = np.array(beliefs) / sum(beliefs)
+            result[i] = np.log(np.maximum(weights @ np.exp(log_p[list(sources)]), LEAST_PROBABILITY))
+    return result
 
 
 class SeverityGrader:

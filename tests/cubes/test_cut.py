@@ -129,6 +129,12 @@ def test_beliefs_about_slices_go_with_the_slices_of_the_point_s_own_series():
     assert np.isnan(elsewhere.get(left, SeriesKind.SAGITTAL_T1)[0].shares).all()
 
 
+def test_how_sure_the_levels_are_goes_with_the_cubes():
+    numbering = np.tile([0.1, 0.7, 0.2], (25, 1))
+    cubes = cut_cubes(study(symmetric), replace(spine(), numbering=numbering), CubeSettings())
+    assert cubes.numbering == pytest.approx(numbering)
+
+
 def test_windows_follow_the_spine():
     landmarks = spine(tilt=10.0)
     (cube,) = cut_cubes(study(symmetric), landmarks, CubeSettings()).get(

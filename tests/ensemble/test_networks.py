@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -84,6 +85,19 @@ def test_a_gpu_that_fails_gets_half_the_batch_and_then_the_cpu_takes_over(failin
     values = networks.grade("f", cubes, "cuda:0", 1)
     assert failures["calls"] == calls
     assert np.isfinite(values).all(1).nonzero()[0].tolist() == [5, 6, 7, 12]
+
+
+def test_grades_are_averaged_over_the_numberings_of_the_levels(failing, monkeypatch):
+    networks, _, cubes = failing
+    grades = np.full((25, 3), np.nan)
+    grades[[5, 6, 7]] = np.log([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.1, 0.1, 0.8]])
+    monkeypatch.setattr(module, "predict_in_parts", lambda grader, cubes, parts: grades)
+    assert networks.grade("f", cubes, "cpu", 1) == pytest.approx(grades, nan_ok=True)
+    unsure = {key: replace(one, numbering=np.tile([0.2, 0.8, 0.0], (25, 1))) for key, one in cubes.items()}
+    found = np.exp(networks.grade("f", unsure, "cpu", 1))
+    p = np.exp(grades)
+    assert found[5] == pytest.approx(0.8 * p[5] + 0.2 * p[6])  # what is called L2/L3 may be L1/L2
+    assert found[7] == pytest.approx(p[7])  # nothing is known of the cell below
 
 
 def test_a_gpu_that_broke_is_not_asked_again(failing):
@@ -172,17 +186,20 @@ def test_what_fails_on_the_cpu_too_is_raised(failing):
 
 def test_cubes_are_kept_between_rounds(tmp_path):
     path = tmp_path / "x.cubes"
-    save_cubes(path, {"a": CUBES, "empty": StudyCubes("1", {})})
+    unsure = np.tile([0.1, 0.7, 0.2], (25, 1))
+    save_cubes(path, {"a": CUBES, "empty": StudyCubes("1", {}, unsure)})
     kept = load_cubes(path)
     assert kept is not None
+    assert kept["empty"].numbering == pytest.approx(unsure)
+    assert (kept["a"].numbering[:, 1] == 1).all()
     assert kept["empty"].cubes == {}
     assert kept["a"].cubes.keys() == CUBES.cubes.keys()
     for key, views in CUBES.cubes.items():
         for before, after in zip(views, kept["a"].cubes[key], strict=True):
             assert after.pixels == pytest.approx(before.pixels, abs=1e-3)
             assert after.pixels.dtype == np.float32
-            for name in ("present", "centre_mm", "right", "down"):
-                assert np.array_equal(getattr(after, name), getattr(before, name)), name
+            for name in ("present", "centre_mm", "right", "down", "shares"):
+                assert np.array_equal(getattr(after, name), getattr(before, name), equal_nan=True), name
             assert (after.spacing_mm, after.offset_mm, after.series_id) == (0.8, 1.5, before.series_id)
     path.write_bytes(path.read_bytes()[:-50])
     assert load_cubes(path) is None

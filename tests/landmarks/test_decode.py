@@ -64,6 +64,18 @@ def test_maps_torn_between_two_numberings_are_not_believed():
     assert (torn.confidence < sure.confidence).all()
 
 
+def test_the_odds_of_another_numbering_are_flattened_because_the_maps_err_together():
+    maps = np.stack([looking_at((level, 0.6), (level + 1, 0.3)) for level in range(5)])
+    naive, flat = (
+        decode_levels(maps, positions(), PIXEL_MM, DecodeSettings(numbering_temperature=temperature)).shift
+        for temperature in (1.0, 3.0)
+    )
+    assert flat[2] / flat[1] == pytest.approx((naive[2] / naive[1]) ** (1 / 3))
+    assert flat.sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match="numbering_temperature"):
+        DecodeSettings(numbering_temperature=0.5)
+
+
 def test_the_other_numbering_is_named_in_its_direction():
     """A majority one disc too low: the alternative is that the points are one level lower down than named."""
     low = decode(*(looking_at((level, 0.3), (level + 1, 0.6)) for level in range(5)))

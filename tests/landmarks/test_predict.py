@@ -78,6 +78,14 @@ def test_exchanged_x_and_y_would_be_noticed(predictor):
         assert_on_file(replace(landmarks, x=landmarks.y, y=landmarks.x), [volume])
 
 
+def test_every_point_says_how_sure_its_level_is_and_axial_points_are_as_sure_as_the_canal(predictor):
+    landmarks = predictor.predict(study(sagittal(T1, "1"), sagittal(T2, "2"), *axial("9")))
+    assert landmarks.numbering.sum(axis=1) == pytest.approx(1)
+    assert (landmarks.numbering[:, 1] > 0.5).all()
+    for side in (slice(15, 20), slice(20, 25)):
+        assert landmarks.numbering[side] == pytest.approx(landmarks.numbering[CANAL])
+
+
 def test_only_t1(predictor):
     landmarks = predictor.predict(study(sagittal(T1, "1")))
     assert_near(landmarks, slice(0, 15))
@@ -205,7 +213,8 @@ def test_landmarks_survive_their_table(predictor, tmp_path):
     path = tmp_path / "label_coordinates.csv"
     frame.to_csv(path, index=False)
     back = Landmarks.from_frame("77", pd.read_csv(path, dtype={"study_id": str, "series_id": str}))
-    for name in ("points_mm", "confidence", "beside", "instance_number", "x", "y"):
+    assert (back.numbering[landmarks.found, 1] < 1).all()
+    for name in ("points_mm", "confidence", "beside", "numbering", "instance_number", "x", "y"):
         assert getattr(back, name) == pytest.approx(getattr(landmarks, name), nan_ok=True)
     assert back.series_id == landmarks.series_id
     assert not Landmarks.from_frame("78", frame).found.any()

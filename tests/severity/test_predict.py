@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from pipeline.cubes import Cube, StudyCubes, ViewSettings
-from pipeline.labels import CELL_INDEX, Cell, Condition, Family, SeriesKind
+from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Family, SeriesKind
+from pipeline.landmarks.landmarks import certain_numbering
 from pipeline.severity.model import SeverityModel
-from pipeline.severity.predict import SeverityGrader
+from pipeline.severity.predict import SeverityGrader, over_numberings
 from pipeline.severity.settings import NetworkSettings, SeveritySettings
 
 VIEW = ViewSettings(SeriesKind.AXIAL_T2, size_mm=32, pixels=32, slices=3)
@@ -61,6 +62,24 @@ def test_several_series_are_averaged(grader):
     both = grader.predict(StudyCubes("s", {key: (cube(1), cube(2))}))[cell]
     mean = (first + second) / 2
     np.testing.assert_allclose(both, mean - np.log(np.exp(mean).sum()), atol=1e-5)
+
+
+def test_a_cell_gets_what_the_cells_say_that_may_show_its_level():
+    cells = [CELL_INDEX[Cell(Condition.CANAL, level)] for level in LEVELS]
+    p = np.full((25, 3), np.nan)
+    p[cells] = [[0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.0, 0.2, 0.8], [0.3, 0.3, 0.4], [0.6, 0.2, 0.2]]
+    with np.errstate(divide="ignore"):
+        log_p = np.log(p)
+    numbering = certain_numbering()
+    numbering[cells] = (0.1, 0.6, 0.3)
+    log_p = np.maximum(log_p, -30)
+    found = np.exp(over_numberings(log_p, numbering))
+    p = np.exp(log_p)
+    assert found[cells[2]] == pytest.approx(0.6 * p[cells[2]] + 0.1 * p[cells[3]] + 0.3 * p[cells[1]])
+    assert found[cells[0]] == pytest.approx((0.6 * p[cells[0]] + 0.1 * p[cells[1]]) / 0.7)
+    assert np.isnan(found[5:]).all()
+    assert found[cells].sum(1) == pytest.approx(1)
+    assert over_numberings(log_p, certain_numbering()) == pytest.approx(log_p, nan_ok=True)
 
 
 def test_cubes_of_another_size_are_refused(grader):
