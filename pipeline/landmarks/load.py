@@ -25,7 +25,7 @@ AXIAL_WINDOWS = 10
 
 
 def load_point_net(path: Path, settings: PointModelSettings) -> PointNet:
-    """A network from its safetensors file; half precision on disk becomes float.
+    """A network from its safetensors file; what is bytes or half precision on disk becomes float.
 
     Raises:
         RuntimeError: if the tensors are not those of the settings' network.
@@ -65,7 +65,7 @@ def load_predictor(
 def store_run(
     runs: Sequence[Path], weights: Path, task: str, name: str, fold: int | None, overrides: Sequence[str] = ()
 ) -> Manifest:
-    """Add the network of a training run to a weights folder, in half precision.
+    """Add the network of a training run to a weights folder.
 
     Args:
         runs: output folder of ``train landmarks`` or ``train axial``; the weights of several are averaged, and then no

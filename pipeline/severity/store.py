@@ -26,7 +26,7 @@ INFERENCE_SETTINGS = ("beside", "shift_mm", "worst")
 def store_run(
     runs: Sequence[Path], weights: Path, family: Family, name: str, fold: int | None, overrides: Sequence[str] = ()
 ) -> Manifest:
-    """Add the classifier of a training run to a weights folder, its large tensors as bytes.
+    """Add the classifier of a training run to a weights folder.
 
     Args:
         runs: output folder of ``train severity`` for one fold; the weights of several are averaged, and then no score
@@ -57,7 +57,6 @@ def store_run(
         family=family.value,
         fold=fold,
         config=member_config(settings, family),
-        as_int8=True,
         score=float(result["score"]) if fold is not None and len(runs) == 1 else None,
         seconds_per_study=seconds_per_study(settings, family),
     )

@@ -1,8 +1,8 @@
 """``python -m pipeline pack``: training runs into a weights folder that ``submit.py`` takes.
 
 ``train all`` packs what it trains; this command is for runs trained one by one, on different data or machines.
-Networks are stored in half precision, classifiers as bytes, with their checksum, settings, measured score, and the
-hashes of the studies they have seen.
+Networks are stored as bytes with a scale a channel, with their checksum, settings, measured score, and the hashes of
+the studies they have seen.
 """
 
 from __future__ import annotations

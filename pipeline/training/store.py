@@ -21,18 +21,18 @@ _BYTES_FROM, _FAN_IN_FROM = 4096, 16
 """Tensors with fewer numbers, or fewer a channel, are not worth a scale for each channel."""
 
 
-def store_network(
-    runs: Sequence[Path], weights: Path, name: str, task: str, *, as_int8: bool = False, **recorded: Any
-) -> Manifest:
-    """Add the network of a run to a weights folder, in half precision, with the list of studies it has seen.
+def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **recorded: Any) -> Manifest:
+    """Add the network of a run to a weights folder, with the list of studies it has seen.
+
+    Large tensors are stored as 8-bit integers with a scale for each output channel, the others in half precision: half
+    the size of half precision alone. Measured: the held-out score of a foraminal classifier moved by 0.0003, no
+    probability by more than 0.01; the median error of five localisers on SPIDER went from 1.783 to 1.789 mm.
 
     Args:
         runs: folders with ``best.safetensors`` and ``seen.txt``; of several the :func:`averaged` network is stored.
         weights: the folder; its manifest must exist.
         name: of the member; a member of that name is replaced.
         task: of the member.
-        as_int8: store large tensors as 8-bit integers with a scale for each output channel, which is half the size.
-            Measured on a foraminal classifier: its held-out score moved by 0.0003, no probability by more than 0.01.
         recorded: what else a :class:`~pipeline.ensemble.manifest.Member` knows of it.
 
     Raises:
@@ -43,12 +43,7 @@ def store_network(
     member = Member(name=name, task=task, file=file.name, sha256="", seen=seen.name, **recorded)
     tensors: dict[str, Tensor] = {}
     for key, tensor in averaged(runs).items():
-        if (
-            as_int8
-            and tensor.is_floating_point()
-            and tensor.numel() >= _BYTES_FROM
-            and tensor[0].numel() >= _FAN_IN_FROM
-        ):
+        if tensor.is_floating_point() and tensor.numel() >= _BYTES_FROM and tensor[0].numel() >= _FAN_IN_FROM:
             tensors[key], tensors[key + _SCALE] = to_int8(tensor)
         else:
             whole = not tensor.is_floating_point() or key.endswith(_STATISTICS)

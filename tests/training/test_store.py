@@ -49,14 +49,14 @@ def test_weights_are_halved_and_short_statistics_are_not(run, weights):
     assert manifest.seen(member) == {study_hash("17")}
 
 
-def test_large_tensors_can_be_stored_as_bytes_with_a_scale_a_channel(run, weights):
+def test_large_tensors_are_stored_as_bytes_with_a_scale_a_channel(run, weights):
     generator = torch.Generator().manual_seed(0)
     tensors = load_file(run / "best.safetensors")
     size = torch.tensor([1e-3, 1.0, 50.0, 0.0])[:, None, None, None]  # channels of very different size
     tensors["large.weight"] = torch.randn(4, 128, 3, 3, generator=generator) * size
     tensors["depthwise.weight"] = torch.randn(512, 1, 3, 3, generator=generator)
     save_file(tensors, run / "best.safetensors")
-    manifest = store_network([run], weights / "default", "a", "canal", as_int8=True)
+    manifest = store_network([run], weights / "default", "a", "canal")
     path = manifest.verify(manifest.members[0])
     stored = load_file(path)
     assert (stored["large.weight"].dtype, stored["depthwise.weight"].dtype) == (torch.int8, torch.float16)
