@@ -6,8 +6,9 @@ Run by hand, on an idle machine, as it takes about two minutes::
 
 Ours is everything that one worker of ``submit.py`` does, from DICOM files to 25 rows, with the default weights, in a
 process of its own so that its peak memory can be read. Theirs is a forward pass alone, with random weights, which
-changes no time: no reading, no localiser, one fold. They see five slices of each of the 25 cells, once in our cubes'
-size and once in a size that was published with them.
+changes no time: no reading, no localiser, one network of one fold, where ours are the five folds of three recipes. They
+see five slices of each of the 25 cells, once in our cubes' size, for comparison, and once in a size that was published
+with them, which ours have to stay below.
 """
 
 from __future__ import annotations
@@ -52,21 +53,25 @@ def cells_time(backbone: str, pixels: int, cells: int) -> Timing:
 
 
 def test_a_study_beside_the_published_classifiers(complete_study, capsys):
-    """DICOM to 25 rows in at most 3 s and 2 GB, and in less time than one fold of theirs needs for its forward pass."""
+    """DICOM to 25 rows in at most 3 s and 2 GB, and in less time than one of theirs needs for its forward pass."""
     command = [sys.executable, "-m", "tests.benchmarks.one_study", str(complete_study.path)]
     found = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     ours = Timing(found["wall_s"], found["cpu_s"])
     own_px = ViewSettings(SeriesKind.SAGITTAL_T1).pixels
-    theirs = [
-        (f"{name}, {len(CELLS)} cells x {SLICES} slices of {pixels} px", cells_time(backbone, pixels, cells))
+    theirs = {
+        (name, pixels): cells_time(backbone, pixels, cells)
         for name, backbone in THEIRS.items()
         for pixels, cells in ((own_px, len(CELLS)), (PUBLISHED_PX, TIMED_CELLS))
+    }
+    rows = [
+        (f"{name}, {len(CELLS)} cells x {SLICES} slices of {pixels} px", timing)
+        for (name, pixels), timing in theirs.items()
     ]
     stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in found["stages_s"].items())
     with capsys.disabled():
-        print("\n" + table((f"stages one to four, {found['networks']} networks", ours), theirs))
+        print("\n" + table((f"stages one to four, {found['networks']} networks", ours), rows))
         print(f"ours by stage, wall s: {stages}; {found['graded']} of {len(CELLS)} rows from networks")
         print(f"the first study, which loads the networks: {found['first_s']:.2f} s; peak {found['peak_mb']:.0f} MB")
     assert ours.wall <= LIMIT_SECONDS
     assert found["peak_mb"] <= LIMIT_MB
-    assert all(ours.cpu < timing.cpu for _, timing in theirs)
+    assert all(ours.cpu < timing.cpu for (_, pixels), timing in theirs.items() if pixels == PUBLISHED_PX)
