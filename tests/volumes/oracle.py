@@ -17,7 +17,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from pipeline.competition import SeriesRef
 from pipeline.labels import SeriesKind
-from pipeline.volumes import Volume
+from pipeline.volumes import SeriesReading, StudyVolumes, Volume
 
 QUANTUM = 0.01
 TOLERANCE = 0.01
@@ -115,6 +115,11 @@ def rewrite(path: Path, change: Change) -> None:
 def reference(folder: Path, description: SeriesKind | None = None, study_id: str = "100") -> SeriesRef:
     """The series of a folder."""
     return SeriesRef(study_id, folder.name, folder, description)
+
+
+def codes(reading: SeriesReading | StudyVolumes) -> list[str]:
+    """What was wrong with the files, problem by problem."""
+    return [problem.what for problem in reading.problems]
 
 
 def assert_linear(volume: Volume, gradient: np.ndarray = SLANTED, tolerance: float = TOLERANCE) -> None:

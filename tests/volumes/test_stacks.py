@@ -16,6 +16,7 @@ from tests.volumes.oracle import (
     X,
     Z,
     assert_linear,
+    codes,
     positions,
     reference,
     rewrite,
@@ -175,7 +176,7 @@ def test_one_slice_without_position_takes_its_place_between_the_others(tmp_path,
     reading = read_series(reference(folder))
     (volume,) = reading.volumes
     assert volume.flags == ("missing-position",)
-    assert [problem.what for problem in reading.problems] == ["missing-position"]
+    assert codes(reading) == ["missing-position"]
     assert_linear(volume)
 
 
@@ -185,7 +186,7 @@ def test_one_slice_without_orientation_takes_that_of_the_series(tmp_path):
     rewrite(folder / "3.dcm", lambda data: data.pop("ImageOrientationPatient"))
     reading = read_series(reference(folder))
     (volume,) = reading.volumes
-    assert [problem.what for problem in reading.problems] == ["missing-orientation"]
+    assert codes(reading) == ["missing-orientation"]
     assert_linear(volume)
 
 
@@ -212,7 +213,7 @@ def test_no_geometry_at_all_is_instance_order_and_flagged(tmp_path, told):
     (volume,) = reading.volumes
     assert volume.kind is told
     assert volume.flags == ("missing-orientation", "missing-position")
-    assert [problem.what for problem in reading.problems] == ["missing-orientation", "missing-position"]
+    assert codes(reading) == ["missing-orientation", "missing-position"]
     assert volume.instance_numbers.tolist() == [1, 2, 3, 4]
     assert np.allclose(volume.slice_steps_mm, 4.5)
 
@@ -227,7 +228,7 @@ def test_positions_alone_tell_the_plane(tmp_path):
 def test_missing_spacing_is_assumed_and_flagged(tmp_path):
     folder = write_series(tmp_path / "1", change=lambda data: data.pop("PixelSpacing"))
     reading = read_series(reference(folder))
-    assert [problem.what for problem in reading.problems] == ["missing-spacing"]
+    assert codes(reading) == ["missing-spacing"]
     assert reading.volumes[0].spacing_mm == pytest.approx((300 / 16, 300 / 16))
 
 
