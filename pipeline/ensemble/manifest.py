@@ -247,11 +247,10 @@ def study_hash(study_id: str) -> str:
     return hashlib.sha256(study_id.encode()).hexdigest()[:16]
 
 
-def write_seen(path: Path, study_ids: Iterable[str], start_from: str = "", held_out: Iterable[str] = ()) -> None:
-    """Write the list of seen studies, a hash a line, sorted.
+def seen_studies(study_ids: Iterable[str], start_from: str = "", held_out: Iterable[str] = ()) -> list[str]:
+    """The hashes of the studies that a network has seen when its training ends, sorted.
 
     Args:
-        path: of the list.
         study_ids: what the run trains on.
         start_from: weights that it goes on from; what they have seen, the new ones have seen too.
         held_out: studies that must not be among those.
@@ -268,7 +267,12 @@ def write_seen(path: Path, study_ids: Iterable[str], start_from: str = "", held_
                 "start from weights of the same held-out fold"
             )
         hashes |= before
-    write_text(path, "".join(f"{line}\n" for line in sorted(hashes)))
+    return sorted(hashes)
+
+
+def write_seen(path: Path, hashes: Iterable[str]) -> None:
+    """Write a list of :func:`seen_studies`, a hash a line."""
+    write_text(path, "".join(f"{line}\n" for line in hashes))
 
 
 def _seen_by(weights: Path) -> set[str]:

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from pipeline.competition import Competition, open_competition, studies_in_fold
 from pipeline.config import load_settings, to_dict
-from pipeline.ensemble.manifest import write_seen
+from pipeline.ensemble.manifest import seen_studies
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
 from pipeline.training.augment import AugmentSettings, StackAugmentation
@@ -286,10 +286,9 @@ def train(task: str, args: argparse.Namespace) -> int:
         f"held out (fold {args.fold}): {len(testing)} slices of {testing['study_id'].nunique()} studies"
     )
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_seen(out / "seen.txt", training["study_id"], settings.start_from, testing["study_id"].unique())
+    seen = seen_studies(training["study_id"], settings.start_from, testing["study_id"].unique())
     point_task = PointTask(task, settings, training, testing)
-    result = fit(point_task, settings.loop, out, config=to_dict(settings), resume=not args.restart)
+    result = fit(point_task, settings.loop, out, config=to_dict(settings), seen=seen, resume=not args.restart)
     print(f"{task}: best score {result.best_score:.3f} mm at epoch {result.epoch}; wrote {result.weights}")
     return 0
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from pipeline.competition import Competition, make_folds, open_competition, read_folds, write_folds
 from pipeline.config import load_settings, to_dict
 from pipeline.cubes.cache import CubeCache, Margin, build_cache
-from pipeline.ensemble.manifest import write_seen
+from pipeline.ensemble.manifest import seen_studies
 from pipeline.labels import Family
 from pipeline.severity.figures import family_score, level_figures, level_lines
 from pipeline.severity.items import CellTable, cell_table, study_positions
@@ -150,12 +150,12 @@ def train_fold(
     trained, tested = (
         [data.cache.study_ids[study] for study in np.unique(table.study)] for table in (train_cells, test_cells)
     )
-    write_seen(out / "seen.txt", trained, settings.start_from, tested if fold is not None else ())
+    seen = seen_studies(trained, settings.start_from, tested if fold is not None else ())
     name = f"{family} fold {fold}"
     task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
     if not (resume and (out / "last.ckpt").exists()):
         review(task, data, fold, out)
-    result = fit(task, settings.loop, out, config=to_dict(settings), resume=resume)
+    result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
     return _predict_fold(task, data, cells.rows(held & (cells.true | cells.predicted)), fold, result.weights, out)
 
 

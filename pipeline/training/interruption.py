@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -61,3 +63,9 @@ class StopRequest:
 
     def _stop(self, number: int) -> None:
         raise TrainingStopped(number, f"stopped by {signal.Signals(number).name}; the same command continues")
+
+
+def pause_file(out: Path) -> Path | None:
+    """The file that parks a run: in its folder or, for a fold's, where all folds or all stages of it lie."""
+    folders = [out, out.parent, out.parent.parent] if re.fullmatch(r"fold\d+", out.name) else [out]
+    return next((folder / ".pause" for folder in folders if (folder / ".pause").exists()), None)

@@ -14,9 +14,11 @@ Read :class:`_Run` from top to bottom: an epoch is a row of optimiser steps, the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,16 +29,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pipeline.ensemble.manifest import write_seen
 from pipeline.files import write_text
 from pipeline.training.averaging import AveragedModel
 from pipeline.training.checkpoint import ResumeError, clear_run, differences, load_state, save_state, save_weights
-from pipeline.training.device import is_out_of_memory, move_optimizer, open_accelerator, release_memory
-from pipeline.training.interruption import StopRequest, TrainingStopped
+from pipeline.training.device import is_out_of_memory, move_optimizer, on_device, open_accelerator, release_memory
+from pipeline.training.interruption import StopRequest, TrainingStopped, pause_file
 from pipeline.training.processes import Processes
 from pipeline.training.sampling import BatchOrder, SeededItems, position_seed, seed_everything
 from pipeline.training.schedule import apply_schedule
 from pipeline.training.settings import FitResult, LoopSettings
-from pipeline.training.task import Batch, Task, decayed_groups
+from pipeline.training.task import Batch, Task, decayed_groups, not_finite_in
 from pipeline.training.totals import EpochTotals
 from pipeline.training.tracking import Tracker
 
@@ -44,15 +47,23 @@ __all__ = ["Batch", "FitResult", "LoopSettings", "Task", "TrainingStopped", "dec
 
 
 def fit(
-    task: Task, settings: LoopSettings, out: Path, *, config: dict[str, Any] | None = None, resume: bool = True
+    task: Task,
+    settings: LoopSettings,
+    out: Path,
+    *,
+    config: dict[str, Any] | None = None,
+    seen: Sequence[str] = (),
+    resume: bool = True,
 ) -> FitResult:
     """Train a task and leave its weights, history and pictures in a folder.
 
     Args:
         task: what to train.
         settings: how.
-        out: folder of the run; made if needed. A file ``.pause`` in it parks the run until it is removed.
+        out: folder of the run; made if needed. A file ``.pause`` there (:func:`pause_file`) parks the run.
         config: whatever else is needed to build the network again; saved in config.yaml.
+        seen: the :func:`~pipeline.ensemble.manifest.seen_studies` of the run; saved in seen.txt. A run continues only
+            with the same studies.
         resume: continue from ``out/last.ckpt`` if there is one; otherwise start over and remove the old run's files.
 
     Raises:
@@ -63,14 +74,16 @@ def fit(
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return _Run(task, settings, out, config or {}, resume).train()
+    return _Run(task, settings, out, config or {}, seen, resume).train()
 
 
 class _Run:
     """The state of one run; ``epoch`` and ``step`` are the next to do, from 0."""
 
-    def __init__(self, task: Task, settings: LoopSettings, out: Path, config: dict[str, Any], resume: bool) -> None:
-        self.task, self.settings, self.out = task, settings, out
+    def __init__(
+        self, task: Task, settings: LoopSettings, out: Path, config: dict[str, Any], seen: Sequence[str], resume: bool
+    ) -> None:
+        self.task, self.settings, self.out, self.seen = task, settings, out, seen
         self.accelerator = open_accelerator(settings.device, settings.precision)
         self.processes = Processes(self.accelerator)
         self.device = self.accelerator.device
@@ -190,7 +203,7 @@ class _Run:
         losses: list[Tensor] = []
         totals: dict[str, float] = {}
         for first in range(0, items, size):
-            micro = {name: self._to_device(value[first : first + size]) for name, value in batch.items()}
+            micro = on_device({name: value[first : first + size] for name, value in batch.items()}, self.device)
             share = len(micro["dataset_index"]) / items
             micro = self.task.augment(micro, generator)
             with self.accelerator.autocast():
@@ -249,7 +262,7 @@ class _Run:
         """Checkpoints that are due, a pause file, a request to stop: agreed between the processes."""
         due = time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes
         stopped = self.processes.anywhere(bool(self.request.number))
-        paused = self.processes.anywhere(self.main and (self.out / ".pause").exists())
+        paused = self.processes.anywhere(self.main and pause_file(self.out) is not None)
         if due or stopped or paused:
             self._save()
         if paused and not stopped:
@@ -262,11 +275,12 @@ class _Run:
 
     def _pause(self) -> bool:
         """Leave the accelerator to others until the pause file is gone; True if asked to stop meanwhile."""
-        self.tracker.say(f"paused at step {self.step}, accelerator freed; remove {self.out / '.pause'} to continue")
+        file = pause_file(self.out)
+        self.tracker.say(f"paused at step {self.step}, accelerator freed; remove {file} to continue")
         self._move(torch.device("cpu"))
         release_memory()
         stopped = False
-        while not stopped and self.processes.anywhere(self.main and (self.out / ".pause").exists()):
+        while not stopped and self.processes.anywhere(self.main and pause_file(self.out) is not None):
             time.sleep(0.2)
             stopped = self.processes.anywhere(bool(self.request.number))
         if not stopped:
@@ -295,14 +309,10 @@ class _Run:
         """Raise FloatingPointError, naming the items, if ``value`` is not finite on any process."""
         if not self.processes.anywhere(not math.isfinite(value)):
             return
-        indices = [int(index) for index in batch["dataset_index"]]
-        tensors = [v for v in batch.values() if isinstance(v, Tensor) and v.is_floating_point()]
-        bad = [n for n in range(len(indices)) if any(not bool(torch.isfinite(v[n]).all()) for v in tensors)]
-        names = ", ".join(self.task.item_name(indices[n]) for n in (bad or range(len(indices))))
-        found = "these items hold values that are not finite" if bad else "the items are finite; the batch held"
         raise FloatingPointError(
-            f"{self.task.name}: {what} is {value} at epoch {self.epoch + 1}, step {self.step + 1}; {found}: {names}. "
-            f"Lower learning_rate (now {self.settings.learning_rate:g}) or set precision=fp32; last.ckpt is older."
+            f"{self.task.name}: {what} is {value} at epoch {self.epoch + 1}, step {self.step + 1}; "
+            f"{not_finite_in(self.task, batch)}. Lower learning_rate (now {self.settings.learning_rate:g}) or set "
+            "precision=fp32; last.ckpt is older."
         )
 
     # -- state ----------------------------------------------------------------------------------------------------
@@ -310,7 +320,9 @@ class _Run:
     def _fingerprint(self) -> dict[str, Any]:
         """What must agree for a run to continue; other settings may be changed on the way (a line says so)."""
         kept = {name: getattr(self.settings, name) for name in ("batch_size", "accumulate", "seed", "ema_decay")}
-        return {"task": self.task.name, "steps": self.order.batches, "items": len(self.order.weights), **kept}
+        studies = hashlib.sha256("\n".join(self.seen).encode()).hexdigest()[:16]
+        size = {"steps": self.order.batches, "items": len(self.order.weights)}
+        return {"task": self.task.name, "studies": studies, **size, **kept}
 
     def _save(self) -> None:
         self.saved_at = time.monotonic()
@@ -342,11 +354,21 @@ class _Run:
             self.out.mkdir(parents=True, exist_ok=True)
             if not resume or not path.exists():
                 clear_run(self.out)
-            text = yaml.safe_dump(self.config, sort_keys=False)
-            write_text(self.out / "config.yaml", text)
         self.accelerator.wait_for_everyone()
-        if not path.exists():
-            return
+        if path.exists():
+            self._load(path)
+        self.accelerator.wait_for_everyone()
+        # Only now: a run that was refused has changed nothing of the one that was there.
+        if self.main:
+            write_text(self.out / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
+            write_seen(self.out / "seen.txt", self.seen)
+
+    def _load(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            ResumeError: it is of another run.
+        """
         state = load_state(path)
         ours, theirs = self._fingerprint(), state.get("fingerprint", {})
         if differing := differences(theirs, ours):
@@ -376,6 +398,3 @@ class _Run:
         self.model.to(device)
         self.averaged.model.to(device)
         move_optimizer(self.optimizer, device)
-
-    def _to_device(self, value: Any) -> Any:
-        return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value

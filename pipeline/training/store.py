@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.ensemble.manifest import Manifest, Member, WeightsError
-from pipeline.files import write_atomically, write_text
+from pipeline.ensemble.manifest import Manifest, Member, WeightsError, write_seen
+from pipeline.files import write_atomically
 
 _STATISTICS = ("running_mean", "running_var")
 """Kept in full precision: a small variance would lose its digits, and these tensors are short."""
@@ -50,7 +50,7 @@ def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **r
             tensors[key] = (tensor if whole else tensor.half()).contiguous()
     hashes = {line for run in runs for line in (run / "seen.txt").read_text(encoding="utf-8").split()}
     write_atomically(file, lambda partial: save_file(tensors, partial))
-    write_text(seen, "".join(f"{line}\n" for line in sorted(hashes)))
+    write_seen(seen, sorted(hashes))
     return Manifest.load(weights).add_member(member)
 
 

@@ -95,3 +95,13 @@ def decayed_groups(
         {"params": parameters, "weight_decay": decay, "lr_factor": factor}
         for (decay, factor), parameters in groups.items()
     ]
+
+
+def not_finite_in(task: Task, batch: Batch) -> str:
+    """Which items of a batch hold values that are not finite, in words; all items where none does."""
+    indices = [int(index) for index in batch["dataset_index"]]
+    tensors = [value for value in batch.values() if isinstance(value, Tensor) and value.is_floating_point()]
+    bad = [n for n in range(len(indices)) if any(not bool(torch.isfinite(value[n]).all()) for value in tensors)]
+    names = ", ".join(task.item_name(indices[n]) for n in (bad or range(len(indices))))
+    found = "these items hold values that are not finite" if bad else "the items are finite; the batch held"
+    return f"{found}: {names}"

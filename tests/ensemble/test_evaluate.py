@@ -12,7 +12,7 @@ from pipeline.ensemble import evaluate
 from pipeline.ensemble.combine import EnsembleFit
 from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.evaluate import even_blend, hidden_answers
-from pipeline.ensemble.manifest import Manifest, write_seen
+from pipeline.ensemble.manifest import Manifest, seen_studies, write_seen
 from pipeline.ensemble.metric import FAMILY_COLUMNS
 from pipeline.labels import CELL_COLUMNS, Family
 from pipeline.severity.evidence import GRADINGS
@@ -39,7 +39,7 @@ def weights(tmp_path, monkeypatch):
     Manifest(folder, "made up", "nothing").save()
     for member in members():
         name = f"{member.name}.seen.txt"
-        write_seen(folder / name, ["s1"] if member.name == "canal-0" else ["other"])
+        write_seen(folder / name, seen_studies(["s1"] if member.name == "canal-0" else ["other"]))
         (folder / "x").write_text("tensors")
         manifest = Manifest.load(folder).add_member(replace(member, seen=name))
     networks = FakeNetworks(manifest, manifest.members, tmp_path)

@@ -10,7 +10,7 @@ from pipeline.__main__ import main
 from pipeline.competition import make_folds, open_competition
 from pipeline.ensemble import evaluate
 from pipeline.ensemble.fit_command import predicted_tables
-from pipeline.ensemble.manifest import Manifest, write_seen
+from pipeline.ensemble.manifest import Manifest, seen_studies, write_seen
 from pipeline.labels import CELL_COLUMNS
 from pipeline.severity.oof import read_oof
 from tests.ensemble.studies import FakeNetworks, members, write_studies
@@ -38,10 +38,10 @@ def manifest(competition, tmp_path, monkeypatch):
     (folder / "x").write_text("tensors")
     points = next(member for member in members() if member.task == "landmarks")
     canal = next(member for member in members() if member.task == "canal")
-    write_seen(folder / "points.seen.txt", ["other"])
+    write_seen(folder / "points.seen.txt", seen_studies(["other"]))
     manifest = manifest.add_member(replace(points, seen="points.seen.txt"))
     for fold in range(5):
-        write_seen(folder / f"{fold}.seen.txt", folds.index[folds != fold])
+        write_seen(folder / f"{fold}.seen.txt", seen_studies(folds.index[folds != fold]))
         manifest = manifest.add_member(replace(canal, name=f"canal-fold{fold}", fold=fold, seen=f"{fold}.seen.txt"))
     networks = FakeNetworks(manifest, manifest.members, tmp_path)
     monkeypatch.setattr(evaluate.Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
@@ -69,6 +69,6 @@ def test_the_fit_takes_them_and_keeps_them(competition, manifest, tmp_path, caps
 
 def test_networks_that_have_seen_everything_cannot_be_fitted(competition, manifest, tmp_path, capsys):
     for fold in range(5):
-        write_seen(manifest.folder / f"{fold}.seen.txt", STUDIES)
+        write_seen(manifest.folder / f"{fold}.seen.txt", seen_studies(STUDIES))
     assert main(["ensemble", "--weights", str(manifest.folder), "--data", str(competition.root)]) == 1
     assert "no network with a held-out fold answers" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.ensemble.manifest import Manifest, Member, WeightsError, study_hash, write_seen
+from pipeline.ensemble.manifest import Manifest, Member, WeightsError, seen_studies, study_hash, write_seen
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def add(manifest, name="a", task="canal", content=b"network", **options):
 
 
 def test_a_member_is_recorded_and_verified(manifest):
-    write_seen(manifest.folder / "a.seen.txt", ["17", "4"])
+    write_seen(manifest.folder / "a.seen.txt", seen_studies(["17", "4"]))
     add(manifest, seen="a.seen.txt", config={"cubes": {"series": 2}}, fold=3, score=0.31)
     loaded = Manifest.load(manifest.folder)
     (member,) = loaded.members
@@ -52,9 +52,9 @@ def test_a_file_that_is_not_what_was_recorded_is_refused(manifest, damage):
 
 
 def test_a_changed_list_of_seen_studies_is_refused(manifest):
-    write_seen(manifest.folder / "seen.txt", ["1"])
+    write_seen(manifest.folder / "seen.txt", seen_studies(["1"]))
     changed = add(manifest, seen="seen.txt")
-    write_seen(manifest.folder / "seen.txt", [])
+    write_seen(manifest.folder / "seen.txt", seen_studies([]))
     with pytest.raises(WeightsError, match=r"seen\.txt: sha256"):
         changed.seen(changed.members[0])
 
@@ -88,7 +88,7 @@ def test_names_that_leave_the_folder_are_refused(tmp_path):
 def test_a_member_of_a_set_beside_is_used_without_a_copy(tmp_path):
     other = Manifest(tmp_path / "default", "default", "the first")
     other.folder.mkdir()
-    write_seen(other.folder / "a.seen.txt", ["17"])
+    write_seen(other.folder / "a.seen.txt", seen_studies(["17"]))
     other = add(other, seen="a.seen.txt", score=0.4)
     own = add(Manifest(tmp_path / "phantom", "phantom", "the second"), "b")
     shared = Manifest.load(own.share(["a"], other).folder)
@@ -116,7 +116,7 @@ def test_a_member_of_a_set_beside_is_used_without_a_copy(tmp_path):
 def test_a_gathered_set_needs_no_other(tmp_path):
     other = Manifest(tmp_path / "default", "default", "the first")
     other.folder.mkdir()
-    write_seen(other.folder / "a.seen.txt", ["17"])
+    write_seen(other.folder / "a.seen.txt", seen_studies(["17"]))
     other = add(other, seen="a.seen.txt", content=b"shared")
     own = add(Manifest(tmp_path / "phantom", "phantom", "the second"), content=b"own")  # of the same name
     (own.folder / "part").mkdir()
@@ -156,17 +156,16 @@ def test_rounds_take_the_best_value_per_second_of_every_family_first(manifest):
 
 
 def test_weights_that_go_on_from_others_have_seen_what_those_have(tmp_path):
-    write_seen(tmp_path / "canal-fold0.seen.txt", ["a", "b"])
+    write_seen(tmp_path / "canal-fold0.seen.txt", seen_studies(["a", "b"]))
     start = str(tmp_path / "canal-fold0.safetensors")
-    write_seen(tmp_path / "new.txt", ["c"], start, ["d"])
-    assert set((tmp_path / "new.txt").read_text().split()) == {study_hash(name) for name in "abc"}
+    assert set(seen_studies(["c"], start, ["d"])) == {study_hash(name) for name in "abc"}
     with pytest.raises(
         WeightsError, match=r"1 of the held-out studies, the first is b; start from weights of the same"
     ):
-        write_seen(tmp_path / "new.txt", ["c"], start, ["d", "b"])
+        seen_studies(["c"], start, ["d", "b"])
+    start = str(tmp_path / "run" / "best.safetensors")
     (tmp_path / "run").mkdir()
     with pytest.raises(WeightsError, match="nobody knows which studies"):
-        write_seen(tmp_path / "new.txt", ["c"], str(tmp_path / "run" / "best.safetensors"))
-    write_seen(tmp_path / "run" / "seen.txt", ["e"])
-    write_seen(tmp_path / "new.txt", ["c"], str(tmp_path / "run" / "best.safetensors"))
-    assert set((tmp_path / "new.txt").read_text().split()) == {study_hash(name) for name in "ce"}
+        seen_studies(["c"], start)
+    write_seen(tmp_path / "run" / "seen.txt", seen_studies(["e"]))
+    assert set(seen_studies(["c"], start)) == {study_hash(name) for name in "ce"}

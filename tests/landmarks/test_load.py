@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
 from pipeline.config import ConfigError, to_dict
-from pipeline.ensemble.manifest import Manifest, WeightsError, write_seen
+from pipeline.ensemble.manifest import Manifest, WeightsError, seen_studies, write_seen
 from pipeline.labels import SeriesKind
 from pipeline.landmarks.load import load_point_net, load_predictor, store_run
 from pipeline.landmarks.model import PointModelSettings, PointNet
@@ -27,7 +27,7 @@ def write_run(folder, channels, seen, scores=(4.0, 2.5)):
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "best.safetensors")
     config = to_dict(LandmarkTrainSettings(model=model_settings(channels)))
     (folder / "config.yaml").write_text(yaml.safe_dump({"task": "landmarks", "config": config}))
-    write_seen(folder / "seen.txt", seen)
+    write_seen(folder / "seen.txt", seen_studies(seen))
     pd.DataFrame({"epoch": [1, 2], "score": scores}).to_csv(folder / "history.csv", index=False)
     return folder
 

@@ -24,6 +24,7 @@ from pipeline.landmarks.train import (
     train,
 )
 from pipeline.training.augment import AugmentSettings
+from pipeline.training.checkpoint import ResumeError
 from pipeline.training.settings import LoopSettings
 from tests.volumes.oracle import SAGITTAL, positions, write_series
 
@@ -239,6 +240,14 @@ def test_a_run_leaves_weights_settings_and_the_hashes_of_what_it_saw(folder, tmp
     history = pd.read_csv(run / "history.csv")
     assert np.isfinite(history["score"]).all()
     assert "held out (fold 2)" in capsys.readouterr().out
+
+
+def test_a_run_of_another_fold_is_refused_and_changes_nothing(folder, tmp_path):
+    train("landmarks", arguments(folder, tmp_path, 2))
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("seen.txt", "config.yaml", "last.ckpt")}
+    with pytest.raises(ResumeError, match=r"another run \(studies was"):
+        train("landmarks", arguments(folder, tmp_path, 1, "loop.learning_rate=0.001"))
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
 
 
 def test_a_run_on_everything_holds_nothing_out(folder, tmp_path):

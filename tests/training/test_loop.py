@@ -130,11 +130,13 @@ def test_an_item_with_values_that_are_not_finite_is_named_alone(tmp_path):
         fit(task, SETTINGS, tmp_path)
 
 
-def test_a_pause_file_parks_the_run_until_it_is_removed(tmp_path):
+@pytest.mark.parametrize("place", ["run/canal/fold3", "run/canal", "run"])
+def test_a_pause_file_parks_the_run_until_it_is_removed(tmp_path, place):
     fit(ToyTask(), SETTINGS, tmp_path / "whole")
-    out = tmp_path / "paused"
-    out.mkdir()
-    (out / ".pause").touch()
+    out = tmp_path / "run" / "canal" / "fold3"
+    out.mkdir(parents=True)
+    pause = tmp_path / place / ".pause"
+    pause.touch()
     calls_while_paused = []
     task = ToyTask()
 
@@ -145,14 +147,14 @@ def test_a_pause_file_parks_the_run_until_it_is_removed(tmp_path):
         before = task.calls
         time.sleep(0.5)
         calls_while_paused.append(task.calls - before)
-        (out / ".pause").unlink()
+        pause.unlink()
 
     thread = threading.Thread(target=resume)
     thread.start()
     fit(task, SETTINGS, out)
     thread.join()
     assert calls_while_paused == [0]
-    assert "paused at step 1" in (out / "log.txt").read_text()
+    assert f"paused at step 1, accelerator freed; remove {pause} to" in (out / "log.txt").read_text()
     assert_same_weights(tmp_path / "whole" / "last.safetensors", out / "last.safetensors")
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
-from pipeline.ensemble.manifest import Manifest, WeightsError, study_hash, write_seen
+from pipeline.ensemble.manifest import Manifest, WeightsError, seen_studies, study_hash, write_seen
 from pipeline.training.store import read_network, seconds_on_one_thread, store_network
 
 
@@ -22,7 +22,7 @@ def run(tmp_path):
         "bn.num_batches_tracked": torch.tensor(7),
     }
     save_file(tensors, folder / "best.safetensors")
-    write_seen(folder / "seen.txt", ["17"])
+    write_seen(folder / "seen.txt", seen_studies(["17"]))
     return folder
 
 
@@ -75,7 +75,7 @@ def test_several_runs_of_one_network_become_the_mean_of_their_weights(run, weigh
     tensors = load_file(run / "best.safetensors")
     further = {name: tensor * 3 for name, tensor in tensors.items()}
     save_file(further, more / "best.safetensors")
-    write_seen(more / "seen.txt", ["17", "19"])
+    write_seen(more / "seen.txt", seen_studies(["17", "19"]))
     manifest = store_network([run, more], weights / "default", "a", "axial")
     back = read_network(manifest.verify(manifest.members[0]))
     torch.testing.assert_close(back["conv.weight"], tensors["conv.weight"] * 2, atol=1e-3, rtol=0)
