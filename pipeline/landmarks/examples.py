@@ -19,7 +19,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from pipeline.competition import Competition, StudyRef
+from pipeline.competition import Competition, CompetitionError, StudyRef
 from pipeline.files import write_atomically
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
@@ -227,7 +227,7 @@ def build_examples(
     for number, competition in enumerate(competitions):
         coordinates = competition.coordinates
         if coordinates is None:
-            raise ValueError(f"{competition.root}: no label coordinates; landmarks cannot be learnt from this folder")
+            raise CompetitionError(f"{competition.root}: no label coordinates; landmarks cannot be learnt from it")
         place = hashlib.sha256(str(competition.images.resolve()).encode()).hexdigest()[:8]
         target = folder / f"{kind}-{key}" / place
         target.mkdir(parents=True, exist_ok=True)

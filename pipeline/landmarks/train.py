@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pipeline.competition import Competition, open_competition, studies_in_fold
-from pipeline.config import load_settings, to_dict
+from pipeline.competition import Competition, CompetitionError, open_competition, studies_in_fold
+from pipeline.config import ConfigError, load_settings, to_dict
 from pipeline.ensemble.manifest import seen_studies
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
@@ -224,14 +224,10 @@ def sample_weights(table: pd.DataFrame, data_weights: Sequence[float]) -> np.nda
         table: examples with their ``competition`` number.
         data_weights: a share for each folder; empty for equal examples.
 
-    Raises:
-        ValueError: if there are not as many shares as folders.
     """
     if not data_weights:
         return None
     number = table["competition"].to_numpy()
-    if number.max() >= len(data_weights):
-        raise ValueError(f"data_weights has {len(data_weights)} shares for {number.max() + 1} folders of --data")
     counts = np.bincount(number, minlength=len(data_weights))
     weights: np.ndarray = np.asarray(data_weights, float)[number] / counts[number]
     return weights
@@ -269,13 +265,12 @@ def train(task: str, args: argparse.Namespace) -> int:
     Each folder of ``--data`` is split by :func:`pipeline.competition.make_folds`; the held-out fold is scored after
     each epoch and its studies are in no batch.
     """
-    settings = load_settings(LandmarkTrainSettings, args.preset, task, args.set)
-    kind, channels = ("axial", AXIAL_CHANNELS) if task == "axial" else ("sagittal", SAGITTAL_CHANNELS)
-    settings = replace(settings, model=replace(settings.model, channels=channels))
+    settings = load_train_settings(task, args.preset, args.set, len(args.data))
+    kind = "axial" if task == "axial" else "sagittal"
     competitions = [open_competition(path, split="train") for path in args.data]
     table = build_examples(competitions, kind, args.cache, settings.examples, args.workers)
     if table.empty:
-        raise ValueError(f"no labelled {kind} slices below {', '.join(map(str, args.data))}")
+        raise CompetitionError(f"no labelled {kind} slices below {', '.join(map(str, args.data))}")
     held_out = held_out_studies(competitions, args.fold)
     is_held_out = np.array(
         [study in held_out[number] for number, study in zip(table["competition"], table["study_id"], strict=True)]
@@ -291,6 +286,26 @@ def train(task: str, args: argparse.Namespace) -> int:
     result = fit(point_task, settings.loop, out, config=to_dict(settings), seen=seen, resume=not args.restart)
     print(f"{task}: best score {result.best_score:.3f} mm at epoch {result.epoch}; wrote {result.weights}")
     return 0
+
+
+def load_train_settings(
+    task: str, preset: str | Path | None, overrides: Sequence[str], folders: int
+) -> LandmarkTrainSettings:
+    """The settings of ``landmarks`` or ``axial``, with the channels of that task.
+
+    Args:
+        task: one of the two.
+        preset, overrides: see :func:`pipeline.config.load_settings`.
+        folders: of ``--data``.
+
+    Raises:
+        ConfigError: a setting does not exist or has a wrong value, or there are not as many shares as folders.
+    """
+    settings = load_settings(LandmarkTrainSettings, preset, task, overrides)
+    if len(settings.data_weights) not in (0, folders):
+        raise ConfigError(f"data_weights has {len(settings.data_weights)} shares for {folders} folders of --data")
+    channels = AXIAL_CHANNELS if task == "axial" else SAGITTAL_CHANNELS
+    return replace(settings, model=replace(settings.model, channels=channels))
 
 
 def held_out_studies(competitions: Sequence[Competition], fold: int | None) -> list[set[str]]:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from pipeline.labels import Family
 from pipeline.severity.settings import JitterSettings
+from pipeline.tables import TableError
 
 
 def fitted_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterSettings:
     """``jitter`` with the in-plane deviation and the share of wrong slices of ``landmark_errors.json``.
 
     Raises:
-        ValueError: the file is not a table of errors by family, or lacks this one.
+        TableError: the file is not a table of errors by family, or lacks this one.
     """
     try:
         errors = json.loads(path.read_text(encoding="utf-8"))
@@ -22,7 +23,8 @@ def fitted_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterS
         deviation = float(errors["in_plane_sd_mm"])
         offsets = {int(offset): float(share) for offset, share in errors["slice_offsets"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no errors of {family} (in_plane_sd_mm, slice_offsets): {error!r}") from error
+        text = f"no errors of {family} (in_plane_sd_mm, slice_offsets): {error!r}; expected a landmark_errors.json"
+        raise TableError(path, None, None, text) from error
     total = sum(offsets.values())
     wrong = 1 - offsets.get(0, 0.0) / total if total > 0 else jitter.slice_share
     return replace(jitter, sd_mm=deviation, slice_share=min(wrong, 0.9))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.ensemble.prior import read_prior
 from pipeline.ensemble.submission import write_submission
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES
+from pipeline.tables import TableError
 
 _LOG_P = tuple(f"log_p_{grade}" for grade in GRADES)
 _COLUMNS = ("study_id", "column", "fold", "grade", "predicted_point", *_LOG_P)
@@ -78,18 +79,18 @@ def read_oof(path: Path) -> OofTable:
     """The inverse of :func:`write_oof`.
 
     Raises:
-        ValueError: a column or a value is not as written.
+        TableError: a column or a value is not as written.
     """
     frame = pd.read_csv(path, dtype={"study_id": str})
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; expected an oof.csv of train severity")
+        raise TableError(path, 1, None, f"no column {', '.join(missing)}; expected an oof.csv of `train severity`")
     cells = frame["column"].map({column: index for index, column in enumerate(CELL_COLUMNS)})
     if cells.isna().any():
-        raise ValueError(f"{path}: unknown cell {frame['column'][cells.isna()].iloc[0]!r}")
+        raise TableError(path, None, "column", f"unknown cell {frame['column'][cells.isna()].iloc[0]!r}")
     log_p = frame[list(_LOG_P)].to_numpy(dtype=float)
     if not np.isfinite(log_p).all() or not np.allclose(np.exp(log_p).sum(1), 1, atol=1e-3):
-        raise ValueError(f"{path}: log-probabilities that do not add up to probability 1")
+        raise TableError(path, None, None, "log-probabilities that do not add up to probability 1")
     return OofTable(
         study_id=frame["study_id"].to_numpy(dtype=str),
         cell=np.asarray(cells, dtype=np.int64),

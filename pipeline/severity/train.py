@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from pipeline.competition import Competition, make_folds, open_competition, read_folds, write_folds
+from pipeline.competition import Competition, CompetitionError, make_folds, open_competition, read_folds, write_folds
 from pipeline.config import load_settings, to_dict
 from pipeline.cubes.cache import CubeCache, Margin, build_cache
 from pipeline.ensemble.manifest import seen_studies
@@ -31,6 +31,7 @@ from pipeline.severity.oof import OofTable, read_oof, write_oof
 from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
+from pipeline.tables import TableError
 from pipeline.training.device import working_gpu
 from pipeline.training.loop import fit
 
@@ -102,11 +103,12 @@ def load_data(
     """Cubes, cells and folds of some competition folders; fills the cache where it must.
 
     Raises:
-        ValueError: a folder has no grades, or the table of folds lacks a study.
+        CompetitionError: a folder has no grades.
+        TableError: a table of points or of folds lacks something.
     """
     for competition in competitions:
         if competition.labels is None:
-            raise ValueError(f"{competition.root}: no train.csv; a classifier cannot learn without grades")
+            raise CompetitionError(f"{competition.root}: no train.csv; a classifier cannot learn without grades")
     predicted = _read_points(landmark_tables) if landmark_tables else None
     margin = Margin(settings.margin_mm, settings.margin_slices)
     cache = build_cache(competitions, family, settings.cubes(family), margin, cache_root, predicted, workers)
@@ -133,7 +135,7 @@ def train_fold(
         noisy: (cells,) bool, training cells to leave out; held-out ones are always scored.
 
     Raises:
-        ValueError: the fold has no cell to train on or to score.
+        CompetitionError: the fold has no cell to train on or to score.
         LadderError: a sanity check before training failed.
     """
     cells = data.cells
@@ -145,7 +147,9 @@ def train_fold(
         print(f"{family}: trained on all studies; scores are those of training cells")
         test_cells = train_cells.rows(np.arange(len(train_cells)) % max(1, len(train_cells) // 500) == 0)
     if not len(train_cells) or not len(test_cells):
-        raise ValueError(f"{family} fold {fold}: {len(train_cells)} cells to train on, {len(test_cells)} to score")
+        raise CompetitionError(
+            f"{family} fold {fold}: {len(train_cells)} cells to train on, {len(test_cells)} to score"
+        )
     out.mkdir(parents=True, exist_ok=True)
     trained, tested = (
         [data.cache.study_ids[study] for study in np.unique(table.study)] for table in (train_cells, test_cells)
@@ -205,7 +209,8 @@ def _folds(competitions: Sequence[Competition], labels: pd.DataFrame, split: Pat
         folds = read_folds(split)
     missing = labels.index.difference(folds.index)
     if len(missing):
-        raise ValueError(f"{split}: no fold for study {missing[0]} and {len(missing) - 1} more; write a line for each")
+        text = f"no fold for study {missing[0]} and {len(missing) - 1} more; write a line for each"
+        raise TableError(split or "folds", None, None, text)
     return folds.loc[labels.index]
 
 
@@ -213,15 +218,14 @@ def _read_points(paths: Sequence[Path]) -> pd.DataFrame:
     """The rows of several tables of predicted points.
 
     Raises:
-        ValueError: a table lacks patient millimetres.
+        TableError: a table lacks patient millimetres.
     """
     frames = []
     for path in paths:
         frame = pd.read_csv(path, dtype={"study_id": str, "series_id": str})
         missing = {"study_id", "condition", "level", "x_mm", "y_mm", "z_mm"} - set(frame.columns)
         if missing:
-            raise ValueError(
-                f"{path}: no column {', '.join(sorted(missing))}; expected a label_coordinates.csv of ours"
-            )
+            text = f"no column {', '.join(sorted(missing))}; expected a label_coordinates.csv of `evaluate landmarks`"
+            raise TableError(path, 1, None, text)
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)

@@ -61,9 +61,7 @@ def create_backbone(
     Raises:
         BackboneError: see there.
     """
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        raise BackboneError(f"timm {timm.__version__} has no network {name!r}; near it: {', '.join(close) or 'none'}")
+    check_backbone(name, initial)
     options |= (
         {"in_chans": in_chans, "features_only": True}
         if features_only
@@ -79,7 +77,8 @@ def create_backbone(
             return timm.create_model(name, pretrained=True, **options)
         except Exception as error:
             raise BackboneError(
-                f"timm could not fetch pretrained weights of {name} ({error}); offline, give a file or 'random'"
+                f"timm could not fetch pretrained weights of {name} ({error}); offline, set `initial` of the network "
+                "to a file or to random (--set model.initial=FILE for points, network.initial=FILE for grades)"
             ) from error
     path = Path(initial)
     reference = timm.create_model(name, pretrained=False)
@@ -88,6 +87,19 @@ def create_backbone(
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": tensors}, **options)
     except RuntimeError as error:
         raise BackboneError(f"{path}: timm could not load it into {name}: {error}") from error
+
+
+def check_backbone(name: str, initial: str | Path) -> None:
+    """Find out without building it that a network cannot be built as asked.
+
+    Raises:
+        BackboneError: timm does not know the name, or there is no such file of weights.
+    """
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        raise BackboneError(f"timm {timm.__version__} has no network {name!r}; near it: {', '.join(close) or 'none'}")
+    if str(initial) not in ("pretrained", "random") and not Path(initial).is_file():
+        raise BackboneError(f"{initial}: no such weights file; 'initial' is 'pretrained', 'random' or a file")
 
 
 def grey_statistics(name: str) -> tuple[float, float]:
@@ -101,10 +113,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file, in the file's order; nothing but tensors is unpickled.
 
     Raises:
-        BackboneError: if there is no such file or it holds something else.
+        BackboneError: it holds something else.
     """
-    if not path.is_file():
-        raise BackboneError(f"{path}: no such weights file; 'initial' is 'pretrained', 'random' or a file")
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     train = getattr(module, stage.function)
     keep_freed_memory()
     try:
-        if options.folds != "all" or name == "all":
+        if name == "all" or options.folds != "all":
             return int(train(options))
         out = options.out
         for fold in range(FOLDS):
@@ -84,11 +84,12 @@ def add_common_arguments(parser: argparse.ArgumentParser, stage: str) -> None:
         help="competition folders (train_images and their tables), real or phantom, trained on together",
     )
     parser.add_argument("--preset", default=None, metavar="NAME", help="cpu, kaggle, winner, or a YAML file")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--fold", type=_fold, default=0, metavar="K", help=f"held-out fold, 0 to {FOLDS - 1}, or none (default: 0)"
-    )
-    which.add_argument("--folds", choices=["all"], help="train every fold in turn, each in OUT/foldK")
+    if stage != "all":
+        which = parser.add_mutually_exclusive_group()
+        which.add_argument(
+            "--fold", type=_fold, default=0, metavar="K", help=f"held-out fold, 0 to {FOLDS - 1}, or none (default: 0)"
+        )
+        which.add_argument("--folds", choices=["all"], help="train every fold in turn, each in OUT/foldK")
     parser.add_argument(
         "--out", type=Path, default=Path("runs") / stage, metavar="DIR", help="folder of the run (default: %(default)s)"
     )
@@ -97,7 +98,7 @@ def add_common_arguments(parser: argparse.ArgumentParser, stage: str) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="change a setting, e.g. loop.epochs=3; repeatable",
+        help=f"change a setting, e.g. {'landmarks.' if stage == 'all' else ''}loop.epochs=3; repeatable",
     )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue the run in OUT if there is one (the default)")
@@ -114,17 +115,15 @@ def _fold(text: str) -> int | None:
 
 def _status(error: Exception) -> int | None:
     """2 for a call that was wrong, 1 for work that could not be done, None for a fault of the program."""
-    from pipeline.competition import TableError
+    from pipeline.competition import CompetitionError, TableError
     from pipeline.config import ConfigError
     from pipeline.ensemble.manifest import WeightsError
     from pipeline.training.backbones import BackboneError
     from pipeline.training.checkpoint import ResumeError
     from pipeline.training.ladder import LadderError
 
-    if isinstance(error, ConfigError | BackboneError | ResumeError):
+    if isinstance(error, CompetitionError | ConfigError | BackboneError | ResumeError):
         return 2
-    if isinstance(
-        error, TableError | WeightsError | LadderError | FloatingPointError | MemoryError | FileNotFoundError
-    ):
+    if isinstance(error, TableError | WeightsError | LadderError | FloatingPointError | MemoryError | OSError):
         return 1
     return None

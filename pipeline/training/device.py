@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from pipeline.config import ConfigError
 from pipeline.training.settings import Precision
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def open_accelerator(device: Literal["auto", "cpu", "cuda"], precision: Precisio
     """The accelerator of this process, one of several under ``torchrun`` or ``accelerate launch``.
 
     Raises:
-        RuntimeError: if ``cuda`` is asked for and no GPU works.
-        ValueError: if fp16 is asked for on a CPU, whose gradients nothing would scale.
+        ConfigError: if ``cuda`` is asked for and no GPU works, or if fp16 is asked for on a CPU, whose gradients
+            nothing would scale.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -52,9 +53,9 @@ def open_accelerator(device: Literal["auto", "cpu", "cuda"], precision: Precisio
 
     gpu = device != "cpu" and working_gpu()
     if device == "cuda" and not gpu:
-        raise RuntimeError("device=cuda was asked for, but no CUDA GPU completes one convolution; use device=auto")
+        raise ConfigError("device=cuda was asked for, but no CUDA GPU completes one convolution; use device=auto")
     if precision == "fp16" and not gpu:
-        raise ValueError("precision=fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
+        raise ConfigError("precision=fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
     if precision == "auto":
         precision = "fp32" if not gpu else "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
     # The state is a singleton; without a reset, the second fit of a process could not choose another precision.

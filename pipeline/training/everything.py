@@ -37,9 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the steps; the first that fails ends the run with its status."""
+    """Run the steps; the first that fails ends the run with its status.
+
+    Raises:
+        CompetitionError: a folder of ``--data`` is none.
+        ConfigError, BackboneError: a setting of any step is wrong, which is said before the first begins.
+    """
     competitions = [open_competition(path, split="train") for path in args.data]
     sections = _by_section(args.set)
+    _check_settings(args.preset, sections, len(args.data))
     known = _labelled_families(competitions)
     weights = args.out / "weights"
     points = args.out / "points"
@@ -53,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             return status
     if _main_process():
         _store_landmarks(args, networks, weights)
-        if not (points / "errors.csv").is_file():
+        if not _newer(points / "errors.csv", [args.out / task for task in networks]):
             command = ["evaluate", "landmarks", "--data", *map(str, args.data), "--weights", str(weights)]
             if status := _call([*command, "--out", str(points), "--workers", str(args.workers)]):
                 return status
@@ -73,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         command += [f"{family.value}={args.out / family.value / 'oof.csv'}" for family in families]
         if status := _call([*command, *(["--preset", str(args.preset)] if args.preset else [])]):
             return status
-        print(f"train all: wrote {weights}; python submit.py --weights {weights} uses it")
+        print(f"train all: wrote {weights}; python submit.py --data DIR --weights {weights} uses it")
     _wait()
     return 0
 
@@ -154,6 +160,34 @@ def _by_section(settings: Sequence[str]) -> dict[str, list[str]]:
             raise ConfigError(f"override {setting!r} of train all must start with one of {', '.join(names)} and a dot")
         result[section].append(rest)
     return result
+
+
+def _check_settings(preset: str | None, sections: dict[str, list[str]], folders: int) -> None:
+    """Read what every step will read, so that a slip of the pen costs a second and not the night before that step.
+
+    Raises:
+        ConfigError: a setting that does not exist or has a wrong value.
+        BackboneError: a network that timm does not have, or a file of weights that is not there.
+    """
+    from pipeline.config import load_settings
+    from pipeline.ensemble.context import ContextSettings
+    from pipeline.landmarks.train import load_train_settings
+    from pipeline.severity.settings import SeveritySettings
+    from pipeline.training.backbones import check_backbone
+
+    for task in ("landmarks", "axial"):
+        points = load_train_settings(task, preset, sections[task], folders)
+        check_backbone(points.model.backbone, points.model.initial)
+    for family in Family:
+        network = load_settings(SeveritySettings, preset, family.value, sections[family.value]).network
+        check_backbone(network.backbone, network.initial)
+    load_settings(ContextSettings, preset, "context")
+
+
+def _newer(result: Path, runs: Sequence[Path]) -> bool:
+    """Whether a result is there that was made after the weights of all folds of some runs."""
+    weights = [file.stat().st_mtime for run in runs for file in run.glob("fold*/best.safetensors")]
+    return result.is_file() and result.stat().st_mtime >= max(weights, default=0.0)
 
 
 def _main_process() -> bool:

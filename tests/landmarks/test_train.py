@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
 from pipeline.competition import make_folds, open_competition
+from pipeline.config import ConfigError
 from pipeline.ensemble.manifest import study_hash
 from pipeline.labels import CELL_COLUMNS
 from pipeline.landmarks.examples import ExampleSettings, build_examples
@@ -20,6 +21,7 @@ from pipeline.landmarks.train import (
     PointExamples,
     PointTask,
     held_out_studies,
+    load_train_settings,
     sample_weights,
     train,
 )
@@ -165,8 +167,12 @@ def test_folders_have_the_shares_they_were_given():
     assert weights[:30].sum() == pytest.approx(1)
     assert weights[30:].sum() == pytest.approx(3)
     assert sample_weights(table, ()) is None
-    with pytest.raises(ValueError, match="1 shares for 2 folders"):
-        sample_weights(table, (1.0,))
+
+
+@pytest.mark.parametrize("shares", ["[1.0]", "[0.2,0.3,0.5]"])
+def test_there_are_as_many_shares_as_folders(shares):
+    with pytest.raises(ConfigError, match="shares for 2 folders"):
+        load_train_settings("axial", None, [f"data_weights={shares}"], 2)
 
 
 @pytest.fixture(scope="module")

@@ -115,7 +115,7 @@ def test_pretrained_without_a_network_says_what_to_do(monkeypatch):
         raise OSError("offline")
 
     monkeypatch.setattr("timm.create_model", refuse)
-    with pytest.raises(BackboneError, match="give a file or 'random'"):
+    with pytest.raises(BackboneError, match=r"offline, set `initial` .* model.initial=FILE"):
         create_backbone(NAME, "pretrained")
 
 

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.competition import TableError
+from pipeline.competition import CompetitionError, TableError
 from pipeline.training import command
 from pipeline.training.backbones import BackboneError
 
@@ -66,7 +66,13 @@ def test_a_wrong_call_is_status_2(stage, arguments, capsys):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(BackboneError("no such network"), 2), (TableError("t.csv", "row 3", "study_id", "x"), 1)]
+    ("error", "status"),
+    [
+        (BackboneError("no such network"), 2),
+        (CompetitionError("no train_images"), 2),
+        (TableError("t.csv", "row 3", "study_id", "x"), 1),
+        (FileExistsError("a file is in the way"), 1),
+    ],
 )
 def test_errors_are_a_line_and_a_status(stage, capsys, error, status):
     def run(args):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pipeline.training
+from pipeline.config import ConfigError
 from pipeline.training.device import is_out_of_memory, move_optimizer, open_accelerator, working_gpu
 from pipeline.training.loop import fit
 from tests.training.toy import SETTINGS, ToyTask
@@ -23,7 +24,7 @@ def test_a_gpu_that_fails_at_its_first_operation_is_not_used(monkeypatch):
     monkeypatch.setattr("torch.nn.Module.to", fail)
     assert not working_gpu()
     assert open_accelerator("auto", "auto").device.type == "cpu"
-    with pytest.raises(RuntimeError, match=r"device=cuda .* use device=auto"):
+    with pytest.raises(ConfigError, match=r"device=cuda .* use device=auto"):
         open_accelerator("cuda", "auto")
 
 

@@ -1,6 +1,8 @@
 """``train all``: the order of its steps, what it leaves out, and whose settings go where; nothing is trained."""
 
 import json
+import os
+import time
 from types import SimpleNamespace
 
 import pandas as pd
@@ -22,7 +24,7 @@ def commands(monkeypatch):
         given.append(list(command))
         if command[0] == "evaluate":
             out = everything.Path(command[command.index("--out") + 1])
-            out.mkdir(parents=True)
+            out.mkdir(parents=True, exist_ok=True)
             row = {"study_id": "1", "series_id": "2", "condition": TITLES[0], "in_plane_mm": 1.5, "slices": 0.0}
             pd.DataFrame([row]).to_csv(out / "errors.csv", index=False)
         return 0
@@ -79,6 +81,17 @@ def test_a_second_call_does_not_measure_the_landmarks_again(commands, monkeypatc
     assert sum(command[0] == "evaluate" for command in commands.given) == 1
 
 
+def test_localisers_that_were_trained_again_are_measured_again(commands, monkeypatch, tmp_path):
+    folder(monkeypatch, TITLES)
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 0
+    best = tmp_path / "axial" / "fold3" / "best.safetensors"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    os.utime(best, (time.time() + 60,) * 2)
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--restart"]) == 0
+    assert sum(command[0] == "evaluate" for command in commands.given) == 2
+
+
 def test_networks_that_no_folder_has_labels_for_are_left_out(commands, monkeypatch, tmp_path, capsys):
     folder(monkeypatch, TITLES[:2])
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 0
@@ -91,6 +104,31 @@ def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path):
     monkeypatch.setattr(everything, "_call", lambda command: 1 if command[1] == "axial" else 0)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
     assert not commands.stored
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("subarticular.loop.epoch=3", "did you mean loop.epochs"),
+        ("canal.network.backbone=mobilnetv2_100", "near it: mobilenetv2_100"),
+        ("foraminal.network.initial=gone.pt", "gone.pt: no such weights file"),
+        ("axial.data_weights=[0.5,0.5]", "data_weights has 2 shares for 1 folders"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_said_before_the_first_step(
+    commands, monkeypatch, tmp_path, capsys, setting, message
+):
+    folder(monkeypatch, TITLES)
+    options = ["--out", str(tmp_path), "--preset", "cpu", "--set", setting]
+    assert main(["train", "all", "--data", "d", *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not commands.given
+
+
+def test_there_is_no_fold_to_choose(commands, monkeypatch, tmp_path, capsys):
+    folder(monkeypatch, TITLES)
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--fold", "2"]) == 2
+    assert not commands.given
 
 
 def test_a_setting_must_name_its_section(commands, monkeypatch, tmp_path, capsys):
