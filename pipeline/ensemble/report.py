@@ -130,7 +130,8 @@ class RunReport:
             parts[0] += f" (rows without a network: {_counted(self.reasons)})"
         faults = {what: count for what, count in self.problems.items() if what != NOTE}
         if faults:
-            parts.append(f"{sum(faults.values())} problems in {self.studies_with_problems} studies: {_counted(faults)}")
+            where = f" in {self.studies_with_problems} studies" if self.studies_with_problems else ""
+            parts.append(f"{sum(faults.values())} problems{where}: {_counted(faults)}")
         if self.ended_early:
             parts.append(f"ended early: {self.ended_early}")
         if self.resumed:
@@ -141,6 +142,19 @@ class RunReport:
             parts.append(f"weights {self.weights['set']} ({self.weights['description']})")
         parts.append(f"{self.seconds:.1f} s")
         return f"submit: {'; '.join(parts)}; written to {self.written}"
+
+    def warnings(self) -> list[str]:
+        """What must not be overlooked behind an exit status of 0, a line each."""
+        found = []
+        rows, prior = sum(self.rows_by_source.values()), self.rows_by_source.get("prior", 0)
+        if rows and 2 * prior >= rows:
+            found.append(
+                f"{prior} of {rows} rows are class frequencies and say nothing of the images; submission.log says why "
+                f"(is {self.extra['images']} the right folder?)"
+            )
+        if self.extra["device"] == "cuda" and (studies := self.extra["devices"].get("cpu")):
+            found.append(f"--device cuda, but no GPU completed a convolution: {studies} studies ran on the CPU")
+        return [f"submit: WARNING: {text}" for text in found]
 
 
 def write_run_json(path: Path, report: RunReport) -> None:

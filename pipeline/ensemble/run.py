@@ -21,13 +21,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.competition import Problem
 from pipeline.ensemble.board import Board
 from pipeline.ensemble.pace import Pace
 from pipeline.ensemble.pool import Pool, SameProcess, WorkerPool
 from pipeline.ensemble.result import Reason, StudyResult
 from pipeline.ensemble.settings import Schedule
-from pipeline.ensemble.stages import StudyTask, Workbench
+from pipeline.ensemble.stages import StudyTask, Workbench, fallen
 
 
 class Stop(BaseException):
@@ -108,8 +107,7 @@ class Run:
                 results = list(self._results([task], self.pool))
             except BrokenProcessPool:
                 detail = "the process that read or graded the study alone was killed"
-                problem = Problem(task.study.study_id, None, None, "worker-died", detail)
-                results = [StudyResult.fallen_back(task.study.study_id, Reason.WORKER_DIED, (problem,))]
+                results = [fallen(work.load(task.study), task.study, Reason.WORKER_DIED, detail)]
                 with contextlib.suppress(OSError):
                     work.save(task.study, results[0])
                 work.mark_ended(task.study)
@@ -155,7 +153,7 @@ class Run:
         parts = [f"{self._networks - len(waiting)}/{self._networks} networks done"] if self._networks else []
         if self.pace.schedule.minutes is not None:
             parts.append(f"{max(self.pace.seconds_left, 0) / 60:.1f} min of the budget left")
-        parts.append(time.strftime("over about %H:%M", time.localtime(self.pace.expected_end(left))))
+        parts.append(time.strftime("ends about %H:%M", time.localtime(self.pace.expected_end(left))))
         return ", ".join(parts)
 
 

@@ -168,6 +168,7 @@ class Session:
                 "rounds": len(plan.rounds),
                 "workers": run.pace.workers,
                 "slowness": round(run.pace.slowness, 2),
+                "device": self.device,
                 "devices": dict(self._tally.devices),
                 "stage_seconds": {name: round(value, 2) for name, value in self._tally.seconds.items()},
                 "rows_by_network": dict(self._tally.rows),
@@ -182,7 +183,7 @@ class Session:
         guard = plan.guard_line(len(self.studies))
         if guard:
             print(guard)
-        print(report.line())
+        print("\n".join([report.line(), *report.warnings()]))
         if self.labels is not None:
             print(f"score: {self._score()}")
         return 130 if stopped is not None and stopped.signal == signal.SIGINT else 0

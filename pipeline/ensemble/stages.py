@@ -128,9 +128,9 @@ def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
             result = _grade(task, bench, previous, watch)
     except StudyTimeout:
         reason = Reason.TIME_OVER if _is_over(task) else Reason.STUDY_TOO_SLOW
-        result = _fallen(previous, study, reason, f"not done after {time.monotonic() - started:.0f} s")
+        result = fallen(previous, study, reason, f"not done after {time.monotonic() - started:.0f} s")
     except Exception as error:  # anything a study or a network can raise
-        result = _fallen(previous, study, Reason.STUDY_FAILED, describe(error))
+        result = fallen(previous, study, Reason.STUDY_FAILED, describe(error))
     try:
         work.save(study, result)
     except OSError as error:
@@ -320,7 +320,7 @@ def _findings_of(previous: StudyResult) -> _Findings:
     )
 
 
-def _fallen(previous: StudyResult | None, study: StudyRef, reason: Reason, detail: str) -> StudyResult:
+def fallen(previous: StudyResult | None, study: StudyRef, reason: Reason, detail: str) -> StudyResult:
     """What earlier rounds gave, with the reason on the rows that they did not reach; else a study without grades."""
     problem = Problem(study.study_id, None, None, str(reason).replace(" ", "-"), detail)
     if previous is None:

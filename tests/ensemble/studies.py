@@ -57,9 +57,9 @@ class _Points:
 class FakeNetworks:
     """Grades every found cell (0.2, 0.3, 0.5), sharper with each further network.
 
-    Study ids that contain a word are special: ``dies`` (the process is killed), ``hangs``, ``wedged`` (no signal
-    ends it), ``raises``, ``blind`` (no
-    point is found), ``nothing`` (the networks give NaN), ``canalfails``.
+    Study ids that contain a word are special: ``dies`` (the process is killed), ``later`` (it is killed by every
+    family's second network), ``hangs``, ``wedged`` (no signal ends it), ``raises``, ``blind`` (no point is found),
+    ``nothing`` (the networks give NaN), ``canalfails``.
     """
 
     manifest: Manifest
@@ -101,6 +101,8 @@ class FakeNetworks:
 
     def grade(self, name, cubes, device, threads):
         time.sleep(self.seconds)
+        if "later" in cubes["study"] and name.endswith("-1"):
+            os.kill(os.getpid(), signal.SIGKILL)
         if "canalfails" in cubes["study"] and self.family(name) is Family.CANAL:
             raise RuntimeError("the canal network is not well")
         values = np.full((len(CELLS), 3), np.nan, np.float32)

@@ -204,5 +204,5 @@ def test_without_a_budget_everything_is_done_and_the_end_is_foretold(tmp_path):
     assert setup.run.ended_by is None
     assert len(setup.pool.started) == 10 * 60
     assert all(task.deadline is None for _, task in setup.pool.started)
-    assert said[0].startswith("1/10 networks done, over about ")
+    assert said[0].startswith("1/10 networks done, ends about ")
     assert setup.pace.expected_end(rounds_of(10)[0]) == pytest.approx(setup.clock.now + 2 * 10 * 3 / 2)

@@ -106,6 +106,17 @@ def test_a_worker_that_dies_costs_only_the_study_that_kills_it(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_worker_that_dies_in_a_later_round_leaves_what_earlier_rounds_gave(tmp_path):
+    setup = Setup(tmp_path, ["1", "2-later"], workers=2, copies=2, minutes=5.0).go()
+    assert len(setup.plan.rounds) == 2
+    for name, networks in (("1", 2), ("2-later", 1)):
+        assert set(setup.result(name).source) == {Source.MODEL}, name
+        assert {len(members) for members in setup.result(name).members} == {networks}, name
+    assert [problem.what for problem in setup.result("2-later").problems] == ["worker-died"]
+    assert setup.rows("2-later") == pytest.approx(np.tile([0.2, 0.3, 0.5], (25, 1)), abs=1e-6)
+
+
+@pytest.mark.slow
 def test_a_worker_that_no_signal_ends_costs_only_its_study(tmp_path):
     setup = Setup(tmp_path, ["1", "2-wedged", "3"], workers=2, seconds=5.0)
     setup.run.bench = replace(setup.bench, hang_seconds=1.0)

@@ -1,0 +1,44 @@
+"""What the last lines of a run say beside its figures."""
+
+import pytest
+
+from pipeline.ensemble.report import RunReport
+
+
+def report(**changes):
+    given = {
+        "studies": 2,
+        "rows_by_source": {"model": 30, "prior": 20},
+        "reasons": {},
+        "problems": {},
+        "studies_with_problems": 0,
+        "weights": None,
+        "seconds": 1.0,
+        "written": "submission.csv",
+        "ended_early": None,
+        "resumed": 0,
+        "extra": {"images": "data", "device": "auto", "devices": {"cpu": 2}},
+    }
+    return RunReport(**given | changes)
+
+
+def test_a_run_that_graded_most_rows_needs_no_warning():
+    assert report().warnings() == []
+
+
+@pytest.mark.parametrize("rows", [{"prior": 50}, {"model": 10, "context": 15, "prior": 25}])
+def test_class_frequencies_in_half_of_the_rows_are_not_overlooked(rows):
+    (line,) = report(rows_by_source=rows).warnings()
+    assert line.startswith(f"submit: WARNING: {rows['prior']} of 50 rows are class frequencies")
+    assert "is data the right folder?" in line
+
+
+def test_a_gpu_that_was_asked_for_and_not_there_is_said():
+    (line,) = report(extra={"images": "data", "device": "cuda", "devices": {"cuda:0": 1, "cpu": 1}}).warnings()
+    assert "1 studies ran on the CPU" in line
+    assert report(extra={"images": "data", "device": "cuda", "devices": {"cuda:0": 2}}).warnings() == []
+
+
+def test_problems_of_no_study_name_no_studies():
+    assert "; 2 problems: weights-refused 2;" in report(problems={"weights-refused": 2}).line()
+    assert "; 2 problems in 1 studies: x 2;" in report(problems={"x": 2}, studies_with_problems=1).line()
