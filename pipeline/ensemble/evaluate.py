@@ -29,7 +29,7 @@ from pipeline.ensemble.metric import FAMILY_COLUMNS
 from pipeline.ensemble.networks import Networks
 from pipeline.ensemble.plan import make_plan
 from pipeline.ensemble.prior import PRIOR_FILE, read_prior
-from pipeline.ensemble.workers import limit_threads
+from pipeline.ensemble.workers import limit_threads, usable_gpus
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family
 from pipeline.severity.evidence import (
     GRADINGS,
@@ -156,15 +156,16 @@ def _predict(tasks: Sequence[StudyTask], networks: Networks) -> list[dict[str, n
     from pipeline.volumes import read_study
 
     limit_threads(1)
+    device = f"cuda:{usable[0]}" if (usable := usable_gpus()) else "cpu"
     answers: list[dict[str, np.ndarray]] = []
     for task in tasks:
         if not task.landmarks or not task.graders:
             answers.append({})
             continue
         volumes = read_study(task.study)
-        points, _ = networks.find_landmarks(volumes, task.landmarks, "cpu", 1)
+        points, _ = networks.find_landmarks(volumes, task.landmarks, device, 1)
         cubes = networks.cut(volumes, points, task.graders)
-        answers.append({name: networks.grade(name, cubes, "cpu", 1) for name in task.graders})
+        answers.append({name: networks.grade(name, cubes, device, 1) for name in task.graders})
     return answers
 
 

@@ -120,20 +120,20 @@ def predict_and_compare(
     Raises:
         CompetitionError: the folder has no coordinates.
     """
-    import torch
-
     from pipeline.landmarks.load import load_predictor
+    from pipeline.training.device import torch_threads, working_gpu
     from pipeline.volumes import read_study
 
     if competition.coordinates is None:
         raise CompetitionError(f"{competition.root}: no label coordinates to compare with")
-    torch.set_num_threads(1)
+    device = "cuda" if working_gpu() else "cpu"
     predicted, errors = [], []
-    for study in studies:
-        volumes = read_study(study)
-        landmarks = load_predictor(weights, unseen=study.study_id).predict(volumes)
-        predicted.append(landmarks.to_frame())
-        errors.append(compare(landmarks, volumes, competition.coordinates))
+    with torch_threads(1):
+        for study in studies:
+            volumes = read_study(study)
+            landmarks = load_predictor(weights, device=device, unseen=study.study_id).predict(volumes)
+            predicted.append(landmarks.to_frame())
+            errors.append(compare(landmarks, volumes, competition.coordinates))
     return pd.concat(predicted), pd.concat(errors)
 
 

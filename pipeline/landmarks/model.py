@@ -77,9 +77,12 @@ class PointNet(nn.Module):
         assert merged is not None  # a backbone always has a stage of stride 4 or more
         heat = self.heat(merged).float()
         probability = heat.flatten(2).softmax(dim=-1)
-        points = torch.einsum("bcp,pk->bck", probability, map_grid(heat.shape[-2:], self.stride, heat.device))
-        looked_at = torch.einsum("bcp,bwp->bcw", probability, merged.float().flatten(2))
-        visible = (looked_at * self.visible_weight).sum(-1) + self.visible_bias
+        grid = map_grid(heat.shape[-2:], self.stride, heat.device)
+        # Autocast would take these products in half precision, and bfloat16 has eight bits: whole pixels from 128 on.
+        with torch.autocast(heat.device.type, enabled=False):
+            points = torch.einsum("bcp,pk->bck", probability, grid)
+            looked_at = torch.einsum("bcp,bwp->bcw", probability, merged.float().flatten(2))
+            visible = (looked_at * self.visible_weight).sum(-1) + self.visible_bias
         return {"points": points, "heat": heat, "visible": visible}
 
 

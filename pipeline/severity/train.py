@@ -34,6 +34,7 @@ from pipeline.severity.task import SeverityTask
 from pipeline.tables import TableError
 from pipeline.training.device import working_gpu
 from pipeline.training.loop import fit
+from pipeline.training.processes import is_main_process, main_process_first
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +65,15 @@ def train(args: argparse.Namespace) -> int:
     if args.landmark_errors:
         settings = replace(settings, jitter=fitted_jitter(settings.jitter, args.landmark_errors, family))
     competitions = [open_competition(path, split="train") for path in args.data]
-    data = load_data(
-        competitions, family, settings, args.cache, list(args.landmarks), getattr(args, "split", None), args.workers
-    )
+    tables, split = list(args.landmarks), getattr(args, "split", None)
+    with main_process_first():
+        data = load_data(competitions, family, settings, args.cache, tables, split, args.workers)
     noisy = noisy_labels(data, read_oof(args.oof), settings.label_noise) if args.oof else None
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     write_folds(data.folds, out / "folds.csv")
     train_fold(data, family, settings, args.fold, out, resume=not args.restart, noisy=noisy)
-    if args.folds == "all":
+    if args.folds == "all" and is_main_process():
         _merge_folds(family, data, out.parent)
     return 0
 
@@ -127,8 +128,8 @@ def train_fold(
     *,
     resume: bool = True,
     noisy: NDArray[np.bool_] | None = None,
-) -> OofTable:
-    """Train with one fold held out and return what the network says of that fold.
+) -> OofTable | None:
+    """Train with one fold held out and return what the network says of that fold; None on further processes.
 
     Args:
         fold: None trains on all studies; the score is then that of a sample of training cells and says little.
@@ -157,9 +158,11 @@ def train_fold(
     seen = seen_studies(trained, settings.start_from, tested if fold is not None else ())
     name = f"{family} fold {fold}"
     task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
-    if not (resume and (out / "last.ckpt").exists()):
+    if is_main_process() and not (resume and (out / "last.ckpt").exists()):
         review(task, data, fold, out)
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
+    if not is_main_process():
+        return None
     return _predict_fold(task, data, cells.rows(held & (cells.true | cells.predicted)), fold, result.weights, out)
 
 

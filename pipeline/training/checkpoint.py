@@ -15,6 +15,10 @@ from pipeline.files import write_atomically
 _RUN_FILES = ("last.ckpt", "best.safetensors", "last.safetensors", "history.csv", "tensorboard", "pictures")
 
 
+INPUTS = ("model", "examples", "network", "views")
+"""The parts of a stage's settings that make a network what it is: a run does not go on with others."""
+
+
 class ResumeError(RuntimeError):
     """The checkpoint in the output folder belongs to another run than the one asked for."""
 
@@ -58,3 +62,21 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What changed between two sets of settings, in words; empty if nothing did."""
     changed = [name for name in now if now[name] != before.get(name)]
     return "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed)
+
+
+def changed_config(path: Path, state: dict[str, Any], now: dict[str, Any]) -> str:
+    """What changed in a stage's own settings since a checkpoint, in words; the loop's are compared by themselves.
+
+    Args:
+        path: of the checkpoint, for messages.
+        state: of the checkpoint.
+        now: the settings of this run.
+
+    Raises:
+        ResumeError: the network or its inputs are others, so that these are not its weights.
+    """
+    before = {name: value for name, value in state.get("config", {}).items() if name != "loop"}
+    changed = {name: value for name, value in now.items() if name in before and before[name] != value}
+    if inputs := {name: value for name, value in changed.items() if name in INPUTS}:
+        raise ResumeError(f"{path}: {differences(before, inputs)}; use --restart or another --out")
+    return differences(before, changed)

@@ -11,9 +11,12 @@ from __future__ import annotations
 import datetime
 import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import nn
 
 from pipeline.config import ConfigError
 from pipeline.training.settings import Precision
@@ -21,8 +24,8 @@ from pipeline.training.settings import Precision
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_EVALUATION_TIMEOUT = datetime.timedelta(hours=3)
-"""How long the other processes wait while the first one evaluates and draws."""
+WAIT = datetime.timedelta(days=1)
+"""How long the other processes wait while the first one fills a cache, evaluates, draws or measures the localisers."""
 
 
 def working_gpu() -> bool:
@@ -63,7 +66,7 @@ def open_accelerator(device: Literal["auto", "cpu", "cuda"], precision: Precisio
     return Accelerator(
         cpu=not gpu,
         mixed_precision="no" if precision == "fp32" else precision,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_EVALUATION_TIMEOUT)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
     )
 
 
@@ -81,6 +84,24 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads on the CPU inside, as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The model in the memory layout that is 1.1 to 1.6 times faster; a volumetric network has no such one."""
+    if any(parameter.dim() == 5 for parameter in model.parameters()):
+        return model
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         CompetitionError: a folder of ``--data`` is none.
         ConfigError, BackboneError: a setting of any step is wrong, which is said before the first begins.
     """
+    from pipeline.training.processes import is_main_process, wait_for_everyone
+
     competitions = [open_competition(path, split="train") for path in args.data]
     sections = _by_section(args.set)
     _check_settings(args.preset, sections, len(args.data))
@@ -57,14 +58,14 @@ def run(args: argparse.Namespace) -> int:
     for task in networks:
         if status := _train(args, task, args.out / task, sections, []):
             return status
-    if _main_process():
+    if is_main_process():
         _store_landmarks(args, networks, weights)
         if not _newer(points / "errors.csv", [args.out / task for task in networks]):
             command = ["evaluate", "landmarks", "--data", *map(str, args.data), "--weights", str(weights)]
             if status := _call([*command, "--out", str(points), "--workers", str(args.workers)]):
                 return status
         store_errors(points / "errors.csv", weights)
-    _wait()
+    wait_for_everyone()
     for family in families:
         own = ["--condition", family.value, "--landmarks", str(points / "label_coordinates.csv")]
         if family.value in json.loads((weights / ERRORS_FILE).read_text(encoding="utf-8")):
@@ -73,14 +74,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"train all: the localiser found no {family} point, so the preset's jitter stands")
         if status := _train(args, "severity", args.out / family.value, sections, own, family.value):
             return status
-    if _main_process():
+    if is_main_process():
         _store_classifiers(args, families, weights)
         command = ["ensemble", "--weights", str(weights), "--data", *map(str, args.data), "--oof"]
         command += [f"{family.value}={args.out / family.value / 'oof.csv'}" for family in families]
         if status := _call([*command, *(["--preset", str(args.preset)] if args.preset else [])]):
             return status
         print(f"train all: wrote {weights}; python submit.py --data DIR --weights {weights} uses it")
-    _wait()
+    wait_for_everyone()
     return 0
 
 
@@ -188,15 +189,3 @@ def _newer(result: Path, runs: Sequence[Path]) -> bool:
     """Whether a result is there that was made after the weights of all folds of some runs."""
     weights = [file.stat().st_mtime for run in runs for file in run.glob("fold*/best.safetensors")]
     return result.is_file() and result.stat().st_mtime >= max(weights, default=0.0)
-
-
-def _main_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _wait() -> None:
-    """Let the other processes of ``torchrun`` catch up; what the first wrote is there after it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate.state import PartialState
-
-        PartialState().wait_for_everyone()

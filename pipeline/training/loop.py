@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from pipeline.ensemble.manifest import write_seen
 from pipeline.files import write_text
+from pipeline.training import checkpoint, device
 from pipeline.training.averaging import AveragedModel
-from pipeline.training.checkpoint import ResumeError, clear_run, differences, load_state, save_state, save_weights
-from pipeline.training.device import is_out_of_memory, move_optimizer, on_device, open_accelerator, release_memory
+from pipeline.training.checkpoint import ResumeError
 from pipeline.training.interruption import StopRequest, TrainingStopped, pause_file
 from pipeline.training.processes import Processes
 from pipeline.training.sampling import BatchOrder, SeededItems, position_seed, seed_everything
@@ -84,7 +84,7 @@ class _Run:
         self, task: Task, settings: LoopSettings, out: Path, config: dict[str, Any], seen: Sequence[str], resume: bool
     ) -> None:
         self.task, self.settings, self.out, self.seen = task, settings, out, seen
-        self.accelerator = open_accelerator(settings.device, settings.precision)
+        self.accelerator = device.open_accelerator(settings.device, settings.precision)
         self.processes = Processes(self.accelerator)
         self.device = self.accelerator.device
         if self.device.type == "cuda":
@@ -114,7 +114,7 @@ class _Run:
         )
         self.model = task.model.to(self.device)
         if settings.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model = device.channels_last(self.model)
         self.processes.share_weights(self.model)
         self.optimizer = self.accelerator.prepare(
             torch.optim.AdamW(task.parameter_groups(settings.weight_decay), lr=settings.learning_rate)
@@ -138,6 +138,7 @@ class _Run:
                 self._train_epoch()
                 self._finish_epoch()
         self.tracker.close()
+        self.accelerator.wait_for_everyone()  # or another process would read weights that are not written yet
         return FitResult(self.best, self.best_epoch, tuple(self.history), self.out / "best.safetensors")
 
     def _train_epoch(self) -> None:
@@ -175,7 +176,7 @@ class _Run:
             try:
                 loss, parts = self._backward(batch)
             except Exception as error:
-                if not is_out_of_memory(error):
+                if not device.is_out_of_memory(error):
                     raise
                 failed = True
             if not self.processes.anywhere(failed):
@@ -203,7 +204,7 @@ class _Run:
         losses: list[Tensor] = []
         totals: dict[str, float] = {}
         for first in range(0, items, size):
-            micro = on_device({name: value[first : first + size] for name, value in batch.items()}, self.device)
+            micro = device.on_device({name: value[first : first + size] for name, value in batch.items()}, self.device)
             share = len(micro["dataset_index"]) / items
             micro = self.task.augment(micro, generator)
             with self.accelerator.autocast():
@@ -227,8 +228,10 @@ class _Run:
             figures = self._evaluate() if self.main else {}
             score = self.processes.from_main(figures.get("score", math.nan))
             row.update(figures)
-            unmeasured = math.isnan(score)
+            unmeasured = math.isnan(score) and math.isinf(self.best)
             better = unmeasured or score < self.best
+            if math.isnan(score) and not unmeasured:
+                self.tracker.say(f"{self.task.name}: score is not a number; {self.best_epoch} remains the best epoch")
             self.stale = 0 if better else self.stale + 1
             if better:
                 self.best, self.best_epoch = self.best if unmeasured else score, self.epoch + 1
@@ -278,7 +281,7 @@ class _Run:
         file = pause_file(self.out)
         self.tracker.say(f"paused at step {self.step}, accelerator freed; remove {file} to continue")
         self._move(torch.device("cpu"))
-        release_memory()
+        device.release_memory()
         stopped = False
         while not stopped and self.processes.anywhere(self.main and pause_file(self.out) is not None):
             time.sleep(0.2)
@@ -295,7 +298,7 @@ class _Run:
             MemoryError: if a micro-batch is a single item already.
         """
         self.optimizer.zero_grad()
-        release_memory()
+        device.release_memory()
         parts = self.settings.accumulate * self.split
         if parts >= items:
             raise MemoryError(f"{self.task.name}: not one item fits into memory; choose a smaller input or network")
@@ -307,13 +310,12 @@ class _Run:
 
     def _check_finite(self, value: float, batch: Batch, what: str) -> None:
         """Raise FloatingPointError, naming the items, if ``value`` is not finite on any process."""
-        if not self.processes.anywhere(not math.isfinite(value)):
-            return
-        raise FloatingPointError(
-            f"{self.task.name}: {what} is {value} at epoch {self.epoch + 1}, step {self.step + 1}; "
-            f"{not_finite_in(self.task, batch)}. Lower learning_rate (now {self.settings.learning_rate:g}) or set "
-            "precision=fp32; last.ckpt is older."
-        )
+        if self.processes.anywhere(not math.isfinite(value)):
+            where = f"{what} is {value} at epoch {self.epoch + 1}, step {self.step + 1}"
+            raise FloatingPointError(
+                f"{self.task.name}: {where}; {not_finite_in(self.task, batch)}. Lower learning_rate "
+                f"(now {self.settings.learning_rate:g}) or set precision=fp32; last.ckpt is older."
+            )
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -332,6 +334,7 @@ class _Run:
         state = {
             "fingerprint": self._fingerprint(),
             "settings": asdict(self.settings),
+            "config": self.config["config"],
             "model": self.model.state_dict(),
             "averaged": self.averaged.model.state_dict() if self.settings.ema_decay else None,
             "optimizer": self.optimizer.state_dict(),
@@ -345,7 +348,7 @@ class _Run:
             "history": self.history,
             "totals": self.totals.values,
         }
-        save_state(self.out / "last.ckpt", state)
+        checkpoint.save_state(self.out / "last.ckpt", state)
 
     def _open_folder(self, resume: bool) -> None:
         """Make or clear the folder and, if it holds a checkpoint to continue, load it."""
@@ -353,7 +356,7 @@ class _Run:
         if self.main:
             self.out.mkdir(parents=True, exist_ok=True)
             if not resume or not path.exists():
-                clear_run(self.out)
+                checkpoint.clear_run(self.out)
         self.accelerator.wait_for_everyone()
         if path.exists():
             self._load(path)
@@ -369,11 +372,12 @@ class _Run:
         Raises:
             ResumeError: it is of another run.
         """
-        state = load_state(path)
+        state = checkpoint.load_state(path)
         ours, theirs = self._fingerprint(), state.get("fingerprint", {})
-        if differing := differences(theirs, ours):
+        if differing := checkpoint.differences(theirs, ours):
             raise ResumeError(f"{path}: another run ({differing}); use --restart or another --out")
-        if changed := differences(state["settings"], asdict(self.settings)):
+        changes = checkpoint.differences(state["settings"], asdict(self.settings))
+        if changed := "; ".join(filter(None, [changes, checkpoint.changed_config(path, state, self.config["config"])])):
             self.tracker.say(f"settings changed since {path.name} was written: {changed}")
         try:
             self.model.load_state_dict(state["model"])
@@ -392,9 +396,9 @@ class _Run:
     def _save_weights(self, name: str, score: float) -> None:
         if self.main:
             metadata = {"task": self.task.name, "epoch": str(self.epoch + 1), "score": f"{score:.6g}"}
-            save_weights(self.out / name, self.averaged.model, metadata)
+            checkpoint.save_weights(self.out / name, self.averaged.model, metadata)
 
-    def _move(self, device: torch.device) -> None:
-        self.model.to(device)
-        self.averaged.model.to(device)
-        move_optimizer(self.optimizer, device)
+    def _move(self, place: torch.device) -> None:
+        self.model.to(place)
+        self.averaged.model.to(place)
+        device.move_optimizer(self.optimizer, place)

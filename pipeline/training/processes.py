@@ -7,10 +7,39 @@ others before any of them waits for it.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from torch import nn
+
+from pipeline.training.device import WAIT, working_gpu
+
+
+def is_main_process() -> bool:
+    """Whether this is the process of ``torchrun`` that writes files, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def wait_for_everyone() -> None:
+    """Let the other processes of ``torchrun`` catch up; what the first wrote is there after it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate.state import PartialState
+
+        PartialState(cpu=not working_gpu(), timeout=WAIT).wait_for_everyone()
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """The first process does the body alone, a cache say; then the others do, and find it done."""
+    if not is_main_process():
+        wait_for_everyone()
+    yield
+    if is_main_process():
+        wait_for_everyone()
 
 
 class Processes:

@@ -46,6 +46,16 @@ def test_the_points_are_the_expectation_of_the_maps(model):
     assert torch.allclose(output["points"], expected, atol=1e-4)
 
 
+def test_half_precision_does_not_round_the_points_to_whole_pixels(model):
+    images = torch.rand(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        output = model(images)
+    grid = map_grid(output["heat"].shape[-2:], model.stride, torch.device("cpu"))
+    expected = torch.einsum("bcp,pk->bck", output["heat"].flatten(2).softmax(-1), grid)
+    assert output["points"].dtype == torch.float32
+    assert (output["points"] - expected).abs().max() < 1e-3
+
+
 def test_map_cells_are_where_their_pixels_are():
     grid = map_grid((3, 5), 4, torch.device("cpu")).reshape(3, 5, 2)
     assert grid[0, 0].tolist() == [1.5, 1.5]  # the middle of pixels 0 to 3

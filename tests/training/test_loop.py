@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pipeline.training.checkpoint import ResumeError, load_state
@@ -128,6 +129,26 @@ def test_an_item_with_values_that_are_not_finite_is_named_alone(tmp_path):
     task.train_set = Holed()
     with pytest.raises(FloatingPointError, match=r"not finite: study 23\. Lower"):
         fit(task, SETTINGS, tmp_path)
+
+
+def test_a_score_that_is_lost_on_the_way_is_not_the_best(tmp_path):
+    task, scores = ToyTask(), iter([0.5, 0.4, float("nan"), 0.45])
+    task.evaluate = lambda model, device: {"score": next(scores)}
+    result = fit(task, dataclasses.replace(SETTINGS, epochs=4), tmp_path)
+    assert (result.best_score, result.epoch) == (0.4, 2)
+    with safe_open(tmp_path / "best.safetensors", "pt") as file:
+        assert file.metadata()["epoch"] == "2"
+    assert "score is not a number; 2 remains the best epoch" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_run_goes_on_with_the_same_network_and_inputs_only(tmp_path):
+    before = {"model": {"size_px": 96}, "loss": {"huber": 2.0}}
+    fit(ToyTask(), SETTINGS, tmp_path, config=before)
+    with pytest.raises(ResumeError, match=r"model was {'size_px': 96}, is {'size_px': 64}; use --restart"):
+        fit(ToyTask(), SETTINGS, tmp_path, config={**before, "model": {"size_px": 64}})
+    assert "96" in (tmp_path / "config.yaml").read_text()
+    fit(ToyTask(), SETTINGS, tmp_path, config={**before, "loss": {"huber": 3.0}})
+    assert "loss was {'huber': 2.0}, is {'huber': 3.0}" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("place", ["run/canal/fold3", "run/canal", "run"])

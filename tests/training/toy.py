@@ -1,10 +1,14 @@
 """A task small enough to train in milliseconds, with everything random that a real one has."""
 
+import multiprocessing
 import os
 import signal
+import socket
+from collections.abc import Callable
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -75,3 +79,26 @@ class ToyTask(Task):
 
     def item_name(self, index: int) -> str:
         return f"study {index}"
+
+
+def in_two_processes(target: Callable[..., None], *args: object) -> list[int | None]:
+    """Call a function as ``torchrun`` would in two processes; returns their exit codes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_ranked, args=(rank, port, target, args)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(180)
+        process.kill()
+    return [process.exitcode for process in processes]
+
+
+def _ranked(rank: int, port: int, target: Callable[..., None], args: tuple[object, ...]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    AcceleratorState._reset_state(True)  # forked from a process that was alone
+    target(*args)
+    torch.distributed.destroy_process_group()
