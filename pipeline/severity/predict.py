@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import torch
 from pipeline.config import from_dict, to_dict
 from pipeline.cubes import Cube, CubeSettings, StudyCubes
 from pipeline.cubes.cache import family_cells
+from pipeline.cubes.settings import ViewSettings
 from pipeline.ensemble.manifest import Member, WeightsError
 from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind
+from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
 from pipeline.training.device import channels_last
+from pipeline.training.fold import folded
 from pipeline.training.store import read_network
 
 LEAST_PROBABILITY = 1e-12
@@ -46,9 +50,21 @@ def load_member(folder: Path, member: Member, device: str) -> SeverityGrader:
         family = Family(member.task)
         model = SeverityModel(settings.network, settings.views_of(family))
         model.load_state_dict(read_network(folder / member.file))
+        fold_encoders(model.eval(), settings.views_of(family))
     except (KeyError, ValueError, RuntimeError, OSError) as error:
         raise WeightsError(f"{folder / member.file}: member {member.name!r} cannot be loaded: {error}") from error
     return SeverityGrader(model, settings, family, device)
+
+
+def fold_encoders(model: SeverityModel, views: Sequence[ViewSettings]) -> None:
+    """Fold the batch norms of the encoders' backbones (:func:`~pipeline.training.fold.folded`), in place."""
+    for view in views:
+        encoder = model.encoders[view_name(view.kind)]
+        if isinstance(encoder, SliceEncoder | ChannelsEncoder):
+            channels = view.slices if isinstance(encoder, ChannelsEncoder) else 1
+            generator = torch.Generator().manual_seed(0)
+            example = torch.rand(1, channels, view.pixels, view.pixels, generator=generator)
+            encoder.backbone = folded(encoder.backbone, example)
 
 
 def over_numberings(log_p: np.ndarray, numbering: np.ndarray) -> np.ndarray:

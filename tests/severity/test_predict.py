@@ -1,5 +1,6 @@
 """A stored classifier grades cubes: the right cells, several series averaged, unusable cubes refused."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from pipeline.cubes import Cube, StudyCubes, ViewSettings
 from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.landmarks import certain_numbering
 from pipeline.severity.model import SeverityModel
-from pipeline.severity.predict import SeverityGrader, over_numberings
+from pipeline.severity.predict import SeverityGrader, fold_encoders, over_numberings
 from pipeline.severity.settings import NetworkSettings, SeveritySettings
 
 VIEW = ViewSettings(SeriesKind.AXIAL_T2, size_mm=32, pixels=32, slices=3)
@@ -80,6 +81,26 @@ def test_a_cell_gets_what_the_cells_say_that_may_show_its_level():
     assert np.isnan(found[5:]).all()
     assert found[cells].sum(1) == pytest.approx(1)
     assert over_numberings(log_p, certain_numbering()) == pytest.approx(log_p, nan_ok=True)
+
+
+@pytest.mark.parametrize("encoder", ["multichannel", "sequence", "3d"])
+def test_folded_batch_norms_give_the_same_answer(encoder):
+    torch.manual_seed(0)
+    network = replace(SETTINGS.network, backbone="test_efficientnet", encoder=encoder)
+    model = SeverityModel(network, (VIEW,))
+    torch.nn.init.normal_(model.classify.weight, std=1.0)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after training, not as made
+            torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+            torch.nn.init.normal_(module.running_mean, std=0.2)
+    one = SeverityGrader(copy.deepcopy(model), SETTINGS, Family.SUBARTICULAR)
+    fold_encoders(model.eval(), (VIEW,))
+    assert encoder == "3d" or not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    key = (CELL_INDEX[Cell(Condition.LEFT_SUBARTICULAR, "l1_l2")], SeriesKind.AXIAL_T2)
+    cubes = StudyCubes("s", {key: (cube(3),)})
+    np.testing.assert_allclose(
+        SeverityGrader(model, SETTINGS, Family.SUBARTICULAR).predict(cubes), one.predict(cubes), atol=1e-4
+    )
 
 
 def test_cubes_of_another_size_are_refused(grader):
