@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pipeline.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
@@ -33,3 +35,11 @@ def test_a_wrong_call_is_status_two(capsys):
     assert "expected one of phantom, check, score" in capsys.readouterr().err
     assert main([]) == 2
     assert main(["score", "only-one.csv"]) == 2
+
+
+@pytest.mark.parametrize("stage", ["landmarks", "severity"])
+def test_folders_that_commands_write_by_default_are_named_and_not_committed(stage, capsys):
+    assert main(["evaluate", stage, "--help"]) == 0
+    assert f"(default: {stage}_evaluation)" in " ".join(capsys.readouterr().out.split())
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {f"/{stage}_evaluation/", "/cache/", "/runs/", "/upload/", "/prior.csv"} <= set(ignored)

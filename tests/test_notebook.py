@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -142,10 +143,13 @@ def test_the_notebook_runs_offline_and_submits(tmp_path, monkeypatch):
     said = texts(executed)
     assert "failed" not in said, said
     assert "submit.py ended with status 0" in said
-    assert "as submit.py left it" in said
+    assert "every row is there" in said
+    graded = json.loads((tmp_path / "working" / "run.json").read_text())["rows_by_source"]["model"]
+    last = texts({"cells": executed["cells"][-1:]})
+    assert last.startswith(f"{graded} of 50 rows from networks, " if graded else "CLASS FREQUENCIES ONLY")
     (site,) = (tmp_path / "environment").glob("lib/python*/site-packages")
     assert len(list(site.glob("from_wheelhouse_*.py"))) == len(OPTIONAL)
-    assert len(list((tmp_path / "working" / "pictures").glob("*.png"))) == 2
+    assert len(list((tmp_path / "working" / "pictures").glob("*.png"))) == (2 if graded else 0)
     with (tmp_path / "working" / "stages" / "provenance.csv").open() as file:
         assert sum(1 for _ in csv.DictReader(file)) == 25 * len(ids)
 
@@ -216,7 +220,8 @@ class Cells:
         self.submission = tmp_path / "working" / "submission.csv"
 
     def run(self, count: int) -> Cells:
-        """The first cells: 1 and 2 settings, 3 places, 4 first submission, 5 wheels, 6 and 7 the run, 8 the check."""
+        """The first cells: 1 and 2 settings, 3 places, 4 first submission, 5 wheels, 6 and 7 the run, 8 the check,
+        9 the outcome."""
         for source in CELLS_OF_CODE[:count]:
             exec(compile(source, "notebook", "exec"), self.names)
         return self
@@ -294,9 +299,61 @@ def test_a_submission_is_left_with_parts_missing(tmp_path, monkeypatch, tiny, at
         variables["COMPETITION"] = place
     else:
         ids = []
-    cells = Cells(monkeypatch, tmp_path, **variables).run(8 if attached in ("nothing", "no code") else 4)
+    cells = Cells(monkeypatch, tmp_path, **variables).run(9 if attached in ("nothing", "no code") else 4)
     assert_complete(cells.submission, ids)
-    assert "Traceback" in capsys.readouterr().out or attached == "no code"
+    said = capsys.readouterr().out
+    if attached == "nothing":
+        assert "competition not attached: Add Input -> Competitions -> RSNA 2024" in " ".join(said.split())
+        assert said.splitlines()[-1].startswith("NO ROWS: attach the competition (Add Input -> ")
+    elif attached == "no code":
+        assert said.splitlines()[-1] == (
+            "CLASS FREQUENCIES ONLY: code not attached: Add Input -> Datasets -> lumbar-grading-code"
+        )
+    assert ("Traceback" in said) == (attached in ("no sample", "no images")), said
+
+
+def test_without_weights_it_says_so(tmp_path, monkeypatch, tiny, capsys):
+    competition, upload = tiny
+    root = mount(tmp_path / "input", "old", upload, competition)
+    shutil.rmtree(root / "lumbar-weights")
+    Cells(monkeypatch, tmp_path, INPUT=root, MINUTES=5).run(9)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "CLASS FREQUENCIES ONLY: weights not attached: Add Input -> Datasets -> lumbar-grading-weights"
+    )
+
+
+def test_relative_places_are_those_of_the_notebook(tmp_path, monkeypatch, tiny, capsys):
+    competition, upload = tiny
+    places = {"COMPETITION": competition, "CODE": upload / "code", "WEIGHTS": upload / "weights"}
+    variables = {name: path.relative_to(tmp_path) for name, path in places.items()}
+    monkeypatch.chdir(tmp_path)
+    cells = Cells(monkeypatch, tmp_path, INPUT="nowhere", MINUTES=5, OUT="working", **variables).run(9)
+    assert "submit.py ended with status 0" in capsys.readouterr().out
+    assert json.loads((tmp_path / "working" / "run.json").read_text())["studies"] == 3
+    assert_complete(cells.submission, ["1001", "1002", "1003"])
+
+
+PARTLY = """
+import pathlib, sys
+table = pathlib.Path(sys.argv[6])
+lines = table.read_text().splitlines()
+lines[1:11] = [line.split(",")[0] + ",0.1,0.2,0.7" for line in lines[1:11]]
+table.write_text("\\n".join(lines))
+sys.exit(1)
+"""
+
+
+def test_a_run_that_was_cut_short_counts_what_it_left(tmp_path, monkeypatch, tiny, capsys):
+    root = mount(tmp_path / "input", "old", tiny[1], tiny[0])
+    (tmp_path / "working").mkdir()
+    (tmp_path / "working" / "run.json").write_text('{"of": "a run before"}')
+    program = root / "lumbar-code" / "submit.py"
+    program.unlink()
+    program.write_text(PARTLY)
+    Cells(monkeypatch, tmp_path, INPUT=root, MINUTES=5).run(9)
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "10 of 75 rows from networks or study context, the rest class frequencies: submit.py ended with status 1"
+    )
 
 
 BROKEN = {
@@ -326,7 +383,7 @@ def test_the_last_resort_keeps_what_is_valid(tmp_path, monkeypatch, tiny, capsys
     cells.submission.write_text(better)
     cells.run_cell(8)
     assert cells.submission.read_text() == better
-    assert "as submit.py left it" in capsys.readouterr().out
+    assert "submission.csv: every row is there" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -343,8 +400,10 @@ def test_a_program_that_cannot_run_costs_nothing(tmp_path, monkeypatch, tiny, pr
     broken = root / "lumbar-code" / "submit.py"
     broken.unlink()  # its bytes are shared with the build
     broken.write_text(program)
-    cells = Cells(monkeypatch, tmp_path, INPUT=root, MINUTES=5).run(8)
-    assert said in capsys.readouterr().out
+    cells = Cells(monkeypatch, tmp_path, INPUT=root, MINUTES=5).run(9)
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert printed.splitlines()[-1].startswith(f"CLASS FREQUENCIES ONLY: submit.py {said}")
     assert_complete(cells.submission, ["1001", "1002", "1003"])
 
 

@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", type=Path, default=Path("weights/default"), help="weights (default: %(default)s)")
     parser.add_argument("--gradings", type=Path, metavar="CSV", help="disc findings by study and level, as SPIDER has")
     parser.add_argument("--fold", type=int, help="only this held-out fold")
-    parser.add_argument("--out", type=Path, default=Path("severity_evaluation"), help="folder for results")
+    parser.add_argument(
+        "--out", type=Path, default=Path("severity_evaluation"), help="folder for results (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="at most so many studies a folder")
 

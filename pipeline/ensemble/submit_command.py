@@ -32,6 +32,8 @@ from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest, WeightsError
 from pipeline.ensemble.prior import PRIOR_FILE, read_prior
 from pipeline.ensemble.settings import EnsembleSettings, Schedule
+from pipeline.ensemble.submission import WIDE_COLUMNS
+from pipeline.labels import GRADES
 from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
 
@@ -143,12 +145,30 @@ def _check(args: argparse.Namespace) -> None:
         raise CallError(f"--time-budget {args.time_budget}: expected minutes above 0")
     if args.weights is not None and not (args.weights / MANIFEST_NAME).is_file():
         raise CallError(f"--weights {args.weights}: no {MANIFEST_NAME} there; expected a set such as weights/default")
-    for name in ("out", "wide"):
+    for name, columns in (("out", ("row_id", *GRADES)), ("wide", ("study_id", *WIDE_COLUMNS))):
         path = getattr(args, name)
         if path is not None and path.is_dir():
             raise CallError(f"--{name} {path}: is a folder; expected the name of a file")
+        if path is not None and path.is_file():
+            _check_replaceable(name, path, columns)
     if args.stages is not None and args.stages.exists() and not args.stages.is_dir():
         raise CallError(f"--stages {args.stages}: is a file; expected a folder")
+
+
+def _check_replaceable(name: str, path: Path, columns: Sequence[str]) -> None:
+    """A file that is there is replaced only if it is empty or a table of the same kind, for it may be somebody's work.
+
+    Raises:
+        CallError: it is something else.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline(10_000).strip().removeprefix("\ufeff")
+    if header and [column.strip(' "') for column in header.split(",")] != list(columns):
+        expected = ",".join(columns) if len(columns) <= 5 else f"{','.join(columns[:2])},..."
+        raise CallError(
+            f"--{name} {path}: exists and starts with {header[:60]!r}, not with {expected!r}; "
+            "it is left as it is, name another file or remove it"
+        )
 
 
 def _manifest(weights: Path | None, problems: list[Problem]) -> Manifest | None:

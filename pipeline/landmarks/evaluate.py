@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="competition folders with coordinates")
     parser.add_argument("--weights", type=Path, default=Path("weights/default"), help="weights (default: %(default)s)")
     parser.add_argument("--fold", type=int, help="only this held-out fold, by networks that have not seen it")
-    parser.add_argument("--out", type=Path, default=Path("landmarks_evaluation"), help="folder for results")
+    parser.add_argument(
+        "--out", type=Path, default=Path("landmarks_evaluation"), help="folder for results (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="at most so many studies a folder")
 

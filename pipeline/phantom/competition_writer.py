@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import joblib
@@ -23,6 +24,9 @@ from pipeline.phantom.grades import LabelSettings, written_grades
 from pipeline.phantom.rendering import render_slice
 from pipeline.phantom.sampling import sample_anatomy
 from pipeline.phantom.soft_tissue import surroundings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPLITS = ("train", "test")
 _KIND_OF_FAMILY = {
@@ -63,7 +67,8 @@ def make_phantom(
         out: folder to write to; made if it is missing.
         studies: how many.
         split: ``train`` (public labels) or ``test`` (labels go to ``test_truth.csv`` and
-            ``test_truth_coordinates.csv``, which the competition does not have).
+            ``test_truth_coordinates.csv``, which the competition does not have). ``sample_submission.csv`` asks for
+            the rows of the test studies, so only ``test`` writes it and a folder may hold both splits.
         size: ``full`` (sagittal about 18 x 448 x 448, axial about 40 x 320 x 320) or ``small`` (half the pixels each
             way).
         defects: names from DEFECTS; study ``i`` gets defect ``i`` modulo their number.
@@ -244,10 +249,16 @@ def _write_tables(out: Path, split: str, records: list[StudyRecord]) -> None:
     labels.to_csv(out / label_name, index=False)
     coordinates.to_csv(out / point_name, index=False, float_format="%.4f")
     truth.to_csv(out / f"{split}_measurements.csv", index=False, float_format="%.3f")
-    ids = [
-        row_id(str(study), cell) for study in labels["study_id"] for cell in sorted(CELLS, key=lambda item: item.column)
-    ]
+    if split == "test":
+        _sample(labels["study_id"]).to_csv(out / "sample_submission.csv", index=False)
+
+
+def _sample(study_ids: Iterable[object]) -> pd.DataFrame:
+    """Every row of these studies, thirds."""
+    import pandas as pd
+
+    ids = [row_id(str(study), cell) for study in study_ids for cell in sorted(CELLS, key=lambda item: item.column)]
     sample = pd.DataFrame({"row_id": ids})
     for grade in GRADES:
         sample[grade] = 1 / 3
-    sample.to_csv(out / "sample_submission.csv", index=False)
+    return sample

@@ -1,8 +1,8 @@
 """``python -m pipeline check DIR``: read a folder exactly as the pipeline would and print what was found.
 
 Exit status: 0 if every study has all three kinds of series, 1 if any cell of any study would fall back to class
-frequencies (or nothing could be read), 2 if the call was wrong. Problems that cost slices but no whole kind are printed
-and counted.
+frequencies, 2 if the call was wrong or the folder holds no study. Problems that cost slices but no whole kind are
+printed, the first few of a kind, and counted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ NEEDED = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2)
 """The kinds without which cells of a study fall back."""
 GAP_STEPS = 1.6
 """A distance between slices of more than this many usual ones is reported as a gap."""
+
+NAMED = 5
+"""So many problems of one kind are printed for a study, and for the folder; the rest of them are counted."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,10 +68,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"studies": studies, "problems": listing, "summary": summary}, indent=1))
     else:
-        for problem in listing:
-            print(f"  ! {_where(problem)}")
-        print(_last_line(summary))
-    return 1 if summary["studies_with_fallback"] or not studies else 0
+        for line in _named(listing):
+            print(line)
+        if studies:
+            print(_last_line(summary))
+    if not studies:
+        expected = "expected folders <study>/<series>/<instance>.dcm"
+        print(f"check: {competition.images} holds no study; {expected}", file=sys.stderr)
+        return 2
+    return 1 if summary["studies_with_fallback"] else 0
 
 
 def _studies(
@@ -207,10 +215,21 @@ def _lines(study: dict[str, Any]) -> Iterator[str]:
                 f"    {stack['plane']} {stack['slices']:>3} x {stack['rows']} x {stack['cols']}, "
                 f"{row:.3f} x {col:.3f} mm, {step}, instances {first} to {last}{defects}"
             )
-    for problem in study["problems"]:
-        yield f"  ! {_where(problem)}"
+    yield from _named(study["problems"])
     if study["missing"]:
         yield f"  missing, so their cells would fall back: {', '.join(study['missing'])}"
+
+
+def _named(problems: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each of the first few problems of a kind, and one for the others of it."""
+    seen: Counter[str] = Counter()
+    for problem in problems:
+        seen[problem["what"]] += 1
+        if seen[problem["what"]] <= NAMED:
+            yield f"  ! {_where(problem)}"
+    for what, count in seen.items():
+        if count > NAMED:
+            yield f"  ! {what}: {count - NAMED} more"
 
 
 def _where(problem: dict[str, Any]) -> str:

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         print(f"kaggle: {error.filename or args.out}: {error.strerror or error}", file=sys.stderr)
         return 1
-    _report(args.out, datasets, named=args.user is not None)
+    _report(args.out, datasets, args.user)
     return 0
 
 
@@ -170,7 +170,7 @@ def _dataset_metadata(dataset: Dataset, user: str) -> dict[str, Any]:
 
 def _kernel_metadata(datasets: list[Dataset], user: str, accelerator: str) -> dict[str, Any]:
     return {
-        "id": f"{user}/{KERNEL_TITLE.lower().replace(' ', '-')}",
+        "id": _kernel_id(user),
         "title": KERNEL_TITLE,
         "code_file": NOTEBOOK,
         "language": "python",
@@ -186,6 +186,10 @@ def _kernel_metadata(datasets: list[Dataset], user: str, accelerator: str) -> di
     }
 
 
+def _kernel_id(user: str) -> str:
+    return f"{user}/{KERNEL_TITLE.lower().replace(' ', '-')}"
+
+
 _DESCRIPTIONS = {
     "code": "`submit.py` and its package. Attach it to the notebook; it needs no installation.",
     "weights": "Trained networks for the code. Terms, training data and measured scores: MODEL_CARD.md.",
@@ -194,12 +198,12 @@ _DESCRIPTIONS = {
 }
 
 
-def _report(out: Path, datasets: list[Dataset], named: bool) -> None:
+def _report(out: Path, datasets: list[Dataset], user: str | None) -> None:
     for name in (*(dataset.folder for dataset in datasets), "kernel"):
         files = [path for path in (out / name).rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
         print(f"{out / name}: {len(files)} files, {size / 1e6:.1f} MB")
-    if not named:
+    if user is None:
         print(f"the owner is {NO_USER!r} for now: run again with --user NAME before uploading")
     print("\nupload once:")
     for dataset in datasets:
@@ -209,6 +213,8 @@ def _report(out: Path, datasets: list[Dataset], named: bool) -> None:
         print(f"  kaggle datasets version -p {out / dataset.folder} --dir-mode zip --keep-tabular -m 'what changed'")
     print("when the datasets are ready:")
     print(f"  kaggle kernels push -p {out / 'kernel'}")
+    print("when the kernel has run, open its page and choose 'Submit to Competition':")
+    print(f"  https://www.kaggle.com/code/{_kernel_id(user or NO_USER)}")
 
 
 def _is_foreign(folder: Path) -> bool:

@@ -20,29 +20,36 @@ from pipeline.landmarks.landmarks import Landmarks
 from pipeline.report.overlay import slice_picture, study_picture
 from pipeline.volumes import StudyVolumes, read_study
 
+POINTS_FILE = "label_coordinates.csv"
+
 
 def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
-    """Write a PNG each for the first ``count`` studies, those with points first.
+    """Write a PNG each for the first ``count`` studies that have images, those with points first.
 
     Args:
         data: competition or images folder.
-        stages: what ``submit.py --stages`` wrote; without points in it the middle slices are drawn.
+        stages: what ``submit.py --stages`` wrote; a study without points in it shows its middle slices.
         out: folder for ``<number>_<study>.png``, made if missing.
 
     Raises:
         CompetitionError, TableError: ``data`` is no folder of studies.
+        FileNotFoundError: ``stages`` holds no table of points.
         OSError: a picture cannot be written.
     """
     competition = open_competition(data, strict=False)
-    table = _points(stages / "label_coordinates.csv")
-    marked = set() if table is None else set(table["study_id"])
+    table = _points(stages / POINTS_FILE)
+    marked = set(table["study_id"])
     studies = sorted(competition.studies, key=lambda study: study.study_id not in marked)
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    for study in studies[:count]:
+    for study in studies:
+        if len(written) >= count:
+            break
         volumes = read_study(study)
+        if not volumes.volumes:
+            continue
         picture = _middle_slices(volumes)
-        if table is not None and study.study_id in marked:
+        if study.study_id in marked:
             picture = study_picture(volumes, Landmarks.from_frame(study.study_id, table))
         # The id may come from a table; a number makes the name safe and keeps the order.
         path = out / f"{len(written) + 1}_{''.join(sign for sign in study.study_id if sign.isalnum())[:40]}.png"
@@ -52,7 +59,7 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Draw and print where; returns 0, or 1 where nothing could be drawn."""
+    """Draw and print where; returns 0, 1 where nothing could be drawn, 2 where there are no points to draw."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.report.pictures", description=__doc__)
     parser.add_argument("data", type=Path, help="competition or images folder")
     parser.add_argument("--stages", type=Path, required=True, metavar="DIR", help="what submit.py --stages wrote")
@@ -61,6 +68,9 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     try:
         written = draw(args.data, args.stages, args.out, args.count)
+    except FileNotFoundError as error:
+        print(f"pictures: {error}", file=sys.stderr)
+        return 2
     except (CompetitionError, TableError, OSError) as error:
         print(f"pictures: {error}", file=sys.stderr)
         return 1
@@ -68,20 +78,20 @@ def main(argv: Sequence[str]) -> int:
     return 0 if written else 1
 
 
-def _points(path: Path) -> pd.DataFrame | None:
-    """The table of points, None where the run found none."""
+def _points(path: Path) -> pd.DataFrame:
+    """The table of points."""
     if not path.is_file():
-        return None
+        raise FileNotFoundError(f"no {path.name} in {path.parent}; expected what submit.py --stages wrote there")
     return pd.read_csv(path, dtype={"study_id": str, "series_id": str})
 
 
 def _middle_slices(volumes: StudyVolumes) -> np.ndarray:
-    """(rows, cols, 3) uint8 RGB: the middle slice of each stack, for a study without points."""
+    """(rows, cols, 3) uint8 RGB: the middle slice of each of one or more stacks, for a study without points."""
     tiles = [
         slice_picture(volume, len(volume.pixels) // 2, [], f"{volume.kind.value}: no points")
         for volume in volumes.volumes
     ]
-    return np.hstack(tiles) if tiles else np.zeros((320, 320, 3), np.uint8)
+    return np.hstack(tiles)
 
 
 if __name__ == "__main__":

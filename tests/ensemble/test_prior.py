@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.ensemble import prior
 from pipeline.ensemble.metric import score_arrays
 from pipeline.ensemble.prior import PRIOR_FILE, make_prior, read_prior
 from pipeline.labels import CELL_INDEX, Cell, Condition
@@ -15,15 +16,14 @@ from pipeline.tables import TableError, read_labels
 def test_frequencies_are_weighted_one_two_four(write_labels):
     grades = np.zeros((10, 25))
     grades[:3, 0], grades[3:5, 0] = 1, 2
-    prior = make_prior(read_labels(write_labels(grades)).strict())
-    row = prior.iloc[0]
+    row = make_prior(read_labels(write_labels(grades)).strict()).iloc[0]
     assert (row["condition"], row["level"], row["graded"]) == ("spinal_canal_stenosis", "l1_l2", 10)
     assert row[["normal_mild", "moderate", "severe"]].to_list() == pytest.approx([5 / 19, 6 / 19, 8 / 19])
 
 
 def test_a_grade_never_seen_is_not_impossible(write_labels):
-    prior = make_prior(read_labels(write_labels(np.zeros((10, 25)))).strict())
-    assert (prior[["normal_mild", "moderate", "severe"]] > 0).all(axis=None)
+    table = make_prior(read_labels(write_labels(np.zeros((10, 25)))).strict())
+    assert (table[["normal_mild", "moderate", "severe"]] > 0).all(axis=None)
 
 
 def test_command_writes_a_table_that_reads_back(write_labels, tmp_path, capsys):
@@ -35,19 +35,33 @@ def test_command_writes_a_table_that_reads_back(write_labels, tmp_path, capsys):
     assert read_prior(out)[3] == pytest.approx(counts / counts.sum(), abs=1e-5)
 
 
+def test_the_packages_own_table_is_replaced_only_by_name(write_labels, tmp_path, monkeypatch, capsys):
+    labels = write_labels(np.zeros((10, 25)))
+    (tmp_path / "package").mkdir()
+    own = tmp_path / "package" / "prior.csv"
+    own.write_text("as it came")
+    monkeypatch.setattr(prior, "PRIOR_FILE", own)
+    monkeypatch.chdir(tmp_path)
+    assert main(["prior", str(labels)]) == 0
+    assert "written to prior.csv" in capsys.readouterr().out
+    assert own.read_text() == "as it came"
+    assert read_prior(tmp_path / "prior.csv").shape == (25, 3)
+    assert main(["prior", str(labels), "--out", str(own)]) == 0
+    assert own.read_bytes() == (tmp_path / "prior.csv").read_bytes()
+
+
 def test_it_is_the_best_constant_answer(write_labels):
     rng = np.random.default_rng(0)
     grades = rng.choice(3, (200, 25), p=[0.7, 0.2, 0.1]).astype(float)
-    prior = make_prior(read_labels(write_labels(grades)).strict())[["normal_mild", "moderate", "severe"]].to_numpy()
-    best = score_arrays(grades, np.repeat(prior[None], 200, 0)).foraminal
+    table = make_prior(read_labels(write_labels(grades)).strict())[["normal_mild", "moderate", "severe"]].to_numpy()
+    best = score_arrays(grades, np.repeat(table[None], 200, 0)).foraminal
     for _ in range(20):
-        other = prior * rng.uniform(0.8, 1.25, prior.shape)
+        other = table * rng.uniform(0.8, 1.25, table.shape)
         assert score_arrays(grades, np.repeat(other[None], 200, 0)).foraminal > best
 
 
 def test_the_package_has_one_that_knows_where_stenosis_is():
-    prior = read_prior()
-    severe = prior[:, 2]
+    severe = read_prior()[:, 2]
     at = {level: severe[CELL_INDEX[Cell(Condition.CANAL, level)]] for level in ("l1_l2", "l4_l5")}
     assert at["l4_l5"] > 3 * at["l1_l2"]
 

@@ -197,6 +197,29 @@ def test_a_wrong_call_is_status_two_and_says_what_was_expected(tmp_path, monkeyp
     assert not (tmp_path / "submission.csv").exists()
 
 
+@pytest.mark.parametrize("option", ["--out", "--wide"])
+def test_a_file_that_is_no_submission_is_not_replaced(tmp_path, capsys, option):
+    write_studies(tmp_path / "data", ["1"])
+    truth = tmp_path / "test_truth.csv"
+    truth.write_text("study_id,spinal_canal_stenosis_l1_l2\n1,Severe\n")
+    assert submit(tmp_path, option, truth)[0] == 2
+    assert f"{option} {truth}: exists and starts with 'study_id,spinal_canal" in capsys.readouterr().err
+    assert truth.read_text().endswith("1,Severe\n")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("before", ["", "row_id,normal_mild,moderate,severe\r\nold,1,0,0\r\n"])
+def test_a_submission_of_before_and_an_empty_file_are_replaced(tmp_path, before):
+    write_studies(tmp_path / "data", ["1"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "submission.csv").write_text(before, newline="")
+    wide = tmp_path / "wide.csv"
+    assert submit(tmp_path, "--wide", wide)[0] == 0
+    status, out = submit(tmp_path, "--wide", wide)
+    assert status == 0
+    assert len(read_submission(out)) == 25
+
+
 def test_a_fold_that_is_not_there_is_a_wrong_call(tmp_path, capsys):
     labelled(tmp_path, 10)
     assert submit(tmp_path, "--fold", 7)[0] == 2

@@ -9,6 +9,7 @@ import pandas as pd
 import pydicom
 import pytest
 
+from pipeline.competition import open_competition
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, SeriesKind, row_id
 from pipeline.phantom import make_phantom
 
@@ -29,14 +30,6 @@ def test_tables_have_the_competitions_columns(folder):
     series = _table(folder, "train_series_descriptions.csv")
     assert series.columns.tolist() == ["study_id", "series_id", "series_description"]
     assert set(series["series_description"]) == {str(kind) for kind in SeriesKind if kind is not SeriesKind.UNKNOWN}
-    sample = pd.read_csv(folder / "sample_submission.csv")
-    assert sample.columns.tolist() == ["row_id", "normal_mild", "moderate", "severe"]
-    expected = [
-        row_id(study, cell)
-        for study in sorted(labels["study_id"])
-        for cell in sorted(CELLS, key=lambda cell: cell.column)
-    ]
-    assert sample["row_id"].tolist() == expected
     for study in labels["study_id"]:
         on_disk = {path.name for path in (folder / "train_images" / study).iterdir()}
         assert on_disk == set(series.loc[series["study_id"] == study, "series_id"])
@@ -69,6 +62,22 @@ def test_sides_are_the_patients(folder):
 def test_the_files_are_the_same_on_any_number_of_workers(folder, tmp_path):
     again = make_phantom(tmp_path, 2, seed=4, size="small", workers=2)
     assert _digests(again) == _digests(folder)
+
+
+def test_the_sample_is_of_the_test_studies_whichever_split_is_written_last(tmp_path):
+    make_phantom(tmp_path, 2, seed=4, split="test", size="small", defects=["single_slice"])
+    make_phantom(tmp_path, 1, seed=4, split="train", size="small", defects=["single_slice"])
+    labels = _table(tmp_path, "test_truth.csv")
+    sample = pd.read_csv(tmp_path / "sample_submission.csv")
+    assert sample.columns.tolist() == ["row_id", "normal_mild", "moderate", "severe"]
+    expected = [
+        row_id(study, cell)
+        for study in sorted(labels["study_id"])
+        for cell in sorted(CELLS, key=lambda cell: cell.column)
+    ]
+    assert sample["row_id"].tolist() == expected
+    assert {study.study_id for study in open_competition(tmp_path).studies} == set(labels["study_id"])
+    assert open_competition(tmp_path).problems == ()
 
 
 def test_studies_of_another_call_are_not_mixed_in(folder, tmp_path):

@@ -88,10 +88,28 @@ def test_a_wrong_call(tmp_path, monkeypatch, capsys, arguments):
     assert capsys.readouterr().err.startswith("check: ")
 
 
-def test_nothing_to_read_is_not_well(tmp_path, capsys):
+def test_a_folder_without_a_study_is_a_wrong_call(tmp_path, capsys):
     (tmp_path / "test_images").mkdir()
-    assert main(["check", str(tmp_path)]) == 1
-    assert "0 studies" in capsys.readouterr().out
+    assert main(["check", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.err.endswith("test_images holds no study; expected folders <study>/<series>/<instance>.dcm\n")
+    assert said.out == ""
+
+
+def test_problems_of_one_kind_are_named_five_times_and_then_counted(competition, capsys):
+    series = competition / "test_images" / "100" / "1"
+    for number in range(60):
+        (series / f"copy{number}.dcm").write_bytes(b"")
+    main(["check", str(competition)])
+    text = capsys.readouterr().out
+    assert text.count(": empty-file: ") == 5
+    assert "  ! empty-file: 55 more\n" in text
+    assert "problems: empty-file 60;" in text
+    assert main(["check", str(series)]) == 2
+    said = capsys.readouterr()
+    assert said.out.count(": stray-file: ") == 5
+    assert said.out.endswith("  ! stray-file: 59 more\n")
+    assert f"{series} holds no study; expected" in said.err
 
 
 @pytest.mark.real

@@ -64,6 +64,9 @@ def test_the_whole_build(tmp_path, index, weights, capsys):
     assert kernel["id"] == "someone/" + kernel["title"].lower().replace(" ", "-")
     assert (out / "kernel" / kernel["code_file"]).read_bytes() == (ROOT / "kaggle_notebook.ipynb").read_bytes()
     assert f"kaggle kernels push -p {out / 'kernel'}" in said
+    assert said.endswith(
+        f"open its page and choose 'Submit to Competition':\n  https://www.kaggle.com/code/{kernel['id']}\n"
+    )
     assert sorted(path.name for path in (out / "weights").iterdir()) == [
         "MODEL_CARD.md", "canal.safetensors", "canal.seen.txt", "dataset-metadata.json", "manifest.json",
     ]  # fmt: skip

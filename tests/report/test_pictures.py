@@ -1,0 +1,38 @@
+"""``python -m pipeline.report.pictures``: pictures of what was found, and a word where nothing was."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.landmarks.landmarks import Landmarks
+from pipeline.report.pictures import main
+from tests.volumes.oracle import SAGITTAL, write_series
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two studies with images, and before them two that have none."""
+    for study in ("1", "2"):
+        (tmp_path / "data" / study / "7").mkdir(parents=True)
+    for study in ("3", "4"):
+        write_series(tmp_path / "data" / study / "7", SAGITTAL)
+    return tmp_path / "data"
+
+
+def pictures(images, stages, *options):
+    return main([str(images), "--stages", str(stages), "--out", str(images.parent / "out"), *options])
+
+
+def test_without_a_table_of_points_it_says_so_and_draws_nothing(images, tmp_path, capsys):
+    assert pictures(images, tmp_path / "nowhere") == 2
+    assert f"no label_coordinates.csv in {tmp_path / 'nowhere'}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_without_images_is_left_out(images, tmp_path, capsys):
+    Landmarks.empty("1").to_frame().to_csv(tmp_path / "label_coordinates.csv", index=False)
+    assert pictures(images, tmp_path, "--count", "1") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["1_3.png"]
+    assert pictures(images, tmp_path) == 0
+    assert "2 pictures in" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1_3.png", "2_4.png"]
