@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +31,22 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Say before a long work that the disk is too small for its result: a sparse file is only full hours later.
+
+    Args:
+        folder: where it is written.
+        needed: bytes still to be written.
+        what: they are, and where else they could go, for the message.
+
+    Raises:
+        OSError: less is free.
+    """
+    if (free := shutil.disk_usage(folder).free) < needed:
+        text = f"{needed / 1e9:.1f} GB are needed for {what}, {free / 1e9:.1f} GB are free"
+        raise OSError(errno.ENOSPC, text, str(folder))
 
 
 def write_text(path: Path, text: str) -> None:

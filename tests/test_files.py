@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from pipeline.files import write_atomically, write_text
+from pipeline.files import check_space, write_atomically, write_text
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_other(tmp_path):
@@ -33,3 +34,11 @@ def test_the_bytes_are_on_the_disk_before_the_name_is_given(tmp_path, monkeypatc
     write_atomically(path, lambda partial: partial.write_text("three"), sync=False)
     assert (len(synced), path.read_text()) == (1, "three")
     assert [p.name for p in path.parent.iterdir()] == ["table.csv"]
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=3_000_000_000))
+    check_space(tmp_path, 3_000_000_000, "cubes")
+    with pytest.raises(OSError, match=r"65\.0 GB are needed for cubes, 3\.0 GB are free") as error:
+        check_space(tmp_path, 65_000_000_000, "cubes")
+    assert error.value.filename == str(tmp_path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipeline.competition import Competition, StudyRef
 from pipeline.config import to_dict
 from pipeline.cubes.cut import cut_cubes
 from pipeline.cubes.settings import CubeSettings, ViewSettings
+from pipeline.files import check_space
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.examples import labelled_points
 from pipeline.landmarks.landmarks import Landmarks
@@ -137,6 +139,8 @@ def _fill(
     _allocate(folder, {kind: (len(work), *shape) for kind, shape in shapes.items()}, work, family)
     flags = np.lib.format.open_memmap(folder / "done.npy", mode="r+")
     left = [int(n) for n in np.flatnonzero(~flags)]
+    a_study = sum(math.prod(shape) for shape in shapes.values()) * np.dtype(np.float16).itemsize
+    check_space(folder, a_study * len(left), f"{family} cubes of {len(left)} studies (--cache may be on another disk)")
     runs = Parallel(n_jobs=jobs if len(left) > 8 else 1, return_as="generator_unordered")(
         delayed(_cut_study)(work[n], n, family, settings, folder, source) for n in left
     )
