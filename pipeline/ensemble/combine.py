@@ -105,10 +105,12 @@ def blend(fit: EnsembleFit, predictions: Mapping[str, np.ndarray]) -> np.ndarray
     folds: dict[str, int] = {}
     for name in predictions:
         folds[recipe_of(name)] = folds.get(recipe_of(name), 0) + 1
+    usual = _usual_weights(fit)
     shape = next(iter(predictions.values())).shape
     total, weights = np.zeros(shape), np.zeros(shape[:-1])
     for name, log_p in predictions.items():
-        weight = fit.recipes.get(recipe_of(name), 1.0) / folds[recipe_of(name)]
+        recipe = recipe_of(name)
+        weight = fit.recipes.get(recipe, usual.get(recipe.partition("-")[0], 1.0)) / folds[recipe]
         known = np.isfinite(log_p).all(-1)
         values = np.where(known[..., None], log_p, 0.0)
         values = values if fit.average == "logits" else np.exp(values)
@@ -119,6 +121,14 @@ def blend(fit: EnsembleFit, predictions: Mapping[str, np.ndarray]) -> np.ndarray
     if fit.average == "probabilities":
         mean = np.log(np.maximum(mean, 1e-12))
     return np.where(reached[..., None], normalised(mean), np.nan)
+
+
+def _usual_weights(fit: EnsembleFit) -> dict[str, float]:
+    """The mean weight of the recipes of each family: what a recipe counts that the fit has not seen."""
+    named: dict[str, list[float]] = {}
+    for recipe, weight in fit.recipes.items():
+        named.setdefault(recipe.partition("-")[0], []).append(weight)
+    return {family: sum(weights) / len(weights) for family, weights in named.items()}
 
 
 def calibrate(fit: EnsembleFit, log_p: np.ndarray) -> np.ndarray:

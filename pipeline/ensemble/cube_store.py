@@ -56,9 +56,9 @@ def load_cubes(path: Path) -> dict[str, StudyCubes] | None:
                 views = found[entry["settings"]]
                 key = (entry["cell"], SeriesKind(entry["kind"]))
                 views[key] = (*views.get(key, ()), cube)
+        return {
+            key: StudyCubes(study_id, found[key], np.array(numbering))
+            for key, (study_id, numbering) in content["studies"].items()
+        }
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
-    return {
-        key: StudyCubes(study_id, found[key], np.array(numbering))
-        for key, (study_id, numbering) in content["studies"].items()
-    }

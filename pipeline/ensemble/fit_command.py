@@ -115,15 +115,19 @@ def fit_and_save(
     """
     from pipeline.competition import open_competition
     from pipeline.config import load_settings, to_dict
-    from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE
+    from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE, recipe_of
     from pipeline.ensemble.context import ContextSettings
     from pipeline.ensemble.fit import fit_ensemble, report_lines
     from pipeline.ensemble.manifest import Manifest
     from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+    from pipeline.labels import Family
     from pipeline.severity.oof import OofTable, read_oof, write_oof
 
     settings = load_settings(ContextSettings, preset, "context", list(overrides))
     manifest = Manifest.load(weights)
+    recipes = sorted({recipe_of(member.name) for member in manifest.members if member.task in list(Family)})
+    if recipes and (unknown := sorted(set(tables) - set(recipes))):
+        raise ValueError(f"--oof: no network of recipe {', '.join(unknown)} in {weights}; it has {', '.join(recipes)}")
     prior = read_prior(manifest.file("prior.csv") or PRIOR_FILE)
     competitions = [open_competition(path, split="train") for path in data]
     read = {name: OofTable.concatenate([read_oof(path) for path in paths]) for name, paths in tables.items()}
@@ -152,6 +156,9 @@ def fit_and_save(
 def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], workers: int = 1) -> dict[str, OofTable]:
     """What the networks of a manifest say of the graded studies they have not seen, by recipe.
 
+    A study that several folds have not seen, because it was in nobody's training, gets the mean of their
+    log-probabilities and one of those folds, drawn by its id and the same for all recipes.
+
     Args:
         manifest: of the weights; members without a held-out fold have nothing to say here.
         competitions: folders; studies without a grade are left out.
@@ -162,7 +169,7 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
     """
     import numpy as np
 
-    from pipeline.ensemble.combine import recipe_of
+    from pipeline.ensemble.combine import normalised, recipe_of
     from pipeline.ensemble.evaluate import predict_unseen
     from pipeline.labels import CELL_COLUMNS
     from pipeline.severity.oof import OofTable
@@ -176,23 +183,39 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
             grades.append(graded.loc[[study.study_id for study in chosen], list(CELL_COLUMNS)].to_numpy(dtype=float))
     known = np.nan_to_num(np.concatenate(grades), nan=-1).astype(np.int64) if studies else np.zeros((0, 25), np.int64)
     ids = np.array([study.study_id for study in studies], dtype=str)
-    parts: dict[str, list[OofTable]] = {}
+    answers: dict[str, list[np.ndarray]] = {}
+    unseen_by: list[set[int]] = [set() for _ in studies]
     for name, log_p in (predict_unseen(manifest, studies, workers) if studies else {}).items():
         fold = next(member.fold for member in manifest.members if member.name == name)
-        study, cell = np.nonzero(np.isfinite(log_p).all(-1))
-        if fold is not None and len(study):
-            table = OofTable(
-                study_id=ids[study],
-                cell=cell,
-                fold=np.full(len(study), fold),
-                grade=known[study, cell],
-                predicted_point=np.ones(len(study), dtype=bool),
-                log_p=log_p[study, cell],
-            )
-            parts.setdefault(recipe_of(name), []).append(table)
-    if not parts:
+        answered = np.isfinite(log_p).all(-1).any(1)
+        if fold is not None and answered.any():
+            answers.setdefault(recipe_of(name), []).append(log_p)
+            for place in np.flatnonzero(answered):
+                unseen_by[place].add(fold)
+    if not answers:
         raise ValueError(f"{manifest.folder}: no network with a held-out fold answers for a graded study of --data")
-    return {name: OofTable.concatenate(tables) for name, tables in parts.items()}
+    folds = np.array([_one_of(sorted(found), name) for found, name in zip(unseen_by, ids, strict=True)])
+    tables = {}
+    for recipe, log_ps in answers.items():
+        stacked = np.stack(log_ps)
+        count = np.isfinite(stacked).all(-1).sum(0)
+        mean = normalised(np.nansum(stacked, axis=0) / np.maximum(count, 1)[..., None])
+        study, cell = np.nonzero(count)
+        tables[recipe] = OofTable(
+            study_id=ids[study],
+            cell=cell,
+            fold=folds[study],
+            grade=known[study, cell],
+            predicted_point=np.ones(len(study), dtype=bool),
+            log_p=mean[study, cell],
+        )
+    return tables
+
+
+def _one_of(folds: Sequence[int], study_id: str) -> int:
+    from pipeline.ensemble.manifest import study_hash
+
+    return folds[int(study_hash(study_id), 16) % len(folds)] if folds else -1
 
 
 def gather(tables: dict[str, OofTable], labels: Sequence[pd.DataFrame]) -> OutOfFold:

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.competition import StudyRef
 from pipeline.ensemble.result import StudyResult
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a stage changes what it computes, so that results of older code are not mixed in."""
 
 

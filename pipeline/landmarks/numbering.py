@@ -15,6 +15,9 @@ from pipeline.labels import Side
 from pipeline.landmarks.decode import LEVEL_COUNT, Chain
 from pipeline.landmarks.sagittal import LevelPoints
 
+LEAST_BELIEF = 1e-4
+"""Of a numbering: what one series rules out wholly, the other may still doubt."""
+
 
 def agreed(
     canal: LevelPoints | None, foramina: dict[Side, LevelPoints]
@@ -26,20 +29,36 @@ def agreed(
         foramina: by side, numbered alike among themselves.
 
     Returns:
-        Both, renumbered where needed, and a note that says what was decided, None where nothing was.
+        Both, renumbered where needed, and a note that says what was decided, None where nothing was. Where they were
+        found on different series, what both believe of the numbering is the product of their beliefs.
     """
     if canal is None or not foramina:
         return canal, foramina, None
     delta = _offset(canal.points_mm, _middle(foramina))
-    if delta == 0:
-        return canal, foramina, None
     sides = list(foramina.values())
+    if delta == 0:
+        if any(points.volume is canal.volume for points in sides):  # the same maps: no second opinion
+            return canal, foramina, None
+        return (*_believing(canal, foramina), None)
     keep = float(np.mean([points.chain.shift[1] for points in sides]))
     move = float(np.mean([points.chain.shift[1 + delta] for points in sides]))
     if canal.chain.shift[1] * move >= canal.chain.shift[1 - delta] * keep:
         moved = {side: renumbered(points, delta) for side, points in foramina.items()}
-        return canal, moved, f"foramina renumbered by {delta:+d} level to agree with the canal"
-    return renumbered(canal, -delta), foramina, f"canal renumbered by {-delta:+d} level to agree with the foramina"
+        return (*_believing(canal, moved), f"foramina renumbered by {delta:+d} level to agree with the canal")
+    moved_canal = renumbered(canal, -delta)
+    return (*_believing(moved_canal, foramina), f"canal renumbered by {-delta:+d} level to agree with the foramina")
+
+
+def _believing(canal: LevelPoints, foramina: dict[Side, LevelPoints]) -> tuple[LevelPoints, dict[Side, LevelPoints]]:
+    """Both, numbered alike, with the product of what their maps say of the numbering, as two independent opinions."""
+    theirs = np.mean([points.chain.shift for points in foramina.values()], axis=0)
+    product = np.maximum(canal.chain.shift, LEAST_BELIEF) * np.maximum(theirs, LEAST_BELIEF)
+    shift = product / product.sum()
+
+    def believing(points: LevelPoints) -> LevelPoints:
+        return replace(points, chain=replace(points.chain, shift=shift))
+
+    return believing(canal), {side: believing(points) for side, points in foramina.items()}
 
 
 def renumbered(points: LevelPoints, delta: int) -> LevelPoints:

@@ -14,9 +14,10 @@ from pipeline.cubes.cache import family_cells
 from pipeline.ensemble.manifest import Manifest
 from pipeline.labels import Family
 from pipeline.severity.model import SeverityModel
-from pipeline.severity.predict import channels_last, member_config
+from pipeline.severity.predict import fold_encoders, member_config
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
+from pipeline.training.device import channels_last
 from pipeline.training.store import seconds_on_one_thread, store_network
 
 INFERENCE_SETTINGS = ("beside", "shift_mm", "worst")
@@ -65,10 +66,12 @@ def store_run(
 def seconds_per_study(settings: SeveritySettings, family: Family) -> float:
     """The time of the family's cells of one complete study through the network, on one CPU thread."""
     views = settings.views_of(family)
-    model = channels_last(SeverityModel(settings.network, views).eval())
+    model = SeverityModel(settings.network, views).eval()
+    fold_encoders(model, views)
     cells = family_cells(family)
     batch: dict[str, torch.Tensor] = {"level": torch.tensor([cell % 5 for cell in cells])}
     for wide in settings.inference_views(family):
         batch[f"pixels_{view_name(wide.kind)}"] = torch.rand(len(cells), wide.slices, wide.pixels, wide.pixels)
         batch[f"present_{view_name(wide.kind)}"] = torch.ones(len(cells), wide.slices, dtype=torch.bool)
-    return seconds_on_one_thread(lambda: predict_batch(model, batch, views, settings, torch.device("cpu")))
+    laid_out = channels_last(model)
+    return seconds_on_one_thread(lambda: predict_batch(laid_out, batch, views, settings, torch.device("cpu")))

@@ -24,6 +24,7 @@ import pandas as pd
 from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
 from pipeline.labels import Condition, Family
+from pipeline.tables import TableError
 
 ERRORS_FILE = "landmark_errors.json"
 
@@ -132,11 +133,19 @@ def _store_classifiers(args: argparse.Namespace, families: Sequence[Family], wei
 
 
 def store_errors(errors_csv: Path, weights: Path) -> None:
-    """Write the localiser's error distribution, which sets stage four's jitter, into a weights folder."""
+    """Write the localiser's error distribution, which sets stage four's jitter, into a weights folder.
+
+    Raises:
+        TableError: the file is not an ``errors.csv`` of ``evaluate landmarks``.
+    """
     from pipeline.ensemble.manifest import Manifest
     from pipeline.landmarks.evaluate import error_distribution
 
     errors = pd.read_csv(errors_csv, dtype={"study_id": str, "series_id": str})
+    if missing := sorted({"condition", "in_plane_mm", "slices"} - set(errors.columns)):
+        raise TableError(
+            errors_csv, 1, None, f"no column {', '.join(missing)}; expected errors.csv of evaluate landmarks"
+        )
     (weights / ERRORS_FILE).write_text(json.dumps(error_distribution(errors), indent=1), encoding="utf-8")
     Manifest.load(weights).add_file(ERRORS_FILE)
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.training.command import FOLDS
+
 
 class PackedRun(NamedTuple):
     """One ``TASK[.NAME]:FOLD=RUN`` of the command line; ``fold`` is None where no study was held out."""
@@ -81,8 +83,11 @@ def packed_run(text: str) -> PackedRun:
     who, colon, fold = what.partition(":")
     task, dot, name = who.partition(".")
     named = name.isidentifier() if dot else True
-    if not equals or not colon or task not in TASKS or not named or not (fold == "none" or fold.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not TASK[.NAME]:FOLD=RUN with a task of {', '.join(TASKS)}")
+    if not equals or not colon or task not in TASKS or not named or fold not in ("none", *map(str, range(FOLDS))):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not TASK[.NAME]:FOLD=RUN with a task of {', '.join(TASKS)} "
+            f"and a fold of 0 to {FOLDS - 1} or none"
+        )
     return PackedRun(task, name, None if fold == "none" else int(fold), Path(run))
 
 
@@ -90,26 +95,35 @@ def run(args: argparse.Namespace) -> int:
     """Add the runs; returns the exit status."""
     from pipeline.config import ConfigError
     from pipeline.ensemble.manifest import WeightsError
+    from pipeline.tables import TableError
 
+    if not (args.runs or args.share or args.errors):
+        print("pack: nothing to pack: give --runs, --share or --errors", file=sys.stderr)
+        return 2
     try:
         _pack(args)
-    except (ConfigError, OSError, WeightsError) as error:
+    except (ConfigError, OSError, TableError, WeightsError) as error:
         print(f"pack: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _pack(args: argparse.Namespace) -> None:
+    from pipeline.ensemble.combine import ENSEMBLE_FILE
     from pipeline.ensemble.manifest import LANDMARK_TASKS, MANIFEST_NAME, Manifest
     from pipeline.labels import Family
     from pipeline.landmarks.load import store_run as store_points
     from pipeline.severity.store import store_run as store_classifier
     from pipeline.training.everything import store_errors
+    from pipeline.training.store import check_runs
 
+    members = _by_member(args.runs)
+    for packed, *more in members.values():
+        check_runs([packed.run, *(other.run for other in more)], packed.task, packed.fold)
     args.weights.mkdir(parents=True, exist_ok=True)
     if not (args.weights / MANIFEST_NAME).is_file():
         Manifest(args.weights, args.set_name, args.seen).save()
-    for name, (packed, *more) in _by_member(args.runs).items():
+    for name, (packed, *more) in members.items():
         runs = [packed.run, *(other.run for other in more)]
         if packed.task in LANDMARK_TASKS:
             store_points(runs, args.weights, packed.task, name, packed.fold, args.set)
@@ -123,6 +137,9 @@ def _pack(args: argparse.Namespace) -> None:
         print(f"{args.weights} uses {member} of {other.folder}")
     if args.errors:
         store_errors(args.errors, args.weights)
+    graders = [name for name, (packed, *_) in members.items() if packed.task not in LANDMARK_TASKS]
+    if graders and (args.weights / ENSEMBLE_FILE).is_file():
+        print(f"{ENSEMBLE_FILE} was fitted without {', '.join(graders)}: run python -m pipeline ensemble again")
     size = sum(file.stat().st_size for file in args.weights.iterdir() if file.is_file())
     print(f"{args.weights}: {len(Manifest.load(args.weights).members)} networks, {size / 1e6:.1f} MB")
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.ensemble.manifest import Manifest, Member, WeightsError, write_seen
 from pipeline.files import write_atomically
+from pipeline.training.checkpoint import INPUTS, differences
 
 _STATISTICS = ("running_mean", "running_var")
 """Kept in full precision: a small variance would lose its digits, and these tensors are short."""
@@ -52,6 +54,39 @@ def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **r
     write_atomically(file, lambda partial: save_file(tensors, partial))
     write_seen(seen, sorted(hashes))
     return Manifest.load(weights).add_member(member)
+
+
+def check_runs(runs: Sequence[Path], task: str, fold: int | None) -> None:
+    """Refuse folders that are no runs, runs of another task or fold, and runs that saw their inputs differently.
+
+    Args:
+        runs: folders that are to become one network.
+        task: of that network.
+        fold: that it is to have held out; runs of point networks do not record theirs.
+
+    Raises:
+        WeightsError: naming the run and what it is.
+    """
+    seen: dict[str, Any] = {}
+    for run in runs:
+        missing = [name for name in ("config.yaml", "best.safetensors", "seen.txt") if not (run / name).is_file()]
+        if missing:
+            place = f"{run}: not a finished run of one fold, such as RUN/fold0"
+            raise WeightsError(f"{place} (it has no {', '.join(missing)})")
+        content = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        of, _, held_out = str(content["task"]).partition(" fold ")
+        if of != task:
+            raise WeightsError(f"{run}: a run of {of}, not of {task}")
+        if held_out and held_out != str(fold):
+            raise WeightsError(f"{run}: fold {held_out} was held out there, not {fold}")
+        inputs = {name: _without_start(content["config"].get(name)) for name in INPUTS}
+        if changed := differences(seen, inputs) if seen else "":
+            raise WeightsError(f"{run} and {runs[0]} are not runs of one network: {changed}")
+        seen = inputs
+
+
+def _without_start(settings: Any) -> Any:
+    return {k: v for k, v in settings.items() if k != "initial"} if isinstance(settings, dict) else settings
 
 
 def averaged(runs: Sequence[Path]) -> dict[str, Tensor]:

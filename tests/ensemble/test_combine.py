@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pipeline.ensemble.calibration import Calibration
+from pipeline.ensemble.calibration import Calibration, normalised
 from pipeline.ensemble.combine import EnsembleFit, blend, combine, recipe_of, trusted
 from pipeline.ensemble.context import ContextSettings
 from pipeline.ensemble.fit import OutOfFold, fit_ensemble, report_lines
@@ -48,6 +48,14 @@ def test_logits_and_probabilities_average_as_they_say():
     np.testing.assert_allclose(mean, [0.5, 0.25, 0.25])
     geometric = np.sqrt(np.array([0.16, 0.04, 0.04]))
     np.testing.assert_allclose(np.exp(blend(EnsembleFit(), {"a": a, "b": b}))[0, cell], geometric / geometric.sum())
+
+
+def test_a_recipe_that_the_fit_has_not_seen_counts_as_much_as_the_usual_one():
+    a, b = (normalised(np.random.default_rng(seed).normal(size=(4, 25, 3))) for seed in (1, 2))
+    known = {"canal": 0.25, "canal-zoom": 0.35, "foraminal": 0.9}
+    new = blend(EnsembleFit(recipes=known), {"canal-fold0": a, "canal-new-all": b})
+    said = blend(EnsembleFit(recipes=known | {"canal-new-all": 0.3}), {"canal-fold0": a, "canal-new-all": b})
+    np.testing.assert_allclose(new, said)
 
 
 def test_folds_of_a_recipe_share_its_weight():

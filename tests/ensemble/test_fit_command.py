@@ -28,8 +28,9 @@ def competition(tmp_path):
 
 
 @pytest.fixture
-def manifest(competition, tmp_path, monkeypatch):
-    """A canal network a fold, each trained on the other folds."""
+def manifest(competition, tmp_path, monkeypatch, request):
+    """A canal network a fold, each trained on the other folds, but for the studies of the parameter."""
+    nobody = getattr(request, "param", [])
     folder = tmp_path / "weights"
     folder.mkdir()
     manifest = Manifest(folder, "made up", "nothing")
@@ -41,7 +42,7 @@ def manifest(competition, tmp_path, monkeypatch):
     write_seen(folder / "points.seen.txt", seen_studies(["other"]))
     manifest = manifest.add_member(replace(points, seen="points.seen.txt"))
     for fold in range(5):
-        write_seen(folder / f"{fold}.seen.txt", seen_studies(folds.index[folds != fold]))
+        write_seen(folder / f"{fold}.seen.txt", seen_studies(set(folds.index[folds != fold]) - set(nobody)))
         manifest = manifest.add_member(replace(canal, name=f"canal-fold{fold}", fold=fold, seen=f"{fold}.seen.txt"))
     networks = FakeNetworks(manifest, manifest.members, tmp_path)
     monkeypatch.setattr(evaluate.Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
@@ -65,6 +66,21 @@ def test_the_fit_takes_them_and_keeps_them(competition, manifest, tmp_path, caps
     path = tmp_path / "oof" / "canal" / "oof.csv"
     assert len(read_oof(path).cell) == 100
     assert main([*command, "--oof", f"canal={path}"]) == 0
+
+
+@pytest.mark.parametrize("manifest", [["s3"]], indirect=True)
+def test_a_study_that_nobody_has_trained_on_gets_the_mean_of_the_folds_and_one_of_them(competition, manifest):
+    table = predicted_tables(manifest, [competition])["canal"]
+    assert len(table.study_id) == 20 * 5
+    assert len(set(table.fold[table.study_id == "s3"])) == 1
+    assert np.exp(table.log_p).sum(1) == pytest.approx(1)
+
+
+def test_a_recipe_that_no_network_has_is_refused(competition, manifest, tmp_path, capsys):
+    table = tmp_path / "oof.csv"
+    command = ["ensemble", "--weights", str(manifest.folder), "--data", str(competition.root)]
+    assert main([*command, "--oof", f"canel={table}"]) == 1
+    assert "no network of recipe canel" in capsys.readouterr().err
 
 
 def test_networks_that_have_seen_everything_cannot_be_fitted(competition, manifest, tmp_path, capsys):

@@ -4,11 +4,15 @@ import argparse
 from pathlib import Path
 
 import pytest
+import yaml
 
+from pipeline.__main__ import main
 from pipeline.config import ConfigError
+from pipeline.ensemble.manifest import WeightsError
 from pipeline.labels import Family
 from pipeline.severity.store import store_run
 from pipeline.training.pack import packed_run
+from pipeline.training.store import check_runs
 
 
 @pytest.mark.parametrize(
@@ -36,3 +40,47 @@ def test_what_is_not_a_run_is_refused(text):
 def test_only_settings_of_inference_may_be_changed(tmp_path):
     with pytest.raises(ConfigError, match="only beside, shift_mm, worst"):
         store_run([tmp_path], tmp_path, Family.CANAL, "canal-fold0", 0, ["network.width=8"])
+
+
+def write_run(folder: Path, task: str, **views) -> Path:
+    folder.mkdir(parents=True)
+    config = {"task": task, "config": {"views": views, "network": {"initial": folder.name, "width": 8}}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    for name in ("best.safetensors", "seen.txt"):
+        (folder / name).touch()
+    return folder
+
+
+def test_runs_of_one_network_and_fold_may_be_one_member(tmp_path):
+    runs = [write_run(tmp_path / name, "canal fold 0", size_mm=80) for name in "ab"]
+    check_runs(runs, "canal", 0)  # where they started from does not matter
+
+
+@pytest.mark.parametrize(
+    ("task", "fold", "size", "message"),
+    [
+        ("foraminal fold 0", 0, 80, "b: a run of foraminal, not of canal"),
+        ("canal fold 1", 0, 80, "b: fold 1 was held out there, not 0"),
+        ("canal fold 0", 0, 40, "not runs of one network: views was"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused(tmp_path, task, fold, size, message):
+    runs = [write_run(tmp_path / "a", "canal fold 0", size_mm=80), write_run(tmp_path / "b", task, size_mm=size)]
+    with pytest.raises(WeightsError, match=message):
+        check_runs(runs, "canal", fold)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ([], 2, "nothing to pack"),
+        (["--runs", "landmarks:0=gone"], 1, "gone: not a finished run of one fold"),
+        (["--runs", "landmarks:7=gone"], 2, "a fold of 0 to 4 or none"),
+        (["--errors", "train.csv"], 1, "no column condition, in_plane_mm, slices"),
+    ],
+)
+def test_a_call_that_packs_nothing_is_a_line(tmp_path, monkeypatch, capsys, arguments, status, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.csv").write_text("study_id,grade\n1,2\n")
+    assert main(["pack", "weights", *arguments]) == status
+    assert message in capsys.readouterr().err
