@@ -35,7 +35,7 @@ from pipeline.volumes import StudyVolumes, read_study
 
 Source = Literal["true", "predicted"]
 SOURCES: tuple[Source, ...] = get_args(Source)
-_FORMAT = 2
+_FORMAT = 3
 """Counts up when cubes are cut differently, so that old caches are not mistaken for new ones."""
 
 
@@ -99,6 +99,9 @@ def build_cache(
 ) -> CubeCache:
     """Cut the cubes of every study that has a grade of the family; what is cached already is not cut again.
 
+    Other points or other descriptions of the series make another cache. A study of which nothing could be read is
+    tried again by the next call.
+
     Args:
         competitions: folders with ``train.csv``; a study in two of them is taken from the first.
         family: whose cubes.
@@ -144,9 +147,14 @@ def _fill(
     runs = Parallel(n_jobs=jobs if len(left) > 8 else 1, return_as="generator_unordered")(
         delayed(_cut_study)(work[n], n, family, settings, folder, source) for n in left
     )
-    for n in tqdm(runs, total=len(left), desc=f"cubes {family} {source}", unit="study", disable=not left):
-        flags[n] = True
+    unread = []
+    for n, read in tqdm(runs, total=len(left), desc=f"cubes {family} {source}", unit="study", disable=not left):
+        flags[n] = read
+        if not read:
+            unread.append(work[n].study.study_id)
     flags.flush()
+    if unread:
+        print(f"{family}: nothing could be read of {len(unread)} graded studies, for example {min(unread)}")
 
 
 def _shapes(settings: CubeSettings, family: Family) -> dict[SeriesKind, tuple[int, int, int, int]]:
@@ -193,7 +201,8 @@ def _fields(settings: CubeSettings) -> dict[str, Any]:
 def _fingerprint(work: Sequence[_Job], family: Family, settings: CubeSettings, source: Source) -> str:
     content = hashlib.sha256(json.dumps([_FORMAT, family, to_dict(settings)], default=str).encode())
     for job in work:
-        content.update(str(job.study.path).encode())
+        series = [(one.series_id, one.description) for one in job.study.series]
+        content.update(repr((str(job.study.path), series)).encode())
         table: pd.DataFrame | None = getattr(job, source)
         if table is not None:
             content.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
@@ -218,14 +227,20 @@ def _allocate(folder: Path, shapes: Mapping[SeriesKind, tuple[int, ...]], work: 
     np.lib.format.open_memmap(folder / "done.npy", mode="w+", dtype=np.bool_, shape=(len(work),)).flush()
 
 
-def _cut_study(job: _Job, number: int, family: Family, settings: CubeSettings, folder: Path, source: Source) -> int:
+def _cut_study(
+    job: _Job, number: int, family: Family, settings: CubeSettings, folder: Path, source: Source
+) -> tuple[int, bool]:
+    """Write one study's cubes; returns its number, and False where no image could be read: it may be on its way."""
     # Windows are small and studies run in parallel: threads inside SimpleITK only wait for each other.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     rows: pd.DataFrame | None = getattr(job, source)
     if rows is None:
-        return number
+        return number, True
     shapes = _shapes(settings, family)
-    volumes = read_study(_only_kinds(job.study, set(shapes)))
+    study = _only_kinds(job.study, set(shapes))
+    volumes = read_study(study)
+    if study.series and not volumes.volumes:
+        return number, False
     if source == "true":
         landmarks = _true_landmarks(volumes, rows)
     else:
@@ -239,7 +254,7 @@ def _cut_study(job: _Job, number: int, family: Family, settings: CubeSettings, f
                 pixels[place], present[place] = np.clip(cube.pixels, -60000, 60000), cube.present
         _write_row(_file(folder, kind, "pixels"), number, pixels)
         _write_row(_file(folder, kind, "present"), number, present)
-    return number
+    return number, True
 
 
 def _write_row(path: Path, number: int, values: NDArray[Any]) -> None:

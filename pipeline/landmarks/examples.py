@@ -165,7 +165,7 @@ def axial_examples(
     """
     images, affines, marks, sides = [], [], [], []
     subarticular = points[_of_family(points, Family.SUBARTICULAR)]
-    canal = points[points["condition"] == Condition.CANAL].set_index("level")
+    canal = points[points["condition"] == Condition.CANAL].drop_duplicates("level").set_index("level")
     for level, rows in subarticular.groupby("level"):
         if len(rows) < 2:
             continue
@@ -212,6 +212,9 @@ def build_examples(
 ) -> pd.DataFrame:
     """Write the examples of every labelled study once; what is there from an earlier run is kept.
 
+    A study is written again where its labels or its rows of the series table have changed, and where nothing of it
+    could be read so far.
+
     Args:
         competitions: labelled folders; a study counts once per folder.
         kind: ``sagittal`` or ``axial``.
@@ -222,7 +225,7 @@ def build_examples(
     Returns:
         One row an example: ``competition, study_id, file, index``.
     """
-    key = hashlib.sha256(json.dumps([kind, asdict(settings), 3], sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([kind, asdict(settings), 4], sort_keys=True).encode()).hexdigest()[:12]
     jobs, files = [], []
     for number, competition in enumerate(competitions):
         coordinates = competition.coordinates
@@ -234,7 +237,7 @@ def build_examples(
         groups = dict(tuple(coordinates.groupby("study_id")))
         for study in competition.studies:
             if study.study_id in groups:
-                path = target / f"{study.study_id}.npz"
+                path = target / f"{study.study_id}.{_fingerprint(study, groups[study.study_id])}.npz"
                 files.append((number, study.study_id, path))
                 if not path.exists():
                     jobs.append(delayed(_write_study)(study, groups[study.study_id], kind, path, settings))
@@ -243,7 +246,12 @@ def build_examples(
         pass
     rows: list[tuple[int, str, str, int]] = []
     doubted: Counter[str] = Counter()
+    unread = [study_id for _, study_id, path in files if not path.exists()]
+    if unread:
+        print(f"{kind}: nothing could be read of {len(unread)} labelled studies, for example {unread[0]}")
     for number, study_id, path in files:
+        if not path.exists():
+            continue
         with np.load(path) as data:
             rows.extend((number, study_id, str(path), i) for i in range(len(data["point_weight"])))
         if path.with_suffix(_DOUBTED).is_file():
@@ -254,8 +262,18 @@ def build_examples(
     return pd.DataFrame(rows, columns=["competition", "study_id", "file", "index"])
 
 
+def _fingerprint(study: StudyRef, coordinates: pd.DataFrame) -> str:
+    """Of the labels of a study and of what the series table says about it."""
+    content = hashlib.sha256(pd.util.hash_pandas_object(coordinates, index=False).to_numpy().tobytes())
+    content.update(repr([(series.series_id, series.description) for series in study.series]).encode())
+    return content.hexdigest()[:12]
+
+
 def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Path, settings: ExampleSettings) -> None:
+    """Write the examples of one study, or nothing where no image of it can be read: it may still be on its way."""
     volumes = read_study(study)
+    if not volumes.volumes:
+        return
     points = labelled_points(volumes, coordinates)
     doubts = mislabelled(volumes, points)
     points = points[doubts == ""]

@@ -123,10 +123,10 @@ class LandmarkPredictor:
             canal = None
         foramina: dict[Side, LevelPoints] = {}
         for kind, group in ((SeriesKind.SAGITTAL_T1, t1), (SeriesKind.SAGITTAL_T2, t2)):
-            found = [
-                foraminal_points(output, midline_from(output, canal if sees_midline else None)[0], decode)
-                for output in group
-            ]
+            found = []
+            for output in group:
+                midline, how = midline_from(output, canal if sees_midline else None)
+                found.append(foraminal_points(output, midline, decode, at_levels=how == "canal"))
             for side in Side:
                 best = _best([sides[side] for sides in found if side in sides])
                 if best is None or side in foramina or best.confidence.max() < self.settings.least_confidence:
@@ -281,13 +281,17 @@ def _levels_from_stacks(volumes: list[Volume]) -> np.ndarray:
     """(5, 3) points at the middle of the axial slices that would show the levels if the lowest stack were L5/S1.
 
     With five or more stacks in different places each is a level, counted from below; one block is divided evenly by the
-    usual distance between discs, from its lower end.
+    usual distance between discs, from its lower end. Stacks whose middles lie within half that distance are one place:
+    the same slices again, in another series.
     """
     middles = np.array([volume.centres_mm.mean(axis=0) for volume in volumes])
-    order = np.argsort(middles[:, 2])
+    places: list[np.ndarray] = []
+    for middle in middles[np.argsort(middles[:, 2])]:
+        if not places or middle[2] - places[-1][2] > STEP_MM / 2:
+            places.append(middle)
     points = np.full((len(LEVELS), 3), np.nan)
-    if len(volumes) >= len(LEVELS):
-        points[::-1] = middles[order[: len(LEVELS)]]
+    if len(places) >= len(LEVELS):
+        points[::-1] = places[: len(LEVELS)]
         return points
     centres = np.concatenate([volume.centres_mm for volume in volumes])
     centres = centres[np.argsort(centres[:, 2])]

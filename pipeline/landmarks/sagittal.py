@@ -117,33 +117,35 @@ def canal_points(output: SliceOutput, settings: DecodeSettings) -> LevelPoints:
     return _place(output, chain, chosen, CANAL_CHANNELS, settings)
 
 
-def foraminal_points(output: SliceOutput, midline_mm: np.ndarray, settings: DecodeSettings) -> dict[Side, LevelPoints]:
+def foraminal_points(
+    output: SliceOutput, midline_mm: np.ndarray, settings: DecodeSettings, at_levels: bool = True
+) -> dict[Side, LevelPoints]:
     """The five foraminal points of each side, each on the slice that shows it best.
 
     Args:
         output: the network's view of the volume.
         midline_mm: (5,) patient x of the midline at each level, mm.
         settings: of the decoding.
+        at_levels: the midline is known at the height of each level, so that slices are compared with it there: on a
+            stack that is tilted by 10 degrees, the middle of a slice is 13 mm to the side of its place at L1. False
+            compares the slices' middles, as the midline was found.
 
     Returns:
         The sides on which there are slices.
     """
-    distance = output.x_mm[:, None] - midline_mm[None]
-    groups = {}
-    for side, sign in ((Side.LEFT, 1.0), (Side.RIGHT, -1.0)):
-        slices = np.nonzero((sign * distance > 0).any(axis=1))[0]
-        if len(slices):
-            groups[side] = (sign * distance, _group_maps(output, slices, FORAMINAL_CHANNELS))
+    groups = _sides(output, output.x_mm[:, None] - midline_mm[None])
     if not groups:
         return {}
     pixel_mm = output.canvases.pixel_mm
     both = decode_levels(np.mean([maps for _, maps in groups.values()], axis=0), output.positions, pixel_mm, settings)
+    if at_levels:
+        groups = _sides(output, _x_at(output, both.points) - midline_mm[None])
     found = {}
     for side, (lateral_mm, maps) in groups.items():
-        here = lateral_mm > 0
+        here: np.ndarray = lateral_mm > 0
         chain = decode_levels(maps, output.positions, pixel_mm, settings)
         chain = reconciled(chain, both, maps, output.positions, pixel_mm)
-        shown = here.any(axis=0)  # a spine that leans may have slices on this side at some levels only
+        shown: np.ndarray = np.any(here, axis=0)  # a spine that leans may have slices on this side at some levels only
         chain = replace(chain, points=np.where(shown[:, None], chain.points, np.nan))
         visible = np.where(here, output.visible[:, FORAMINAL_CHANNELS], -1.0)
         mass = np.zeros_like(visible)
@@ -220,6 +222,26 @@ def _group_maps(output: SliceOutput, slices: np.ndarray, channels: slice) -> np.
     weights = output.visible[slices][:, channels] + 1e-3
     maps: np.ndarray = np.einsum("sl,slhw->lhw", weights / weights.sum(axis=0), output.maps[slices][:, channels])
     return maps
+
+
+def _sides(output: SliceOutput, distance: np.ndarray) -> dict[Side, tuple[np.ndarray, np.ndarray]]:
+    """By side that has slices: (slices, 5) mm to the side of the midline, and (5, H, W) the mean map of its slices."""
+    groups = {}
+    for side, sign in ((Side.LEFT, 1.0), (Side.RIGHT, -1.0)):
+        lateral: np.ndarray = sign * distance
+        slices = np.nonzero((lateral > 0).any(axis=1))[0]
+        if len(slices):
+            groups[side] = (lateral, _group_maps(output, slices, FORAMINAL_CHANNELS))
+    return groups
+
+
+def _x_at(output: SliceOutput, points: np.ndarray) -> np.ndarray:
+    """(slices, 5) patient x of each slice at the height of each level, mm; of its middle where a level is absent."""
+    x = np.repeat(output.x_mm[:, None], len(points), axis=1)
+    slices = np.arange(len(x))
+    for level in np.nonzero(np.isfinite(points[:, 0]))[0]:
+        x[:, level] = output.canvases.to_patient(slices, np.repeat(points[level][None], len(x), axis=0))[:, 0]
+    return x
 
 
 def _place(

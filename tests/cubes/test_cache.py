@@ -73,3 +73,23 @@ def test_a_label_that_cannot_be_right_gives_no_cube(folder, tmp_path):
     assert dict(zip([CELLS[n].level for n in range(5)], shown.tolist(), strict=True)) == {
         "l1_l2": False, "l2_l3": True, "l3_l4": True, "l4_l5": True, "l5_s1": True,
     }  # fmt: skip
+
+
+def test_another_series_table_makes_another_cache(folder, tmp_path):
+    assert cached(folder, tmp_path).shown("true").all()
+    path = folder / "train_series_descriptions.csv"
+    pd.read_csv(path).assign(series_description="Sagittal T1").to_csv(path, index=False)
+    assert not cached(folder, tmp_path).shown("true").any()
+
+
+def test_a_study_that_is_still_on_its_way_is_cut_by_the_next_run(folder, tmp_path, capsys):
+    files = sorted((folder / "train_images" / "9" / "2").iterdir())
+    whole = [file.read_bytes() for file in files]
+    for file in files:
+        file.write_bytes(b"")
+    assert not cached(folder, tmp_path).shown("true").any()
+    assert "nothing could be read of 1 graded studies, for example 9" in capsys.readouterr().out
+    for file, content in zip(files, whole, strict=True):
+        file.write_bytes(content)
+    assert cached(folder, tmp_path).shown("true").all()
+    assert "nothing" not in capsys.readouterr().out

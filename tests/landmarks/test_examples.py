@@ -196,6 +196,16 @@ def test_axial_windows_come_as_they_are_and_mirrored(axial_study):
     assert min(swapped) < 0.5
 
 
+def test_a_level_that_is_marked_twice_in_the_canal_is_taken_once(axial_study):
+    volumes, points = axial_study
+    canal = points[points["condition"] == Condition.CANAL]
+    again = pd.concat([points, canal.assign(z_mm=canal["z_mm"] - 2.0)], ignore_index=True)
+    for once, twice in zip(
+        axial_examples(volumes, points, SETTINGS)[:2], axial_examples(volumes, again, SETTINGS)[:2], strict=True
+    ):
+        np.testing.assert_array_equal(once, twice)
+
+
 def test_neighbouring_axial_slices_are_not_asked_whether_they_show_it(axial_study):
     volumes, points = axial_study
     _, _, targets = axial_examples(volumes, points, SETTINGS)

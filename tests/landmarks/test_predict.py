@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.landmarks import COLUMNS, Landmarks
-from pipeline.landmarks.predict import GUESSED, LandmarkPredictor, LandmarkSettings
+from pipeline.landmarks.predict import GUESSED, LandmarkPredictor, LandmarkSettings, _levels_from_stacks
 from tests.landmarks.spine import HEIGHTS, axial, axial_net, sagittal, sagittal_net, study, truth
 
 T1, T2 = SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2
@@ -238,3 +238,9 @@ def test_a_point_is_found_by_its_cell(predictor):
     landmarks = predictor.predict(study(sagittal(T2, "2")))
     assert landmarks.point(Cell(Condition.CANAL, "l3_l4")) == pytest.approx(landmarks.points_mm[2])
     assert np.isnan(landmarks.point(Cell(Condition.LEFT_SUBARTICULAR, "l1_l2"))).all()
+
+
+def test_the_same_axial_stacks_in_a_second_series_are_no_further_levels():
+    once, twice = _levels_from_stacks(axial("9")), _levels_from_stacks([*axial("9"), *axial("10")])
+    assert twice == pytest.approx(once)
+    assert once[:, 2] == pytest.approx(np.array(HEIGHTS) + 0.5)

@@ -19,6 +19,7 @@ from pipeline.landmarks.sagittal import (
     sees_canal,
 )
 from tests.landmarks.spine import CANAL, HEIGHTS, sagittal, sagittal_net, truth
+from tests.volumes.oracle import turned
 
 T1, T2 = SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2
 DECODE = DecodeSettings()
@@ -64,6 +65,21 @@ def test_sides_are_the_patients_however_slices_are_stored(mirrored):
     numbers = volume.instance_numbers
     left, right = (numbers[sides[side].slice_index] for side in (Side.LEFT, Side.RIGHT))
     assert (left < right).all() if mirrored else (left > right).all()
+
+
+@pytest.mark.parametrize("degrees", [-15.0, 15.0])
+def test_a_stack_that_is_tilted_has_its_foramina_on_the_same_slices(output, degrees):
+    """The whole study turned about the anterior-posterior axis: the images are the same, and so is the answer."""
+    turn = np.eye(4)
+    turn[:3, :3] = turned(np.eye(3), np.array([0.0, 1.0, 0.0]), degrees)
+    canvases = replace(output.canvases, affines=turn @ output.canvases.affines)
+    middle = np.array([(canvases.images.shape[-1] - 1) / 2] * 2)
+    x_mm = canvases.to_patient(np.arange(len(output.x_mm)), np.repeat(middle[None], len(output.x_mm), axis=0))[:, 0]
+    tilted = replace(output, canvases=canvases, x_mm=x_mm)
+    upright = foraminal_points(output, CANAL[:, 0], DECODE)
+    sides = foraminal_points(tilted, (CANAL @ turn[:3, :3].T)[:, 0], DECODE)
+    for side in Side:
+        assert np.abs(sides[side].slice_index - upright[side].slice_index).max() <= 1, side
 
 
 def test_a_series_on_one_side_has_one_side():

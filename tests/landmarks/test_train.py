@@ -1,6 +1,7 @@
 """Training of the point networks: augmentation keeps points on their images, folds keep studies apart."""
 
 import argparse
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -210,6 +211,44 @@ def test_examples_are_decoded_once(folder, tmp_path):
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.np*")}
     build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32, marked_mm=1.0))
     assert len(list(tmp_path.rglob("*.npz"))) == 12  # other settings, other files
+
+
+def test_other_labels_give_other_examples(folder, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+
+    def targets():
+        table = build_examples(
+            [open_competition(data, split="train")], "sagittal", tmp_path, ExampleSettings(size_px=32)
+        )
+        return np.concatenate([np.load(file)["points"] for file in table["file"].unique()])
+
+    before = targets()
+    labels = pd.read_csv(data / "train_label_coordinates.csv")
+    labels.assign(x=labels["x"] + 20.0).to_csv(data / "train_label_coordinates.csv", index=False)
+    moved = targets()
+    known = (before[..., 0] > 0) & (moved[..., 0] > 0)
+    assert known.any()
+    assert (moved - before)[known][:, 0] == pytest.approx(np.full(known.sum(), 20 * 1.5 / (48 * 1.5 / 32)), abs=0.01)
+
+
+def test_a_study_that_is_still_on_its_way_is_read_by_the_next_run(folder, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(folder, data)
+    series = data / "train_images" / "1003" / "7"
+    files = sorted(series.iterdir())
+    whole = [file.read_bytes() for file in files]
+    for file in files:
+        file.write_bytes(b"")
+    competition = open_competition(data, split="train")
+    table = build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32))
+    assert "1003" not in set(table["study_id"])
+    assert "nothing could be read of 1 labelled studies, for example 1003" in capsys.readouterr().out
+    for file, content in zip(files, whole, strict=True):
+        file.write_bytes(content)
+    table = build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32))
+    assert (table["study_id"] == "1003").sum() == 3
+    assert "nothing" not in capsys.readouterr().out
 
 
 def test_no_axial_series_gives_no_axial_examples(folder, tmp_path):
