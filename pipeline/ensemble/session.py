@@ -19,6 +19,7 @@ import pandas as pd
 from pipeline.competition import Competition, Problem, StudyRef
 from pipeline.config import to_dict
 from pipeline.ensemble.board import Board
+from pipeline.ensemble.combine import ENSEMBLE_FILE
 from pipeline.ensemble.manifest import Manifest
 from pipeline.ensemble.metric import Score, score_arrays
 from pipeline.ensemble.plan import Plan, make_plan
@@ -186,6 +187,11 @@ class Session:
         print("\n".join([report.line(), *report.warnings()]))
         if self.labels is not None:
             print(f"score: {self._score()}")
+            if self.manifest is not None and self.manifest.file(ENSEMBLE_FILE) is not None:
+                print(
+                    "score: no network used has seen these studies, but calibration and study context may have been "
+                    "fitted on them, which flatters a little; ensemble_report.json of the weights is cross-fitted"
+                )
         return 130 if stopped is not None and stopped.signal == signal.SIGINT else 0
 
     def _score(self) -> Score:

@@ -93,15 +93,15 @@ def _evaluate(
     from tqdm import tqdm
 
     comparisons, tables = [], []
-    for competition, chosen in zip(competitions, studies, strict=True):
+    for name, competition, chosen in zip(_names(competitions), competitions, studies, strict=True):
         parallel = Parallel(n_jobs=args.workers, return_as="generator")
         jobs = [
             delayed(predict_and_compare)(chosen[start : start + STUDIES_A_JOB], competition, args.weights)
             for start in range(0, len(chosen), STUDIES_A_JOB)
         ]
-        for predicted, errors in tqdm(parallel(jobs), total=len(jobs), desc=competition.root.name):
+        for predicted, errors in tqdm(parallel(jobs), total=len(jobs), desc=name):
             tables.append(predicted)
-            comparisons.append(errors.assign(folder=competition.root.name))
+            comparisons.append(errors.assign(folder=name))
     pd.concat(tables).to_csv(args.out / "label_coordinates.csv", index=False)
     errors = pd.concat(comparisons, ignore_index=True)
     errors.to_csv(args.out / "errors.csv", index=False)
@@ -112,6 +112,12 @@ def _evaluate(
     if worst_cases(errors, competitions, args.out / "worst.png"):
         print(f"worst cases: {args.out / 'worst.png'}")
     print(f"wrote {args.out}")
+
+
+def _names(competitions: Sequence[Competition]) -> list[str]:
+    """The folders' names; their paths where two have the same name."""
+    names = [competition.root.name for competition in competitions]
+    return [name if names.count(name) == 1 else str(c.root) for name, c in zip(names, competitions, strict=True)]
 
 
 def predict_and_compare(
@@ -258,7 +264,7 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
 
     found = errors[errors["in_plane_mm"].notna()].sort_values("in_plane_mm", ascending=False)
     found = found.drop_duplicates(["study_id", "condition"]).head(count)
-    by_folder = {competition.root.name: competition for competition in competitions}
+    by_folder = dict(zip(_names(competitions), competitions, strict=True))
     tiles = []
     for _, row in found.iterrows():
         volumes = read_study(by_folder[row["folder"]].study(row["study_id"]))

@@ -26,7 +26,9 @@ from pipeline.ensemble.manifest import seen_studies
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
 from pipeline.training.augment import AugmentSettings, StackAugmentation
+from pipeline.training.ladder import check_sides
 from pipeline.training.loop import fit
+from pipeline.training.processes import main_process_first
 from pipeline.training.settings import LoopSettings
 from pipeline.training.store import read_network
 from pipeline.training.task import Batch, Task, decayed_groups
@@ -268,7 +270,9 @@ def train(task: str, args: argparse.Namespace) -> int:
     settings = load_train_settings(task, args.preset, args.set, len(args.data))
     kind = "axial" if task == "axial" else "sagittal"
     competitions = [open_competition(path, split="train") for path in args.data]
-    table = build_examples(competitions, kind, args.cache, settings.examples, args.workers)
+    with main_process_first():
+        table = build_examples(competitions, kind, args.cache, settings.examples, args.workers)
+    table = once_each(table, competitions)
     if table.empty:
         raise CompetitionError(f"no labelled {kind} slices below {', '.join(map(str, args.data))}")
     held_out = held_out_studies(competitions, args.fold)
@@ -276,6 +280,7 @@ def train(task: str, args: argparse.Namespace) -> int:
         [study in held_out[number] for number, study in zip(table["competition"], table["study_id"], strict=True)]
     )
     training, testing = table[~is_held_out], table[is_held_out]
+    check_sides(set(training["study_id"]), set(testing["study_id"]))
     print(
         f"train {task}: {len(training)} slices of {training['study_id'].nunique()} studies, "
         f"held out (fold {args.fold}): {len(testing)} slices of {testing['study_id'].nunique()} studies"
@@ -306,6 +311,15 @@ def load_train_settings(
         raise ConfigError(f"data_weights has {len(settings.data_weights)} shares for {folders} folders of --data")
     channels = AXIAL_CHANNELS if task == "axial" else SAGITTAL_CHANNELS
     return replace(settings, model=replace(settings.model, channels=channels))
+
+
+def once_each(table: pd.DataFrame, competitions: Sequence[Competition]) -> pd.DataFrame:
+    """The examples without those of studies that an earlier folder has too: folds are made folder by folder."""
+    first: dict[str, int] = {}
+    for number, competition in enumerate(competitions):
+        for study in competition.studies:
+            first.setdefault(study.study_id, number)
+    return table[table["study_id"].map(first).to_numpy() == table["competition"].to_numpy()]
 
 
 def held_out_studies(competitions: Sequence[Competition], fold: int | None) -> list[set[str]]:

@@ -172,6 +172,19 @@ def test_a_fold_is_graded_and_scored(tmp_path, capsys):
     assert json.loads((out.parent / "run.json").read_text())["score"] == pytest.approx(score, abs=1e-6)
 
 
+def test_the_score_of_a_fitted_set_says_what_the_fit_has_seen(tmp_path, capsys):
+    labelled(tmp_path)
+    manifest = Manifest(tmp_path / "weights", "made up", "nothing")
+    manifest.folder.mkdir()
+    (manifest.folder / "ensemble.json").write_text("{}")
+    manifest.save()
+    manifest.add_file("ensemble.json")
+    submit(tmp_path, "--fold", 2, "--weights", manifest.folder)
+    *_, score, remark = capsys.readouterr().out.splitlines()
+    assert score.startswith("score: spinal ")
+    assert "ensemble_report.json of the weights is cross-fitted" in remark
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

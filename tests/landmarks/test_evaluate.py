@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind
-from pipeline.landmarks.evaluate import COMPARED, compare, error_distribution, summarise
+from pipeline.landmarks.evaluate import COMPARED, _names, compare, error_distribution, summarise
 from pipeline.landmarks.predict import LandmarkPredictor
 from tests.landmarks.spine import axial, axial_net, sagittal, sagittal_net, study, truth
 from tests.landmarks.test_examples import marked, table
@@ -202,3 +203,8 @@ def test_help_needs_no_torch():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_two_folders_of_one_name_are_kept_apart(tmp_path):
+    one, two, three = (SimpleNamespace(root=tmp_path / place) for place in ("a/ph", "b/ph", "c/spider"))
+    assert _names([one, two, three]) == [str(tmp_path / "a/ph"), str(tmp_path / "b/ph"), "spider"]

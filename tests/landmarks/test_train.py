@@ -295,6 +295,19 @@ def test_a_run_of_another_fold_is_refused_and_changes_nothing(folder, tmp_path):
     assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
 
 
+def test_a_study_of_two_folders_is_on_one_side(folder, tmp_path):
+    """A folder with some of the same studies has other folds; the study counts where it comes first."""
+    part = tmp_path / "part"
+    shutil.copytree(folder, part)
+    labels = pd.read_csv(part / "train.csv")
+    labels.iloc[1:].to_csv(part / "train.csv", index=False)
+    given = arguments(folder, tmp_path, 2)
+    given.data = [folder, part]
+    assert train("landmarks", given) == 0
+    folds = make_folds(open_competition(folder, split="train").labels)
+    assert set((tmp_path / "run" / "seen.txt").read_text().split()) == {study_hash(s) for s in folds.index[folds != 2]}
+
+
 def test_a_run_on_everything_holds_nothing_out(folder, tmp_path):
     assert train("landmarks", arguments(folder, tmp_path, None)) == 0
     assert len((tmp_path / "run" / "seen.txt").read_text().split()) == 6
