@@ -169,7 +169,7 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
     """
     import numpy as np
 
-    from pipeline.ensemble.combine import normalised, recipe_of
+    from pipeline.ensemble.combine import EnsembleFit, blend, recipe_of
     from pipeline.ensemble.evaluate import predict_unseen
     from pipeline.labels import CELL_COLUMNS
     from pipeline.severity.oof import OofTable
@@ -183,24 +183,22 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
             grades.append(graded.loc[[study.study_id for study in chosen], list(CELL_COLUMNS)].to_numpy(dtype=float))
     known = np.nan_to_num(np.concatenate(grades), nan=-1).astype(np.int64) if studies else np.zeros((0, 25), np.int64)
     ids = np.array([study.study_id for study in studies], dtype=str)
-    answers: dict[str, list[np.ndarray]] = {}
+    answers: dict[str, dict[str, np.ndarray]] = {}
     unseen_by: list[set[int]] = [set() for _ in studies]
     for name, log_p in (predict_unseen(manifest, studies, workers) if studies else {}).items():
         fold = next(member.fold for member in manifest.members if member.name == name)
         answered = np.isfinite(log_p).all(-1).any(1)
         if fold is not None and answered.any():
-            answers.setdefault(recipe_of(name), []).append(log_p)
+            answers.setdefault(recipe_of(name), {})[name] = log_p
             for place in np.flatnonzero(answered):
                 unseen_by[place].add(fold)
     if not answers:
         raise ValueError(f"{manifest.folder}: no network with a held-out fold answers for a graded study of --data")
     folds = np.array([_one_of(sorted(found), name) for found, name in zip(unseen_by, ids, strict=True)])
     tables = {}
-    for recipe, log_ps in answers.items():
-        stacked = np.stack(log_ps)
-        count = np.isfinite(stacked).all(-1).sum(0)
-        mean = normalised(np.nansum(stacked, axis=0) / np.maximum(count, 1)[..., None])
-        study, cell = np.nonzero(count)
+    for recipe, members in answers.items():
+        mean = blend(EnsembleFit(), members)
+        study, cell = np.nonzero(np.isfinite(mean).all(-1))
         tables[recipe] = OofTable(
             study_id=ids[study],
             cell=cell,

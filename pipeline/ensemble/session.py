@@ -19,7 +19,6 @@ import pandas as pd
 from pipeline.competition import Competition, Problem, StudyRef
 from pipeline.config import to_dict
 from pipeline.ensemble.board import Board
-from pipeline.ensemble.combine import ENSEMBLE_FILE
 from pipeline.ensemble.manifest import Manifest
 from pipeline.ensemble.metric import Score, score_arrays
 from pipeline.ensemble.plan import Plan, make_plan
@@ -186,6 +185,8 @@ class Session:
             print(guard)
         print("\n".join([report.line(), *report.warnings()]))
         if self.labels is not None:
+            from pipeline.ensemble.combine import ENSEMBLE_FILE
+
             print(f"score: {self._score()}")
             if self.manifest is not None and self.manifest.file(ENSEMBLE_FILE) is not None:
                 print(

@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.ensemble.manifest import Manifest, Member, WeightsError, write_seen
 from pipeline.files import write_atomically
 from pipeline.training.checkpoint import INPUTS, differences
+from pipeline.training.device import torch_threads
 
 _STATISTICS = ("running_mean", "running_var")
 """Kept in full precision: a small variance would lose its digits, and these tensors are short."""
@@ -140,14 +141,10 @@ def _along_first(scale: Tensor, tensor: Tensor) -> Tensor:
 
 def seconds_on_one_thread(forward: Callable[[], object]) -> float:
     """The shortest of three calls on one CPU thread: what else the machine does only makes a call longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        taken = []
+    taken = []
+    with torch_threads(1):
         for _ in range(3):
             began = time.perf_counter()
             forward()
             taken.append(time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(threads)
     return min(taken)
