@@ -182,6 +182,11 @@ def open_competition(
     return Competition(root, split, images, tuple(studies), tuple(problems))
 
 
+def no_study(competition: Competition) -> str:
+    """What to tell a user whose folder holds no study."""
+    return f"{competition.images} holds no study; expected folders <study>/<series>/<instance>.dcm"
+
+
 def studies_in_fold(competition: Competition, fold: int) -> set[str]:
     """The studies of a labelled folder that fold ``fold`` of :func:`make_folds` holds out.
 

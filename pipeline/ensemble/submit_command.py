@@ -24,6 +24,7 @@ from pipeline.competition import (
     Problem,
     StudyRef,
     make_folds,
+    no_study,
     open_competition,
     read_folds,
 )
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace, started: float) -> int:
     if args.fold is not None:
         studies, labels = _held_out(competition, manifest, args.fold, settings.folds)
     if not studies:
-        raise CallError(f"{competition.images} holds no study; expected folders <study>/<series>/<instance>.dcm")
+        raise CallError(no_study(competition))
     for path in (args.out, args.wide):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the folder and print the result; returns the exit status."""
-    from pipeline.competition import CompetitionError, open_competition
+    from pipeline.competition import CompetitionError, no_study, open_competition
     from pipeline.tables import TableError
     from pipeline.volumes import ReadLimits
 
@@ -73,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
         if studies:
             print(_last_line(summary))
     if not studies:
-        expected = "expected folders <study>/<series>/<instance>.dcm"
-        print(f"check: {competition.images} holds no study; {expected}", file=sys.stderr)
+        print(f"check: {no_study(competition)}", file=sys.stderr)
         return 2
     return 1 if summary["studies_with_fallback"] else 0
 
