@@ -28,7 +28,7 @@ from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.ensemble.metric import FAMILY_COLUMNS
 from pipeline.ensemble.networks import Networks
 from pipeline.ensemble.plan import make_plan
-from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+from pipeline.ensemble.prior import own_prior
 from pipeline.ensemble.workers import limit_threads, usable_gpus
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family
 from pipeline.severity.evidence import (
@@ -114,7 +114,7 @@ def _evaluate(
     figures = evidence(
         own,
         labels.reindex(study_ids)[list(CELL_COLUMNS)].to_numpy(float),
-        read_prior(manifest.file("prior.csv") or PRIOR_FILE),
+        own_prior(manifest),
         other,
         findings,
     )

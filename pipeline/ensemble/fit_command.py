@@ -119,7 +119,7 @@ def fit_and_save(
     from pipeline.ensemble.context import ContextSettings
     from pipeline.ensemble.fit import fit_ensemble, report_lines
     from pipeline.ensemble.manifest import Manifest
-    from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+    from pipeline.ensemble.prior import own_prior
     from pipeline.labels import Family
     from pipeline.severity.oof import OofTable, read_oof, write_oof
 
@@ -128,7 +128,7 @@ def fit_and_save(
     recipes = sorted({recipe_of(member.name) for member in manifest.members if member.task in list(Family)})
     if recipes and (unknown := sorted(set(tables) - set(recipes))):
         raise ValueError(f"--oof: no network of recipe {', '.join(unknown)} in {weights}; it has {', '.join(recipes)}")
-    prior = read_prior(manifest.file("prior.csv") or PRIOR_FILE)
+    prior = own_prior(manifest)
     competitions = [open_competition(path, split="train") for path in data]
     read = {name: OofTable.concatenate([read_oof(path) for path in paths]) for name, paths in tables.items()}
     found = read or predicted_tables(manifest, competitions, workers)

@@ -31,7 +31,7 @@ from pipeline.competition import (
 from pipeline.config import ConfigError, load_settings
 from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest, WeightsError
-from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+from pipeline.ensemble.prior import PRIOR_NAME, own_prior
 from pipeline.ensemble.settings import EnsembleSettings, Schedule
 from pipeline.ensemble.submission import WIDE_COLUMNS
 from pipeline.labels import GRADES
@@ -40,7 +40,6 @@ from pipeline.volumes.limits import ReadLimits
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "default"
 FOLDS_FILE = "folds.csv"
-PRIOR_NAME = "prior.csv"
 
 
 class CallError(Exception):
@@ -186,14 +185,11 @@ def _manifest(weights: Path | None, problems: list[Problem]) -> Manifest | None:
 
 def _prior(manifest: Manifest | None, problems: list[Problem]) -> np.ndarray:
     """The weights' own prior if they have one that is in order, else the package's."""
-    if manifest is not None:
-        try:
-            own = manifest.file(PRIOR_NAME)
-            if own is not None:
-                return read_prior(own)
-        except (WeightsError, TableError) as error:
-            problems.append(Problem("", None, PRIOR_NAME, "weights-refused", f"{error}; the package's prior is used"))
-    return read_prior(PRIOR_FILE)
+    try:
+        return own_prior(manifest)
+    except (WeightsError, TableError) as error:
+        problems.append(Problem("", None, PRIOR_NAME, "weights-refused", f"{error}; the package's prior is used"))
+        return own_prior(None)
 
 
 def _held_out(
@@ -205,7 +201,7 @@ def _held_out(
         raise CallError(f"--fold {fold}: {competition.root} has no {competition.split or 'train'}.csv to score against")
     try:
         stored = None if manifest is None else manifest.file(FOLDS_FILE)
-        folds = read_folds(stored) if stored is not None else None
+        folds = read_folds(Path(FOLDS_FILE), stored) if stored is not None else None
         if folds is None or not labels.index.isin(folds.index).any():
             folds = make_folds(labels, count)
     except ValueError as error:  # too few studies, or the folds that lie with the weights are damaged

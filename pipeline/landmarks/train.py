@@ -120,7 +120,7 @@ class PointTask(Task):
         self.settings = settings
         self.model = PointNet(replace(settings.model, initial="random") if settings.start_from else settings.model)
         if settings.start_from:
-            self.model.load_state_dict(read_network(Path(settings.start_from)))
+            self.model.load_state_dict(read_network(Path(settings.start_from).read_bytes()))
         self.train_set = PointExamples(train)
         self.held_out = PointExamples(_spread(held_out, settings.evaluated)) if len(held_out) else None
         self.sample_weights = sample_weights(train, settings.data_weights)

@@ -58,7 +58,7 @@ class SeverityTask(Task):
         self.model: nn.Module = SeverityModel(settings.network, self.views, pretrained=not settings.start_from)
         self.prior, self.prior_loss = starting_point(train.grade, settings.loss.kind)
         if settings.start_from:
-            self.model.load_state_dict(read_network(Path(settings.start_from)))
+            self.model.load_state_dict(read_network(Path(settings.start_from).read_bytes()))
             self.prior_loss = None  # what has learnt already is better than the prior
         else:
             self.model.start_at(self.prior)
