@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
         OSError: writing failed; ``path`` is as it was and no partial file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")  # a name that nobody else's file has
     try:
         write(partial)
         if sync:
@@ -31,6 +33,23 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_bounded(path: Path, most: int) -> bytes:
+    """The content of a regular file of at most ``most`` bytes. No link is followed, no pipe or device waited for.
+
+    Raises:
+        OSError: it is missing, cannot be read, is no regular file or is larger.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"has more than the {most} bytes that are read of such a file", str(path))
+    return content
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

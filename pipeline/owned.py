@@ -1,0 +1,175 @@
+"""Whose file is it? Folders that the program made carry a mark, and only what the program made is ever deleted.
+
+A folder is claimed before anything is written into it: one that is new or empty gets the mark, one that carries the
+mark of the same kind is taken over, any other is refused. What is deleted from it is deleted file by file by names the
+program itself gives; nothing is reached through a link, and a folder with anything else in it stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline.files import read_bounded, write_text
+
+MARK = ".lumbar-grading"
+"""Name of the mark, a JSON object with the ``kind`` of the folder and the ``format`` of marks."""
+FORMAT = 1
+_UNFINISHED_MARK = re.compile(rf"\.{re.escape(MARK)}\.[0-9a-f]+\.partial")
+
+
+class RefusedError(ValueError):
+    """The call would write over, empty or delete what the program did not make. Nothing was touched; exit status 2."""
+
+
+def check_claim(folder: Path, kind: str) -> None:
+    """Say before any work whether :func:`claim` would be refused; writes nothing.
+
+    Raises:
+        RefusedError: there is a file, or a folder that is not empty and does not carry the mark of this kind.
+        OSError: it cannot be read.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise RefusedError(f"{folder}: is no folder and is left as it is; name a new or empty folder")
+    names = sorted(path.name for path in folder.iterdir() if not _UNFINISHED_MARK.fullmatch(path.name))
+    found = _kind(folder)
+    if names and found != kind:
+        made = "was not made by this program" if found is None else f"was made for {found!r}, not for {kind!r}"
+        raise RefusedError(
+            f"{folder}: is not empty ({len(names)} entries, the first is {names[0]!r}) and {made}; it is left as it "
+            "is: name a new or empty folder, or remove this one yourself"
+        )
+
+
+def claim(folder: Path, kind: str) -> None:
+    """Make ``folder`` the program's own, for files of ``kind``; its mark says so to later calls.
+
+    Raises:
+        RefusedError: as :func:`check_claim`.
+        OSError: it cannot be made or marked.
+    """
+    check_claim(folder, kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not is_owned(folder, kind):
+        write_text(folder / MARK, json.dumps({"kind": kind, "format": FORMAT}) + "\n")
+
+
+def is_owned(folder: Path, kind: str) -> bool:
+    """Whether the folder carries the mark of this kind."""
+    return _kind(folder) == kind
+
+
+def delete_known(folder: Path, kind: str, known: re.Pattern[str]) -> None:
+    """Delete the regular files of a claimed folder whose path in it (``a/b.txt``) is wholly matched by ``known``.
+
+    Links, strangers' files and all that lies behind a link stay; a subfolder goes when this has emptied it. Nothing
+    happens to a folder without the mark. What cannot be deleted stays; this never raises for it.
+    """
+    if is_owned(folder, kind):
+        with contextlib.suppress(RecursionError):
+            _delete(folder, "", known)
+
+
+def remove(folder: Path, kind: str, known: re.Pattern[str]) -> bool:
+    """As :func:`delete_known`, then the mark and the folder itself if nothing else is left; returns whether it went."""
+    delete_known(folder, kind, known)
+    with contextlib.suppress(OSError):
+        if is_owned(folder, kind) and [path.name for path in folder.iterdir()] == [MARK]:
+            (folder / MARK).unlink()
+            folder.rmdir()
+            return True
+    return False
+
+
+def check_apart(
+    reads: Mapping[str, Path | None], writes: Mapping[str, Path | None], empties: Mapping[str, Path | None]
+) -> None:
+    """Refuse paths of one call that reach into each other, by whatever links or spelling.
+
+    Keys are what the user calls them, e.g. ``--data``; None stands for a path that was not given.
+
+    Args:
+        reads: input files and folders; nothing may be written to or inside one.
+        writes: result files, and folders into which single files of known names are written.
+        empties: folders that are claimed, from which files are deleted; nothing else may lie inside one.
+
+    Raises:
+        RefusedError: two are the same place, or one lies where it would be written over or deleted.
+    """
+    inputs, results, own = ([(n, p) for n, p in given.items() if p is not None] for given in (reads, writes, empties))
+    outputs = [*results, *own]
+    for number, (name, path) in enumerate(outputs):
+        for other, place in (*inputs, *outputs[:number]):
+            if _is_within(path, place) and _is_within(place, path):
+                raise RefusedError(f"{name} {path} and {other} {place} are the same place; name two")
+        for other, place in (*inputs, *own):
+            if other != name and _is_within(path, place):
+                why = "from which this program deletes" if (other, place) in own else "to which it must not write"
+                raise RefusedError(f"{name} {path} lies inside {other} {place}, {why}; name a place outside of it")
+    for name, path in own:
+        for other, place in inputs:
+            if _is_within(place, path):
+                raise RefusedError(
+                    f"{other} {place} lies inside {name} {path}, from which this program deletes; name another {name}"
+                )
+
+
+def _kind(folder: Path) -> str | None:
+    """What the folder's mark says; None without one."""
+    try:
+        content = json.loads(read_bounded(folder / MARK, 4096))
+    except (OSError, ValueError, RecursionError):
+        return None
+    known = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("kind"), str)
+    return content["kind"] if known else None
+
+
+def _delete(folder: Path, inside: str, known: re.Pattern[str]) -> bool:
+    """Whether something went."""
+    went = False
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            name = inside + path.name
+            with contextlib.suppress(OSError):
+                if path.is_symlink():
+                    continue
+                if path.is_dir():
+                    if _delete(path, f"{name}/", known):
+                        went = True
+                        path.rmdir()
+                elif path.is_file() and name != MARK and known.fullmatch(name):
+                    path.unlink()
+                    went = True
+    return went
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is ``folder`` or lies inside it, also where neither exists yet."""
+    steps, ends = _steps(path), _steps(folder)
+    first = max(number for number, step in enumerate(ends) if isinstance(step, tuple))
+    ends = ends[first:]  # from the last folder that exists, wherever it is mounted
+    return any(steps[number : number + len(ends)] == ends for number in range(len(steps)))
+
+
+def _steps(path: Path) -> list[object]:
+    """The way from the root to ``path``: places that exist by device and number, others by name."""
+    real = Path(os.path.realpath(path))
+    steps: list[object] = []
+    one_case = False
+    for place in (*reversed(real.parents), real):
+        try:
+            found = place.stat()
+        except OSError:
+            steps.append(place.name.casefold() if one_case else place.name)
+            continue
+        steps.append((found.st_dev, found.st_ino))
+        swapped = place.with_name(place.name.swapcase()) if place.name else place
+        if swapped != place:
+            one_case = swapped.exists() and swapped.samefile(place)
+    return steps
