@@ -94,8 +94,8 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
 
 
-def from_dict(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
-    """An instance of dataclass ``cls`` from a mapping, nested dataclasses included.
+def from_dict(cls: type[T], mapping: Any, where: str = "") -> T:
+    """An instance of dataclass ``cls`` from a mapping (of whatever a file holds), nested dataclasses included.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of the wrong type; ``where`` prefixes the key's name.

@@ -1,19 +1,14 @@
-"""Files that somebody else wrote: read whole, within bounds, and without ever waiting for one.
+"""What a file that somebody else wrote may say: names that stay in their folder, and JSON of numbers that are numbers.
 
-A downloaded set of weights can name a pipe, a device or a link, hold a text of a gigabyte or a thousand brackets, and
-numbers that are none. Reading such a file ends at once, with its content or with an error that says what it is.
+How such a file is read, without following a link or waiting for a pipe, is :func:`pipeline.files.read_bounded`.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import re
-import stat
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 MOST_DEPTH = 32
@@ -35,39 +30,6 @@ def check_name(name: str) -> None:
             f"{name!r:.100} is not a plain name: expected at most 120 letters, digits, '.', '_' and '-', no folder, "
             "the first and last a letter or digit, and no device"
         )
-
-
-def read_regular(path: Path, most: int) -> bytes:
-    """The content of a regular file that is not reached through a link.
-
-    Args:
-        path: the file; what leads to it may be links, it may not.
-        most: bytes it may have.
-
-    Raises:
-        OSError: it is absent, a link, a folder, a pipe or a device, larger than ``most``, or grows while it is read.
-    """
-    # A pipe without a writer would be waited for, were it not opened without blocking.
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    try:
-        handle = os.open(path, flags)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "is a link; put the file itself there", str(path)) from error
-        raise
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is a folder, a pipe or a device; expected a regular file", str(path))
-        if status.st_size > most:
-            raise OSError(errno.EFBIG, f"has {status.st_size:,} bytes; expected {most:,} or fewer", str(path))
-        with open(handle, "rb", closefd=False) as file:  # noqa: PTH123  # a handle has no path to open it by
-            content = file.read(status.st_size + 1)
-    finally:
-        os.close(handle)
-    if len(content) > status.st_size:
-        raise OSError(errno.EAGAIN, "grows while it is read", str(path))
-    return content
 
 
 def parse_json(content: bytes) -> Any:

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ConfigError, check_range, from_dict
-from pipeline.files import write_atomically, write_text
+from pipeline.files import read_bounded, write_atomically, write_text
 from pipeline.labels import Family
-from pipeline.untrusted import check_name, parse_json, read_regular
+from pipeline.untrusted import check_name, parse_json
 
 MANIFEST_NAME = "manifest.json"
 LANDMARK_TASKS = ("landmarks", "axial")
@@ -123,7 +123,7 @@ class Manifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            content = parse_json(read_regular(path, MOST_MANIFEST_BYTES))
+            content = parse_json(read_bounded(path, MOST_MANIFEST_BYTES))
         except OSError as error:
             raise WeightsError(
                 f"{path}: {error.strerror or error}; expected the manifest of a set of weights"
@@ -262,7 +262,7 @@ def _seen_by(weights: Path) -> set[str]:
     """The list beside a member's file (``NAME.seen.txt``) or in a run's folder (``seen.txt``)."""
     for path in (weights.with_name(f"{weights.stem}.seen.txt"), weights.with_name("seen.txt")):
         if path.is_file():
-            return set(_hashes(path, read_regular(path, MOST_FILE_BYTES)))
+            return set(_hashes(path, read_bounded(path, MOST_FILE_BYTES)))
     raise WeightsError(
         f"{weights}: neither {weights.stem}.seen.txt nor seen.txt lies beside it, so nobody knows which studies these "
         "weights have seen; start from a run's or a weights folder"
@@ -287,7 +287,7 @@ def _read_verified(path: Path, expected: str, most: int) -> bytes:
         WeightsError: it is not, or the file is not one that may be read.
     """
     try:
-        content = read_regular(path, most)
+        content = read_bounded(path, most)
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror or error}; the manifest beside it names it") from error
     if (found := hashlib.sha256(content).hexdigest()) != expected:

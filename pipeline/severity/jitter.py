@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.ensemble.manifest import MOST_FILE_BYTES
+from pipeline.files import read_bounded
 from pipeline.labels import Family
 from pipeline.severity.settings import JitterSettings
 from pipeline.tables import TableError
-from pipeline.untrusted import parse_json, read_regular
+from pipeline.untrusted import parse_json
 
 
 def fitted_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterSettings:
@@ -19,7 +20,7 @@ def fitted_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterS
         TableError: the file is not a table of errors by family, or lacks this one.
     """
     try:
-        errors = parse_json(read_regular(path, MOST_FILE_BYTES))
+        errors = parse_json(read_bounded(path, MOST_FILE_BYTES))
         errors = errors.get("families", errors)[family.value]
         offsets = {int(offset): float(share) for offset, share in errors["slice_offsets"].items()}
         total = sum(offsets.values())

@@ -57,14 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "canal_back_mm or axial.trust of sagittal localisers; one kind of network a call; repeatable",
     )
     parser.add_argument(
-        "--share",
-        nargs="*",
-        default=[],
-        metavar="SET:MEMBER",
-        help="networks of a set beside this one that it uses without a copy, e.g. default:axial-fold0; give it again "
-        "when that set's network changes",
-    )
-    parser.add_argument(
         "--errors", type=Path, metavar="CSV", help="errors.csv of `evaluate landmarks`: sets the jitter"
     )
     parser.add_argument("--set-name", default="own", help="name of the set (default: %(default)s)")
@@ -82,7 +74,7 @@ def packed_run(text: str) -> PackedRun:
     what, equals, run = text.partition("=")
     who, colon, fold = what.partition(":")
     task, dot, name = who.partition(".")
-    named = name.isidentifier() if dot else True
+    named = name.isascii() and name.isidentifier() if dot else True
     if not equals or not colon or task not in TASKS or not named or fold not in ("none", *map(str, range(FOLDS))):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not TASK[.NAME]:FOLD=RUN with a task of {', '.join(TASKS)} "
@@ -97,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.ensemble.manifest import WeightsError
     from pipeline.tables import TableError
 
-    if not (args.runs or args.share or args.errors):
-        print("pack: nothing to pack: give --runs, --share or --errors", file=sys.stderr)
+    if not (args.runs or args.errors):
+        print("pack: nothing to pack: give --runs or --errors", file=sys.stderr)
         return 2
     try:
         _pack(args)
@@ -130,11 +122,6 @@ def _pack(args: argparse.Namespace) -> None:
         else:
             store_classifier(runs, args.weights, Family(packed.task), name, packed.fold, args.set)
         print(f"packed {name} from {' and '.join(map(str, runs))}")
-    for text in args.share:
-        folder, _, member = text.partition(":")
-        other = Manifest.load(args.weights.resolve().parent / folder)
-        Manifest.load(args.weights).share([member], other)
-        print(f"{args.weights} uses {member} of {other.folder}")
     if args.errors:
         store_errors(args.errors, args.weights)
     graders = [name for name, (packed, *_) in members.items() if packed.task not in LANDMARK_TASKS]

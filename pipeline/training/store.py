@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -16,6 +16,8 @@ from pipeline.ensemble.manifest import Manifest, Member, WeightsError, write_see
 from pipeline.files import write_atomically
 from pipeline.training.checkpoint import INPUTS, differences
 from pipeline.training.device import torch_threads
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _STATISTICS = ("running_mean", "running_var")
 """Kept in full precision: a small variance would lose its digits, and these tensors are short."""
@@ -119,7 +121,7 @@ def to_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return (tensor.float() / _along_first(scale, tensor)).round().to(torch.int8).contiguous(), scale
 
 
-def load_network(name: str, content: bytes, build: Callable[[], nn.Module]) -> nn.Module:
+def load_network(name: str, content: bytes, build: Callable[[], Network]) -> Network:
     """A network of a set of weights, ready for inference.
 
     It is laid out without memory first (on torch's ``meta`` device), so that settings that ask for more than any
