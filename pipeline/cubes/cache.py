@@ -129,8 +129,8 @@ def build_cache(
         folder = root / f"{family}-{source}-{_fingerprint(work, family, wide, source)}"
         _fill(folder, work, family, wide, source, jobs)
         for view in views:
-            pixels[view.kind, source] = np.load(_file(folder, view.kind, "pixels"), mmap_mode="r")
-            present[view.kind, source] = np.load(_file(folder, view.kind, "present"))
+            pixels[view.kind, source] = np.load(_file(folder, view.kind, "pixels"), mmap_mode="r", allow_pickle=False)
+            present[view.kind, source] = np.load(_file(folder, view.kind, "present"), allow_pickle=False)
     return CubeCache(family, tuple(job.study.study_id for job in work), cells, views, margin, pixels, present)
 
 

@@ -252,7 +252,7 @@ def build_examples(
     for number, study_id, path in files:
         if not path.exists():
             continue
-        with np.load(path) as data:
+        with np.load(path, allow_pickle=False) as data:
             rows.extend((number, study_id, str(path), i) for i in range(len(data["point_weight"])))
         if path.with_suffix(_DOUBTED).is_file():
             doubted.update(path.with_suffix(_DOUBTED).read_text(encoding="utf-8").splitlines())

@@ -75,7 +75,7 @@ class PointExamples(Dataset[dict[str, Any]]):
         self._open: OrderedDict[str, np.ndarray] = OrderedDict()
         parts: dict[str, list[np.ndarray]] = {}
         for file, rows in self.table.groupby("file", sort=False):
-            with np.load(str(file)) as data:
+            with np.load(str(file), allow_pickle=False) as data:
                 for name in data.files:
                     parts.setdefault(name, []).append(data[name][rows["index"].to_numpy()])
         self.targets = {name: np.concatenate(values) for name, values in parts.items()}
@@ -87,7 +87,7 @@ class PointExamples(Dataset[dict[str, Any]]):
         file = self.files[i]
         images = self._open.get(file)
         if images is None:
-            images = np.load(Path(file).with_suffix(".npy"), mmap_mode="r")
+            images = np.load(Path(file).with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
             self._open[file] = images
             if len(self._open) > 256:  # each is an open file
                 self._open.popitem(last=False)

@@ -75,16 +75,6 @@ def test_the_whole_build(tmp_path, index, weights, capsys):
     assert all(sha256_of(out / "wheels" / wheel["file"]) == wheel["sha256"] for wheel in wheels)
 
 
-def test_a_network_of_the_set_beside_is_uploaded_with_the_set(tmp_path, weights):
-    beside = tmp_path / "beside"
-    Manifest(beside, "beside", "no network of its own").share(["canal-0"], Manifest.load(weights))
-    out = tmp_path / "out"
-    assert main(["kaggle", str(out), "--no-wheels", "--weights", str(beside)]) == 0
-    uploaded = Manifest.load(out / "weights")
-    assert uploaded.verify(uploaded.members[0]) == out / "weights" / "set-canal.safetensors"
-    assert uploaded.seen(uploaded.members[0]) == {"0123456789abcdef"}
-
-
 def test_the_code_alone_runs(tmp_path, weights):
     out = tmp_path / "out"
     assert main(["kaggle", str(out), "--no-wheels", "--weights", str(weights)]) == 0
