@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, CONDITIONS, Family, SeriesKind
 from pipeline.tables import (
     Table,
@@ -233,7 +234,7 @@ def make_folds(labels: pd.DataFrame, n: int = 5, seed: int = 0) -> pd.Series:
 
 def write_folds(folds: pd.Series, path: Path) -> None:
     """Write ``study_id,fold`` lines."""
-    folds.rename("fold").rename_axis("study_id").to_csv(path)
+    write_atomically(path, folds.rename("fold").rename_axis("study_id").to_csv)
 
 
 def read_folds(path: Path, content: bytes | None = None) -> pd.Series:

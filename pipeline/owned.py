@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pipeline.files import read_bounded, write_text
@@ -26,8 +26,13 @@ class RefusedError(ValueError):
     """The call would write over, empty or delete what the program did not make. Nothing was touched; exit status 2."""
 
 
-def check_claim(folder: Path, kind: str) -> None:
+def check_claim(folder: Path, kind: str, besides: Collection[str] = ()) -> None:
     """Say before any work whether :func:`claim` would be refused; writes nothing.
+
+    Args:
+        folder: to claim.
+        kind: of what the program will write there.
+        besides: names that a user may have put there before; a folder of nothing else counts as empty.
 
     Raises:
         RefusedError: there is a file, or a folder that is not empty and does not carry the mark of this kind.
@@ -37,7 +42,9 @@ def check_claim(folder: Path, kind: str) -> None:
         return
     if not folder.is_dir():
         raise RefusedError(f"{folder}: is no folder and is left as it is; name a new or empty folder")
-    names = sorted(path.name for path in folder.iterdir() if not _UNFINISHED_MARK.fullmatch(path.name))
+    names = sorted(
+        path.name for path in folder.iterdir() if path.name not in besides and not _UNFINISHED_MARK.fullmatch(path.name)
+    )
     found = _kind(folder)
     if names and found != kind:
         made = "was not made by this program" if found is None else f"was made for {found!r}, not for {kind!r}"
@@ -47,14 +54,14 @@ def check_claim(folder: Path, kind: str) -> None:
         )
 
 
-def claim(folder: Path, kind: str) -> None:
+def claim(folder: Path, kind: str, besides: Collection[str] = ()) -> None:
     """Make ``folder`` the program's own, for files of ``kind``; its mark says so to later calls.
 
     Raises:
         RefusedError: as :func:`check_claim`.
         OSError: it cannot be made or marked.
     """
-    check_claim(folder, kind)
+    check_claim(folder, kind, besides)
     folder.mkdir(parents=True, exist_ok=True)
     if not is_owned(folder, kind):
         write_text(folder / MARK, json.dumps({"kind": kind, "format": FORMAT}) + "\n")

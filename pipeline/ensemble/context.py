@@ -11,13 +11,11 @@ Inference is numpy; the weights are arrays in a safetensors file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from pipeline.ensemble.calibration import normalised
-from pipeline.files import write_atomically
 from pipeline.labels import CELL_INDEX, CELLS, CONDITIONS, GRADES, LEVELS, Cell, Condition, Side
 
 _SPAN = 6.0
@@ -96,14 +94,13 @@ class ContextModel:
             if not (np.abs(values) <= MOST_WEIGHT).all():  # nor NaN
                 raise ValueError(f"{name} holds numbers that are not finite or beyond {MOST_WEIGHT:g}")
 
-    def save(self, path: Path) -> None:
-        """Write the arrays, whole or not at all."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name), dtype=np.float64) for name in _ARRAYS}
-        write_atomically(path, lambda partial: save_file(arrays, partial))
+    def to_bytes(self) -> bytes:
+        """The content of its file, for :meth:`load`."""
+        return bytes(save({name: np.ascontiguousarray(getattr(self, name), dtype=np.float64) for name in _ARRAYS}))
 
     @staticmethod
     def load(content: bytes) -> ContextModel:
-        """Read the content of a file that :meth:`save` wrote.
+        """The inverse of :meth:`to_bytes`.
 
         Raises:
             ValueError: it does not hold these arrays.

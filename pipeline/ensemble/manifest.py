@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 from pipeline.config import ConfigError, check_range, from_dict
 from pipeline.files import read_bounded, write_atomically, write_text
 from pipeline.labels import Family
+from pipeline.owned import RefusedError, check_claim
 from pipeline.untrusted import check_name, parse_json
 
 MANIFEST_NAME = "manifest.json"
@@ -137,6 +138,21 @@ class Manifest:
         except ConfigError as error:
             raise WeightsError(f"{path}: {error}") from error
 
+    @classmethod
+    def open(cls, folder: Path, name: str, description: str) -> Manifest:
+        """The set of weights in a folder; where the folder is new or empty, one of this name is begun.
+
+        Raises:
+            RefusedError: the folder holds other things; it is left as it is.
+            WeightsError: its manifest is none.
+        """
+        if os.path.lexists(folder / MANIFEST_NAME):
+            return cls.load(folder)
+        check_claim(folder, "weights")
+        begun = cls(folder, name, description)
+        begun.save()
+        return begun
+
     def save(self) -> None:
         """Write the manifest into its folder."""
         content = {
@@ -148,29 +164,51 @@ class Manifest:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         write_text(self.folder / MANIFEST_NAME, text)
 
-    def add_member(self, member: Member) -> Manifest:
-        """Record a member (one of the same name is replaced) and its files' checksums; the manifest is saved.
+    def add_member(self, member: Member, network: bytes, seen: bytes = b"") -> Manifest:
+        """Record a member (one of the same name is replaced), and write its network and the list of what it has seen.
 
         Read, changed and written under a lock, so trainings that end together do not lose each other's member.
-        """
-        with _lock(self.folder):
-            current = Manifest.load(self.folder) if (self.folder / MANIFEST_NAME).is_file() else self
-            files = dict(current.files)
-            if member.seen is not None:
-                files[member.seen] = sha256_of(self.folder / member.seen)
-            member = replace(member, sha256=sha256_of(self.folder / member.file))
-            kept = tuple(other for other in current.members if other.name != member.name)
-            changed = replace(current, members=(*kept, member), files=files)
-            changed.save()
-        return changed
 
-    def add_file(self, name: str) -> Manifest:
-        """Record a further file of the folder (prior, calibration, folds) with its checksum; the manifest is saved."""
-        check_name(name)
+        Raises:
+            RefusedError: a file of such a name is there that the manifest does not name.
+            OSError: a file cannot be written.
+        """
+        member = replace(member, sha256=hashlib.sha256(network).hexdigest())
+        return self._add({member.file: network}, {} if member.seen is None else {member.seen: seen}, member)
+
+    def add_file(self, name: str, content: bytes) -> Manifest:
+        """Record and write a further file of the folder (prior, calibration, folds).
+
+        Raises:
+            RefusedError, OSError: as :meth:`add_member`.
+        """
+        return self._add({}, {name: content})
+
+    def check_free(self, *names: str) -> None:
+        """Say before any work whether files of these names may be written.
+
+        Raises:
+            RefusedError: one is there that the manifest does not name, so it is somebody else's.
+        """
+        known = self.files.keys() | {member.file for member in self.members}
+        for name in names:
+            if name not in known and os.path.lexists(self.folder / name):
+                raise RefusedError(
+                    f"{self.folder / name}: is not among the files of {MANIFEST_NAME} beside it, so it is not this "
+                    "program's and is left as it is; move it, or give it another name"
+                )
+
+    def _add(self, networks: dict[str, bytes], files: dict[str, bytes], *members: Member) -> Manifest:
         with _lock(self.folder):
-            current = Manifest.load(self.folder) if (self.folder / MANIFEST_NAME).is_file() else self
-            changed = replace(current, files={**current.files, name: sha256_of(self.folder / name)})
-            changed.save()
+            there = os.path.lexists(self.folder / MANIFEST_NAME)
+            current = Manifest.load(self.folder) if there else self
+            current.check_free(*networks, *files)
+            kept = tuple(other for other in current.members if other.name not in {member.name for member in members})
+            sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+            changed = replace(current, members=(*kept, *members), files={**current.files, **sums})
+            changed.save()  # first, so that whatever lies there after a kill is known to be ours
+            for name, content in (networks | files).items():
+                _write(self.folder / name, content)
         return changed
 
     def gather(self, folder: Path) -> Manifest:
@@ -199,7 +237,7 @@ class Manifest:
         return None if expected is None else _read_verified(self.folder / name, expected, MOST_FILE_BYTES)
 
     def seen(self, member: Member) -> frozenset[str]:
-        """Hashes (see :func:`study_hash`) of the studies the member was trained on; empty where none are recorded.
+        """Hashes of the studies the member was trained on (``seen.study_hash``); empty where none are recorded.
 
         Raises:
             WeightsError: the list is not what the manifest records, or is no such list.
@@ -209,7 +247,7 @@ class Manifest:
         content = self.file(member.seen)
         if content is None:
             raise WeightsError(f"{self.folder / member.seen}: not among the files of the manifest")
-        return _hashes(self.folder / member.seen, content)
+        return hashes_in(self.folder / member.seen, content)
 
     def of_task(self, *tasks: str) -> tuple[Member, ...]:
         """The members of these tasks, in manifest order."""
@@ -223,56 +261,6 @@ class Manifest:
         ]
         longest = max(map(len, ranked), default=0)
         return tuple(tuple(order[i] for order in ranked if i < len(order)) for i in range(longest))
-
-
-def study_hash(study_id: str) -> str:
-    """16 hexadecimal digits that stand for a study in a list of seen studies."""
-    return hashlib.sha256(study_id.encode()).hexdigest()[:16]
-
-
-def seen_studies(study_ids: Iterable[str], start_from: str = "", held_out: Iterable[str] = ()) -> list[str]:
-    """The hashes of the studies that a network has seen when its training ends, sorted.
-
-    Args:
-        study_ids: what the run trains on.
-        start_from: weights that it goes on from; what they have seen, the new ones have seen too.
-        held_out: studies that must not be among those.
-
-    Raises:
-        WeightsError: the weights have no list, or have seen a held-out study.
-    """
-    hashes = {study_hash(study_id) for study_id in study_ids}
-    if start_from:
-        before = _seen_by(Path(start_from))
-        if leaked := [study_id for study_id in held_out if study_hash(study_id) in before]:
-            raise WeightsError(
-                f"{start_from} was trained on {len(leaked)} of the held-out studies, the first is {leaked[0]}; "
-                "start from weights of the same held-out fold"
-            )
-        hashes |= before
-    return sorted(hashes)
-
-
-def write_seen(path: Path, hashes: Iterable[str]) -> None:
-    """Write a list of :func:`seen_studies`, a hash a line."""
-    write_text(path, "".join(f"{line}\n" for line in hashes))
-
-
-def _seen_by(weights: Path) -> set[str]:
-    """The list beside a member's file (``NAME.seen.txt``) or in a run's folder (``seen.txt``)."""
-    for path in (weights.with_name(f"{weights.stem}.seen.txt"), weights.with_name("seen.txt")):
-        if path.is_file():
-            return set(_hashes(path, read_bounded(path, MOST_FILE_BYTES)))
-    raise WeightsError(
-        f"{weights}: neither {weights.stem}.seen.txt nor seen.txt lies beside it, so nobody knows which studies these "
-        "weights have seen; start from a run's or a weights folder"
-    )
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_checksum(name: str, checksum: str) -> None:
@@ -298,7 +286,12 @@ def _read_verified(path: Path, expected: str, most: int) -> bytes:
     return content
 
 
-def _hashes(path: Path, content: bytes) -> frozenset[str]:
+def hashes_in(path: Path, content: bytes) -> frozenset[str]:
+    """The hashes of a list of seen studies.
+
+    Raises:
+        WeightsError: it holds something else.
+    """
     found = content.decode("ascii", "replace").split()
     if wrong := [line for line in found if not re.fullmatch("[0-9a-f]{16}", line)]:
         raise WeightsError(f"{path}: found {wrong[0]!r:.60}, expected 16 hexadecimal digits a line")

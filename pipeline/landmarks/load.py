@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from pipeline.config import ConfigError, from_dict, load_settings, to_dict
-from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError, study_hash
+from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
+from pipeline.ensemble.seen import study_hash
 from pipeline.landmarks.axial import AxialSettings
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS
 from pipeline.landmarks.model import PointModelSettings, PointNet

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from pipeline.competition import Competition, CompetitionError, open_competition, studies_in_fold
 from pipeline.config import ConfigError, load_settings, to_dict
-from pipeline.ensemble.manifest import seen_studies
+from pipeline.ensemble.seen import seen_studies
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
 from pipeline.training.augment import AugmentSettings, StackAugmentation

@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """Add the runs; returns the exit status."""
     from pipeline.config import ConfigError
     from pipeline.ensemble.manifest import WeightsError
+    from pipeline.owned import RefusedError
     from pipeline.tables import TableError
 
     if not (args.runs or args.errors):
@@ -94,6 +95,9 @@ def run(args: argparse.Namespace) -> int:
         return 2
     try:
         _pack(args)
+    except RefusedError as error:
+        print(f"pack: {error}", file=sys.stderr)
+        return 2
     except (ConfigError, OSError, TableError, WeightsError) as error:
         print(f"pack: {error}", file=sys.stderr)
         return 1
@@ -102,19 +106,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _pack(args: argparse.Namespace) -> None:
     from pipeline.ensemble.combine import ENSEMBLE_FILE
-    from pipeline.ensemble.manifest import LANDMARK_TASKS, MANIFEST_NAME, Manifest
+    from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest
     from pipeline.labels import Family
     from pipeline.landmarks.load import store_run as store_points
     from pipeline.severity.store import store_run as store_classifier
-    from pipeline.training.everything import store_errors
+    from pipeline.training.everything import ERRORS_FILE, store_errors
     from pipeline.training.store import check_runs
 
     members = _by_member(args.runs)
     for packed, *more in members.values():
         check_runs([packed.run, *(other.run for other in more)], packed.task, packed.fold)
-    args.weights.mkdir(parents=True, exist_ok=True)
-    if not (args.weights / MANIFEST_NAME).is_file():
-        Manifest(args.weights, args.set_name, args.seen).save()
+    manifest = Manifest.open(args.weights, args.set_name, args.seen)
+    files = [file for name in members for file in (f"{name}.safetensors", f"{name}.seen.txt")]
+    manifest.check_free(*files, *([ERRORS_FILE] if args.errors else []))
     for name, (packed, *more) in members.items():
         runs = [packed.run, *(other.run for other in more)]
         if packed.task in LANDMARK_TASKS:

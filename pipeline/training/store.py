@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import torch
 import yaml
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from pipeline.ensemble.manifest import Manifest, Member, WeightsError, write_seen
-from pipeline.files import write_atomically
+from pipeline.ensemble.manifest import Manifest, Member, WeightsError
+from pipeline.ensemble.seen import seen_list
 from pipeline.training.checkpoint import INPUTS, differences
 from pipeline.training.device import torch_threads
 
@@ -44,8 +44,7 @@ def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **r
         OSError: a run is not complete.
         WeightsError: the runs are not of one network.
     """
-    file, seen = weights / f"{name}.safetensors", weights / f"{name}.seen.txt"
-    member = Member(name=name, task=task, file=file.name, sha256="", seen=seen.name, **recorded)
+    member = Member(name, task, f"{name}.safetensors", "", seen=f"{name}.seen.txt", **recorded)
     tensors: dict[str, Tensor] = {}
     for key, tensor in averaged(runs).items():
         if tensor.is_floating_point() and tensor.numel() >= _BYTES_FROM and tensor[0].numel() >= _FAN_IN_FROM:
@@ -54,9 +53,7 @@ def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **r
             whole = not tensor.is_floating_point() or key.endswith(_STATISTICS)
             tensors[key] = (tensor if whole else tensor.half()).contiguous()
     hashes = {line for run in runs for line in (run / "seen.txt").read_text(encoding="utf-8").split()}
-    write_atomically(file, lambda partial: save_file(tensors, partial))
-    write_seen(seen, sorted(hashes))
-    return Manifest.load(weights).add_member(member)
+    return Manifest.load(weights).add_member(member, save(tensors), seen_list(sorted(hashes)))
 
 
 def check_runs(runs: Sequence[Path], task: str, fold: int | None) -> None:

@@ -12,8 +12,9 @@ from pipeline.ensemble import evaluate
 from pipeline.ensemble.combine import EnsembleFit
 from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.evaluate import even_blend, hidden_answers
-from pipeline.ensemble.manifest import Manifest, seen_studies, write_seen
+from pipeline.ensemble.manifest import Manifest
 from pipeline.ensemble.metric import FAMILY_COLUMNS
+from pipeline.ensemble.seen import seen_studies, write_seen
 from pipeline.labels import CELL_COLUMNS, Family
 from pipeline.severity.evidence import GRADINGS
 from tests.ensemble.studies import FakeNetworks, members, write_studies

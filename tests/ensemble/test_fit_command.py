@@ -10,7 +10,8 @@ from pipeline.__main__ import main
 from pipeline.competition import make_folds, open_competition
 from pipeline.ensemble import evaluate
 from pipeline.ensemble.fit_command import predicted_tables
-from pipeline.ensemble.manifest import Manifest, seen_studies, write_seen
+from pipeline.ensemble.manifest import Manifest
+from pipeline.ensemble.seen import seen_studies, write_seen
 from pipeline.labels import CELL_COLUMNS
 from pipeline.severity.oof import read_oof
 from tests.ensemble.studies import FakeNetworks, members, write_studies

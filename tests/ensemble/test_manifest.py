@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.ensemble.manifest import Manifest, Member, WeightsError, seen_studies, study_hash, write_seen
+from pipeline.ensemble.manifest import Manifest, Member, WeightsError
+from pipeline.ensemble.seen import seen_studies, study_hash, write_seen
 
 
 @pytest.fixture

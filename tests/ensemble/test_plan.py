@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pipeline.competition import StudyRef
-from pipeline.ensemble.manifest import Manifest, Member, seen_studies, write_seen
+from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.ensemble.plan import make_plan
+from pipeline.ensemble.seen import seen_studies, write_seen
 from pipeline.labels import Family
 
 

@@ -8,7 +8,8 @@ from safetensors.torch import load, load_file, save, save_file
 from torch import nn
 
 from pipeline.__main__ import main
-from pipeline.ensemble.manifest import Manifest, WeightsError, seen_studies, study_hash, write_seen
+from pipeline.ensemble.manifest import Manifest, WeightsError
+from pipeline.ensemble.seen import seen_studies, study_hash, write_seen
 from pipeline.training.store import load_network, read_network, seconds_on_one_thread, store_network
 
 
