@@ -190,8 +190,8 @@ def _check_paths(args: argparse.Namespace) -> None:
     _check_table("--out", args.out, ("row_id", *GRADES))
     if args.wide is not None:
         _check_table("--wide", args.wide, ("study_id", *WIDE_COLUMNS))
-    for (name, path), columns in zip(tables.items(), (PROVENANCE_COLUMNS, PROBLEM_COLUMNS, COLUMNS), strict=False):
-        _check_table(name, path, columns)
+    for path, columns in zip(tables.values(), (PROVENANCE_COLUMNS, PROBLEM_COLUMNS, COLUMNS), strict=False):
+        _check_table("--stages", path, columns)
     if _is_there("the log", log) and (first := _first_line(log)) and first != LOG_HEADER:
         raise CallError(
             f"{log}: exists and is no log of submit.py; it is left as it is, name another --out or remove it"
