@@ -202,6 +202,8 @@ def _convert_scalar(hint: Any, value: Any, name: str) -> Any:
         return Path(value)
     if hint is type(None) and value is None:
         return None
+    if hint not in (bool, int, float, str) and isinstance(value, hint):
+        return value  # an object that is one already, such as an array
     raise _wrong(name, value, getattr(hint, "__name__", str(hint)))
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+
+
+class DamagedError(ValueError):
+    """A file that this program wrote and that is not as it was written."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = True) -> None:
@@ -61,6 +66,42 @@ def read_bounded(path: Path, most: int) -> bytes:
     if len(content) > found.st_size:
         raise OSError(errno.EAGAIN, "grows while it is read", str(path))
     return content
+
+
+def write_sealed(path: Path, key: str, body: bytes) -> None:
+    """Write ``body`` with its checksum and the ``key`` (a word) of what it was made from, for :func:`read_sealed`.
+
+    It outlives a kill of the program, not always a failure of the machine; then it counts as damaged.
+
+    Raises:
+        OSError: as :func:`write_atomically`.
+    """
+    write_atomically(path, lambda partial: partial.write_bytes(_seal(key, body) + body), sync=False)
+
+
+def read_sealed(path: Path, key: str, most: int) -> bytes | None:
+    """The body of a file of :func:`write_sealed`; None where there is none, or one of another key.
+
+    Raises:
+        DamagedError: it is no regular file, has more than ``most`` bytes, or is not what was written.
+    """
+    try:
+        content = read_bounded(path, most)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DamagedError(f"{path.name}: {error.strerror or error}") from error
+    seal, _, body = content.partition(b"\n")
+    words = seal.split(b" ")
+    if len(words) == 3 and words[1] != key.encode() and seal + b"\n" == _seal(words[1].decode("latin-1"), body):
+        return None
+    if seal + b"\n" != _seal(key, body):
+        raise DamagedError(f"{path.name}: its {len(content)} bytes are not what was written")
+    return body
+
+
+def _seal(key: str, body: bytes) -> bytes:
+    return f"lumbar-grading {key} {hashlib.sha256(body).hexdigest()}\n".encode("latin-1")
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

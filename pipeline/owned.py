@@ -1,8 +1,9 @@
-"""Whose file is it? Folders that the program made carry a mark, and only what the program made is ever deleted.
+"""Whose file is it? Folders that the program uses carry a mark, and only what the program made is ever deleted.
 
 A folder is claimed before anything is written into it: one that is new or empty gets the mark, one that carries the
 mark of the same kind is taken over, any other is refused. What is deleted from it is deleted file by file by names the
-program itself gives; nothing is reached through a link, and a folder with anything else in it stays.
+program itself gives; nothing is reached through a link, and a folder with anything else in it stays. A lock keeps two
+runs from writing the same results.
 """
 
 from __future__ import annotations
@@ -11,19 +12,30 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+import stat
+import tempfile
+import warnings
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.files import read_bounded, write_text
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 MARK = ".lumbar-grading"
-"""Name of the mark, a JSON object with the ``kind`` of the folder and the ``format`` of marks."""
+"""Name of the mark, a JSON object: ``kind`` of the folder, whether it was ``made`` here, ``format`` of marks."""
 FORMAT = 1
 _UNFINISHED_MARK = re.compile(rf"\.{re.escape(MARK)}\.[0-9a-f]+\.partial")
 
 
 class RefusedError(ValueError):
     """The call would write over, empty or delete what the program did not make. Nothing was touched; exit status 2."""
+
+
+class BusyError(Exception):
+    """Another process holds the lock; exit status 1, for the same call may be right a little later."""
 
 
 def check_claim(folder: Path, kind: str, besides: Collection[str] = ()) -> None:
@@ -45,7 +57,7 @@ def check_claim(folder: Path, kind: str, besides: Collection[str] = ()) -> None:
     names = sorted(
         path.name for path in folder.iterdir() if path.name not in besides and not _UNFINISHED_MARK.fullmatch(path.name)
     )
-    found = _kind(folder)
+    found = _mark(folder).get("kind")
     if names and found != kind:
         made = "was not made by this program" if found is None else f"was made for {found!r}, not for {kind!r}"
         raise RefusedError(
@@ -62,14 +74,15 @@ def claim(folder: Path, kind: str, besides: Collection[str] = ()) -> None:
         OSError: it cannot be made or marked.
     """
     check_claim(folder, kind, besides)
+    made = not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
     if not is_owned(folder, kind):
-        write_text(folder / MARK, json.dumps({"kind": kind, "format": FORMAT}) + "\n")
+        write_text(folder / MARK, json.dumps({"kind": kind, "made": made, "format": FORMAT}) + "\n")
 
 
 def is_owned(folder: Path, kind: str) -> bool:
     """Whether the folder carries the mark of this kind."""
-    return _kind(folder) == kind
+    return _mark(folder).get("kind") == kind
 
 
 def delete_known(folder: Path, kind: str, known: re.Pattern[str]) -> None:
@@ -84,12 +97,17 @@ def delete_known(folder: Path, kind: str, known: re.Pattern[str]) -> None:
 
 
 def remove(folder: Path, kind: str, known: re.Pattern[str]) -> bool:
-    """As :func:`delete_known`, then the mark and the folder itself if nothing else is left; returns whether it went."""
+    """As :func:`delete_known`, then the mark if nothing else is left, and the folder if :func:`claim` made it.
+
+    Returns whether nothing is left.
+    """
     delete_known(folder, kind, known)
     with contextlib.suppress(OSError):
-        if is_owned(folder, kind) and [path.name for path in folder.iterdir()] == [MARK]:
+        mark = _mark(folder)
+        if mark.get("kind") == kind and [path.name for path in folder.iterdir()] == [MARK]:
             (folder / MARK).unlink()
-            folder.rmdir()
+            if mark.get("made") is True:
+                folder.rmdir()
             return True
     return False
 
@@ -127,14 +145,72 @@ def check_apart(
                 )
 
 
-def _kind(folder: Path) -> str | None:
-    """What the folder's mark says; None without one."""
+@contextlib.contextmanager
+def hold(path: Path, what: str) -> Iterator[str]:
+    """Hold a lock file while the body runs. The lock ends with the process, however that ends; the file may stay.
+
+    Yields "", or why nothing is locked: the folder cannot be written, its file system knows no locks, or a file of
+    somebody else's has the name. The body then runs all the same.
+
+    Args:
+        path: an empty file, made here and deleted at the end.
+        what: is locked, for the message.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    lock, why = _lock(path)
+    if lock is None and not why:
+        raise BusyError(f"{what}: another run is writing there; wait until it has ended, or name another place")
+    try:
+        yield why
+    finally:
+        if lock is not None:
+            with contextlib.suppress(OSError):
+                path.unlink()  # while it is held, so that nobody waits for a file that is about to go
+            lock.release()
+
+
+def _lock(path: Path) -> tuple[BaseFileLock | None, str]:
+    """The lock, or why there is none; neither where another process has it."""
+    from filelock import FileLock, Timeout
+
+    try:
+        if os.path.lexists(path) and (not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_size):
+            return None, "there is a file of somebody else's"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a soft lock is used where there is no other
+            lock = FileLock(path)
+            lock.acquire(timeout=0)
+    except Timeout:
+        return None, "" if _knows_locks(path.parent) else "the file system knows no locks"
+    except (OSError, NotImplementedError) as error:
+        return None, str(getattr(error, "strerror", None) or error)
+    if not path.exists():  # filelock before 4 takes a file that its holder has just deleted
+        lock.release()
+        return None, ""
+    return lock, ""
+
+
+def _knows_locks(folder: Path) -> bool:
+    """Whether a lock that nobody can hold is free; filelock before 4 says that one is taken where none can be had."""
+    from filelock import FileLock, Timeout
+
+    with contextlib.suppress(OSError, NotImplementedError), tempfile.TemporaryDirectory(dir=folder) as probe:
+        try:
+            FileLock(Path(probe) / "lock").acquire(timeout=0).lock.release()
+        except Timeout:
+            return False
+    return True
+
+
+def _mark(folder: Path) -> dict[str, Any]:
+    """What the folder's mark says; empty without one."""
     try:
         content = json.loads(read_bounded(folder / MARK, 4096))
     except (OSError, ValueError, RecursionError):
-        return None
-    known = isinstance(content, dict) and content.get("format") == FORMAT and isinstance(content.get("kind"), str)
-    return content["kind"] if known else None
+        return {}
+    return content if isinstance(content, dict) and content.get("format") == FORMAT else {}
 
 
 def _delete(folder: Path, inside: str, known: re.Pattern[str]) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -31,7 +32,24 @@ PROVENANCE_COLUMNS = (
 )
 NOTE = "landmarks"
 """Problems of this kind are notes on how a point was found, not faults."""
-_PACKAGES = ("torch", "timm", "pydicom", "SimpleITK", "numpy", "pandas", "joblib", "safetensors")
+PROBLEM_COLUMNS = ("study_id", "series_id", "file", "what", "detail")
+POINTS_TABLE = "label_coordinates.csv"
+STAGE_TABLES = ("provenance.csv", "problems.csv", POINTS_TABLE)
+LOG_HEADER = "# submit.py: what was found wrong and worked around, a line each"
+_PACKAGES = ("torch", "timm", "pydicom", "SimpleITK", "numpy", "scipy", "pandas", "joblib", "safetensors", "pillow")
+_DECODERS = ("pylibjpeg", "pylibjpeg-rle", "pylibjpeg-openjpeg")
+
+
+def open_log(path: Path) -> TextIO:
+    """A fresh log in place of an earlier one; what a link of that name leads to is left alone.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    log = path.open("x", encoding="utf-8")
+    log.write(f"{LOG_HEADER}\n")
+    return log
 
 
 def write_stages(folder: Path, results: Iterable[StudyResult], general: Iterable[Problem]) -> None:
@@ -42,40 +60,37 @@ def write_stages(folder: Path, results: Iterable[StudyResult], general: Iterable
     Raises:
         OSError: a table cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    points = folder / ".label_coordinates.partial"
     header_written = False
-    with points.open("w", encoding="utf-8", newline="\n") as point_file:
 
-        def write(rows: TextIO, faults: TextIO) -> None:
-            nonlocal header_written
+    def write(partials: list[Path]) -> None:
+        nonlocal header_written
+        with contextlib.ExitStack() as files:
+            rows, faults, points = (
+                files.enter_context(partial.open("w", encoding="utf-8", newline="\n")) for partial in partials
+            )
             provenance, problems = (csv.writer(file, lineterminator="\n") for file in (rows, faults))
             provenance.writerow(PROVENANCE_COLUMNS)
-            problems.writerow(("study_id", "series_id", "file", "what", "detail"))
+            problems.writerow(PROBLEM_COLUMNS)
             problems.writerows(asdict(problem).values() for problem in general)
             for result in results:
                 provenance.writerows(provenance_rows(result))
                 problems.writerows(asdict(problem).values() for problem in result.problems)
                 header, _, body = result.landmarks.partition("\n")
                 if body:
-                    point_file.write(body if header_written else f"{header}\n{body}")
+                    points.write(body if header_written else f"{header}\n{body}")
                     header_written = True
 
-        def open_both(one: Path, two: Path) -> None:
-            with (
-                one.open("w", encoding="utf-8", newline="\n") as rows,
-                two.open("w", encoding="utf-8", newline="\n") as faults,
-            ):
-                write(rows, faults)
+    _write_together([folder / name for name in STAGE_TABLES], write)
+    if not header_written:
+        (folder / POINTS_TABLE).unlink(missing_ok=True)
 
-        write_atomically(
-            folder / "provenance.csv",
-            lambda one: write_atomically(folder / "problems.csv", lambda two: open_both(one, two)),
-        )
-    if header_written:
-        points.replace(folder / "label_coordinates.csv")
-    else:
-        points.unlink()
+
+def _write_together(paths: list[Path], write: Callable[[list[Path]], None], partials: tuple[Path, ...] = ()) -> None:
+    """As :func:`write_atomically` for several files that are written side by side."""
+    if not paths:
+        write(list(partials))
+        return
+    write_atomically(paths[0], lambda partial: _write_together(paths[1:], write, (*partials, partial)))
 
 
 def provenance_rows(result: StudyResult) -> list[tuple[str, ...]]:
@@ -172,7 +187,7 @@ def write_run_json(path: Path, report: RunReport) -> None:
 def versions() -> dict[str, str]:
     """Python, the system and the packages that the numbers depend on."""
     found = {"python": platform.python_version(), "system": platform.platform()}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *_DECODERS):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import errno
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from pipeline.competition import Problem
-from pipeline.files import write_atomically
+from pipeline.config import from_dict, to_dict
+from pipeline.files import DamagedError, read_sealed, write_sealed
 from pipeline.labels import CELLS, GRADES
+
+MOST_BYTES = 16 * 2**20
+"""Of a kept result; some 20 kB are usual, most of them points and problems."""
 
 
 class Source(StrEnum):
@@ -96,60 +101,83 @@ class StudyResult:
         return not any(reason in UNFINISHED for reason in self.reason)
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write the result to an ``.npz`` file, whole or not at all; no object in it is pickled.
+        """Write the result, whole or not at all, with its checksum: a JSON object, arrays in it as base64.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or would be too large to be read again.
         """
-        meta = {
-            "fingerprint": fingerprint,
-            "study_id": self.study_id,
-            "source": self.source,
-            "reason": self.reason,
-            "members": self.members,
-            "series": self.series,
-            "done": self.done,
-            "predictions": list(self.predictions),
-            "landmarks": self.landmarks,
-            "problems": [asdict(problem) for problem in self.problems],
-            "seconds": self.seconds,
-            "device": self.device,
-            "landmark_members": self.landmark_members,
-        }
-        stacked = np.zeros((0, len(CELLS), len(GRADES)), np.float32)
-        if self.predictions:
-            stacked = np.stack([np.asarray(values, np.float32) for values in self.predictions.values()])
-        text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-
-        def write(partial: Path) -> None:
-            with partial.open("wb") as file:
-                np.savez(file, meta=text, probabilities=self.probabilities, predictions=stacked)
-
-        write_atomically(path, write, sync=False)
+        content = to_dict(self)
+        content["probabilities"] = _packed(self.probabilities)
+        content["predictions"] = {name: _packed(values) for name, values in self.predictions.items()}
+        body = json.dumps(content).encode()
+        if len(body) > MOST_BYTES - 200:
+            raise OSError(errno.EFBIG, f"its {len(body)} bytes are too many to keep", str(path))
+        write_sealed(path, fingerprint, body)
 
     @classmethod
-    def load(cls, path: Path, fingerprint: str) -> StudyResult | None:
-        """Read a result; None where there is none, or it is damaged or of other inputs, weights or settings."""
+    def load(cls, path: Path, study_id: str, fingerprint: str) -> StudyResult | None:
+        """Read a result; None where there is none or it is of other inputs, weights, settings or code.
+
+        Raises:
+            DamagedError: it is not what :meth:`save` writes for this study.
+        """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                meta = json.loads(stored["meta"].tobytes())
-                probabilities, stacked = stored["probabilities"], stored["predictions"]
-            if meta.pop("fingerprint") != fingerprint:
+            body = read_sealed(path, fingerprint, MOST_BYTES)
+            if body is None:
                 return None
-            return cls(
-                study_id=meta["study_id"],
-                probabilities=probabilities,
-                source=tuple(Source(value) for value in meta["source"]),
-                reason=tuple(None if value is None else Reason(value) for value in meta["reason"]),
-                members=tuple(tuple(names) for names in meta["members"]),
-                series=tuple(tuple(names) for names in meta["series"]),
-                done=tuple(meta["done"]),
-                predictions=dict(zip(meta["predictions"], stacked, strict=True)),
-                landmarks=meta["landmarks"],
-                problems=tuple(Problem(**values) for values in meta["problems"]),
-                seconds=meta["seconds"],
-                device=meta["device"],
-                landmark_members=tuple(meta["landmark_members"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
-            return None
+            content = json.loads(body)
+            content["probabilities"] = _unpacked(content["probabilities"])
+            content["predictions"] = {
+                name: _unpacked(text).astype(np.float32) for name, text in content["predictions"].items()
+            }
+            result = from_dict(cls, content)
+            result._check(study_id)
+        except DamagedError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+            raise DamagedError(f"{path.name}: {error}") from error
+        return result
+
+    def _check(self, study_id: str) -> None:
+        """Compare the parts with each other.
+
+        Raises:
+            ValueError: they cannot all be of one result of this study.
+        """
+        rows = (self.source, self.reason, self.members, self.series)
+        graded = [bool(names) for names in self.members]
+        usable = np.isnan(self.probabilities).all(1) | (
+            (self.probabilities >= 0).all(1) & (self.probabilities.sum(1) > 0)
+        )
+        whole = (
+            self.study_id == study_id
+            and all(len(part) == len(CELLS) for part in rows)
+            and usable.all()
+            and [source is Source.MODEL for source in self.source] == graded
+            and [reason is None for reason in self.reason] == graded
+            and {name for names in self.members for name in names} <= self.predictions.keys() <= set(self.done)
+            and all(0 <= seconds < float("inf") for seconds in self.seconds.values())
+        )
+        if not whole:
+            raise ValueError("its parts contradict each other")
+
+
+def _packed(values: np.ndarray) -> str:
+    """(25, 3) numbers as text; rows that are not finite become NaN."""
+    rows = np.asarray(values, np.float64)
+    rows = np.where(np.isfinite(rows).all(1, keepdims=True), rows, np.nan)
+    return base64.b64encode(rows.astype("<f8").tobytes()).decode()
+
+
+def _unpacked(text: str) -> np.ndarray:
+    """What :func:`_packed` was given.
+
+    Raises:
+        ValueError: it is not (25, 3) numbers, each row finite or all NaN.
+    """
+    rows = (
+        np.frombuffer(base64.b64decode(text, validate=True), "<f8").reshape(len(CELLS), len(GRADES)).astype(np.float64)
+    )
+    if not (np.isfinite(rows).all(1) | np.isnan(rows).all(1)).all():
+        raise ValueError("a row is not finite")
+    return rows

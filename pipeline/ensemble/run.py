@@ -109,7 +109,7 @@ class Run:
                 detail = "the process that read or graded the study alone was killed"
                 results = [fallen(work.load(task.study), task.study, Reason.WORKER_DIED, detail)]
                 with contextlib.suppress(OSError):
-                    work.save(task.study, results[0])
+                    work.save(task.study, results[0], work.fingerprint(task.study))
                 work.mark_ended(task.study)
             for result in results:
                 del pending[result.study_id]

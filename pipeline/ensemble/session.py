@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -22,7 +21,7 @@ from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import Manifest
 from pipeline.ensemble.metric import Score, score_arrays
 from pipeline.ensemble.plan import Plan, make_plan
-from pipeline.ensemble.report import NOTE, RunReport, write_run_json, write_stages
+from pipeline.ensemble.report import NOTE, RunReport, open_log, versions, write_run_json, write_stages
 from pipeline.ensemble.result import UNFINISHED, Reason, StudyResult
 from pipeline.ensemble.run import Run, usable_cpus
 from pipeline.ensemble.settings import EnsembleSettings, Schedule
@@ -50,7 +49,7 @@ class Session:
     workers: int | None
     device: str
     stages: Path | None
-    work: Path | None
+    work: Path
     quiet: bool
     command: Mapping[str, Any]
     problems: list[Problem]
@@ -70,13 +69,13 @@ class Session:
             guard=self.labels is not None,
             seconds=self.settings.study_seconds,
         )
-        work = self._open_work(networks)
+        work = WorkFolder.of(self.work, self._context(networks))
         workers = min(self.workers or self.settings.workers or usable_cpus(), len(self.studies))
         threads = max(usable_cpus() // workers, 1)
         bench = Workbench(
             work, f"run{os.getpid()}", networks, self.limits, self.device, threads, self.settings.keep_gib
         )
-        with self._log_path().open("w", encoding="utf-8") as log:
+        with open_log(self.board.out.with_suffix(".log")) as log:
             for problem in self.problems:
                 self._tally.note(problem, log)
             run = Run.open(
@@ -105,32 +104,31 @@ class Session:
             print(f"submit.py: {problem.detail}", file=sys.stderr)
         return networks if networks.members else None
 
-    def _open_work(self, networks: Networks | None) -> WorkFolder:
-        folder = self.work or self.board.out.with_name(f"{self.board.out.stem}.work")
-        weights = None if networks is None else [(m.name, m.sha256) for m in networks.members]
-        context = {
-            "weights": weights,
-            "files": None if self.manifest is None else self.manifest.files,
+    def _context(self, networks: Networks | None) -> dict[str, Any]:
+        """All that a result depends on beside the study's own files; of weights only what was found to be in order."""
+        manifest = None
+        if networks is not None:
+            manifest = to_dict(replace(networks.manifest, folder=Path(), members=networks.members))
+        return {
+            "weights": manifest,
             "settings": to_dict(self.settings),
             "limits": to_dict(self.limits),
             "guard": self.labels is not None,
+            "versions": versions(),
         }
-        try:
-            return WorkFolder.open(folder, context)
-        except OSError as error:
-            detail = f"{folder}: {error.strerror or error}; an interrupted run could not go on where it was"
-            self.problems.append(Problem("", None, None, "work-folder", detail))
-            return WorkFolder.open(Path(tempfile.mkdtemp(prefix="submission-")), context)
 
     def _resume(self, plan: Plan, run: Run, log: TextIO) -> tuple[list[list[StudyTask]], int]:
         """The tasks that are left when results of an interrupted run are taken over, and how many those are."""
         kept: dict[str, StudyResult] = {}
+        refused: list[Problem] = []
         for task in plan.rounds[0]:
-            result = run.bench.work.load(task.study)
+            result = run.bench.work.load(task.study, problems=refused)
             if result is not None:
                 kept[result.study_id] = result
                 self.board.update(result)
                 self._tally.add(result, log)
+        for problem in refused:
+            self._tally.note(problem, log)
         rounds = []
         for tasks in plan.rounds:
             left = [task for task in tasks if not _is_done(kept.get(task.study.study_id), task.graders)]
@@ -177,9 +175,7 @@ class Session:
         )
         write_run_json(self.board.out.with_name("run.json"), report)
         if stopped is None and all(reason not in report.reasons for reason in UNFINISHED):
-            run.bench.work.remove()
-        else:
-            run.bench.work.remove_cubes()
+            run.bench.work.remove_results()
         guard = plan.guard_line(len(self.studies))
         if guard:
             print(guard)
@@ -220,9 +216,6 @@ class Session:
             "folder": folder,
             "members": members,
         }
-
-    def _log_path(self) -> Path:
-        return self.board.out.with_suffix(".log")
 
 
 class _Tally:

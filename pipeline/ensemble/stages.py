@@ -25,6 +25,8 @@ from pipeline.labels import CELLS, GRADES, Family, SeriesKind
 from pipeline.volumes import ReadLimits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.ensemble.networks import Networks
     from pipeline.volumes import StudyVolumes
 
@@ -118,26 +120,27 @@ class _Findings:
 def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
     """Grade one study and keep the result in the work folder; never raises for anything a study can cause."""
     study, work = task.study, bench.work
-    with contextlib.suppress(OSError):
-        work.mark_started(study)
-    previous = work.load(study)
+    work.mark_started(study)
+    fingerprint = work.fingerprint(study)
+    lost: list[Problem] = []
+    previous = work.load(study, fingerprint, lost)
     started = time.monotonic()
     hang = None if os.getpid() == bench.main_process else bench.hang_seconds
     try:
         with alarm(_seconds_left(task), hang) as watch:
-            result = _grade(task, bench, previous, watch)
+            result = _grade(task, bench, previous, work.cubes(study, fingerprint), watch)
     except StudyTimeout:
         reason = Reason.TIME_OVER if _is_over(task) else Reason.STUDY_TOO_SLOW
         result = fallen(previous, study, reason, f"not done after {time.monotonic() - started:.0f} s")
     except Exception as error:  # anything a study or a network can raise
         result = fallen(previous, study, Reason.STUDY_FAILED, describe(error))
+    result = replace(result, problems=(*result.problems, *lost))
     try:
-        work.save(study, result)
+        work.save(study, result, fingerprint)
     except OSError as error:
         problem = Problem(study.study_id, None, None, "result-not-kept", f"{error.strerror or error}; only in memory")
         result = replace(result, problems=(*result.problems, problem))
-    with contextlib.suppress(OSError):
-        work.mark_ended(study)
+    work.mark_ended(study)
     return result
 
 
@@ -150,7 +153,7 @@ def describe(error: BaseException) -> str:
 
 
 def _grade(
-    task: StudyTask, bench: Workbench, previous: StudyResult | None, watch: Callable[[float], None]
+    task: StudyTask, bench: Workbench, previous: StudyResult | None, cubes_at: Path, watch: Callable[[float], None]
 ) -> StudyResult:
     from pipeline.volumes import read_study
 
@@ -164,7 +167,7 @@ def _grade(
     costs = dict(zip(task.graders, task.costs, strict=False))
     graders = [name for name in task.graders if name not in done]
     wanted = (*graders, *task.later)
-    kept = None if networks is None or previous is None else networks.load_cubes(bench.work.cubes(study), wanted)
+    kept = None if networks is None or previous is None else networks.load_cubes(cubes_at, wanted)
     if kept is not None and previous is not None:
         cubes, findings = kept, _findings_of(previous)
         clock.lap("cubes")
@@ -186,7 +189,7 @@ def _grade(
         findings = _find(task, volumes, points.found, table, tuple(points.series_id), notes)
         if task.later and bench.work.has_room(bench.keep_gib):
             with contextlib.suppress(OSError):
-                networks.keep_cubes(bench.work.cubes(study), cubes)
+                networks.keep_cubes(cubes_at, cubes)
     predictions: dict[str, np.ndarray] = {}
     tried: list[str] = []
     failed: set[Family] = set()

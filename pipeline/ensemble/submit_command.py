@@ -3,13 +3,16 @@
 The submission with the prior in every row is on the disk before the first heavy import. What follows can only make it
 better: a fault from there on is counted and reported, and never takes the file away.
 
-Exit status: 0 the table is written (rows that fell back are counted, not errors), 1 it could not be written, 2 the
-call was wrong.
+Exit status: 0 the table is written (rows that fell back are counted, not errors), 1 it could not be written, or another
+run is writing it, 2 the call was wrong; nothing is then written or deleted.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -32,9 +35,14 @@ from pipeline.config import ConfigError, load_settings
 from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest, WeightsError
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
+from pipeline.ensemble.report import LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
 from pipeline.ensemble.settings import EnsembleSettings, Schedule
 from pipeline.ensemble.submission import WIDE_COLUMNS
+from pipeline.ensemble.work import KIND, work_folder
+from pipeline.files import read_bounded
 from pipeline.labels import GRADES
+from pipeline.landmarks import COLUMNS
+from pipeline.owned import BusyError, RefusedError, check_apart, check_claim, hold
 from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
 
@@ -80,9 +88,12 @@ def main(argv: Sequence[str], started: float | None = None) -> int:
         return int(stop.code or 0)
     try:
         return run(args, time.time() if started is None else started)
-    except (CallError, CompetitionError, ConfigError, TableError) as error:
+    except (CallError, RefusedError, CompetitionError, ConfigError, TableError) as error:
         print(f"submit.py: {error}", file=sys.stderr)
         return 2
+    except BusyError as error:
+        print(f"submit.py: {error}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"submit.py: {error.filename or args.out}: {error.strerror or error}", file=sys.stderr)
         return 1
@@ -92,10 +103,12 @@ def run(args: argparse.Namespace, started: float) -> int:
     """Do what the arguments say.
 
     Raises:
-        CallError, CompetitionError, ConfigError, TableError: the call was wrong.
+        CallError, RefusedError, CompetitionError, ConfigError, TableError: the call was wrong.
+        BusyError: another run writes the same table or works in the same folder.
         OSError: the table cannot be written.
     """
     _check(args)
+    _check_paths(args)
     competition = open_competition(
         args.data, args.series, args.split or ("train" if args.fold is not None else None), strict=False
     )
@@ -109,33 +122,43 @@ def run(args: argparse.Namespace, started: float) -> int:
         studies, labels = _held_out(competition, manifest, args.fold, settings.folds)
     if not studies:
         raise CallError(no_study(competition))
+    check_apart({"the table of the data,": competition.root / "sample_submission.csv"}, {"--out": args.out}, {})
     for path in (args.out, args.wide):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-    board = Board([study.study_id for study in studies], prior, args.out, args.wide)
-    board.write(force=True)
+    with contextlib.ExitStack() as held:
+        if why := held.enter_context(hold(args.out.with_name(f".{args.out.name}.lock"), str(args.out))):
+            detail = f"{why}; a second run that writes it would not be noticed"
+            problems.append(Problem("", None, args.out.name, "not-locked", detail))
+        work = held.enter_context(work_folder(args.work, _default_work(args.out), problems))
+        board = Board([study.study_id for study in studies], prior, args.out, args.wide)
+        board.write(force=True)
 
-    # From here on a complete submission is on the disk.
-    from pipeline.ensemble.session import Session
+        # From here on a complete submission is on the disk.
+        from pipeline.ensemble.session import Session
 
-    session = Session(
-        competition=competition,
-        studies=studies,
-        labels=labels,
-        manifest=manifest,
-        board=board,
-        settings=settings,
-        limits=limits,
-        schedule=Schedule(started, args.time_budget, time.time() - started),
-        workers=args.workers,
-        device=args.device,
-        stages=args.stages,
-        work=args.work,
-        quiet=args.quiet,
-        command={name: None if value is None else str(value) for name, value in vars(args).items()},
-        problems=problems,
-    )
-    return session.run()
+        session = Session(
+            competition=competition,
+            studies=studies,
+            labels=labels,
+            manifest=manifest,
+            board=board,
+            settings=settings,
+            limits=limits,
+            schedule=Schedule(started, args.time_budget, time.time() - started),
+            workers=args.workers,
+            device=args.device,
+            stages=args.stages,
+            work=work,
+            quiet=args.quiet,
+            command={name: None if value is None else str(value) for name, value in vars(args).items()},
+            problems=problems,
+        )
+        return session.run()
+
+
+def _default_work(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.work")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -145,30 +168,80 @@ def _check(args: argparse.Namespace) -> None:
         raise CallError(f"--time-budget {args.time_budget}: expected minutes above 0")
     if args.weights is not None and not (args.weights / MANIFEST_NAME).is_file():
         raise CallError(f"--weights {args.weights}: no {MANIFEST_NAME} there; expected a set such as weights/default")
-    for name, columns in (("out", ("row_id", *GRADES)), ("wide", ("study_id", *WIDE_COLUMNS))):
-        path = getattr(args, name)
-        if path is not None and path.is_dir():
-            raise CallError(f"--{name} {path}: is a folder; expected the name of a file")
-        if path is not None and path.is_file():
-            _check_replaceable(name, path, columns)
     if args.stages is not None and args.stages.exists() and not args.stages.is_dir():
         raise CallError(f"--stages {args.stages}: is a file; expected a folder")
 
 
-def _check_replaceable(name: str, path: Path, columns: Sequence[str]) -> None:
+def _check_paths(args: argparse.Namespace) -> None:
+    """Whatever the run will write over, empty or delete must be its own, and no two of its paths may meet.
+
+    Raises:
+        CallError, RefusedError: something else is there.
+    """
+    log, report = args.out.with_suffix(".log"), args.out.with_name("run.json")
+    tables = {} if args.stages is None else {f"--stages: {name}": args.stages / name for name in STAGE_TABLES}
+    writes = {"--out": args.out, "--wide": args.wide, "--stages": args.stages, "the log": log, "the report": report}
+    reads = {"--data": args.data, "--series": args.series, "--weights": args.weights or DEFAULT_WEIGHTS}
+    work = {"the work folder" if args.work is None else "--work": args.work or _default_work(args.out)}
+    check_apart(reads, writes | tables, work)
+    if args.work is not None:
+        check_claim(args.work, KIND)
+    _check_table("--out", args.out, ("row_id", *GRADES))
+    if args.wide is not None:
+        _check_table("--wide", args.wide, ("study_id", *WIDE_COLUMNS))
+    for path, columns in zip(tables.values(), (PROVENANCE_COLUMNS, PROBLEM_COLUMNS, COLUMNS), strict=False):
+        _check_table("--stages", path, columns)
+    if _is_there("the log", log) and (first := _first_line(log)) and first != LOG_HEADER:
+        raise CallError(
+            f"{log}: exists and is no log of submit.py; it is left as it is, name another --out or remove it"
+        )
+    if _is_there("the report", report) and not _is_report(report):
+        raise CallError(
+            f"{report}: exists and is no report of submit.py; it is left as it is, name another --out or remove it"
+        )
+
+
+def _check_table(name: str, path: Path, columns: Sequence[str]) -> None:
     """A file that is there is replaced only if it is empty or a table of the same kind, for it may be somebody's work.
 
     Raises:
         CallError: it is something else.
     """
-    with path.open(encoding="utf-8", errors="replace") as file:
-        header = file.readline(10_000).strip().removeprefix("\ufeff")
+    header = _first_line(path) if _is_there(name, path) else ""
     if header and [column.strip(' "') for column in header.split(",")] != list(columns):
         expected = ",".join(columns) if len(columns) <= 5 else f"{','.join(columns[:2])},..."
         raise CallError(
-            f"--{name} {path}: exists and starts with {header[:60]!r}, not with {expected!r}; "
+            f"{name} {path}: exists and starts with {header[:60]!r}, not with {expected!r}; "
             "it is left as it is, name another file or remove it"
         )
+
+
+def _is_there(name: str, path: Path) -> bool:
+    """Whether there is a file that could be replaced.
+
+    Raises:
+        CallError: there is a folder, a link, a device or a pipe.
+    """
+    if path.is_dir():
+        raise CallError(f"{name} {path}: is a folder; expected the name of a file")
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise CallError(
+            f"{name} {path}: is a link, a pipe or a device and is left as it is; expected the name of a file"
+        )
+    return path.is_file()
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline(10_000).strip().removeprefix("\ufeff")
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        text = read_bounded(path, 64 * 2**20)
+        return not text or "rows_by_source" in json.loads(text)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _manifest(weights: Path | None, problems: list[Problem]) -> Manifest | None:

@@ -1,24 +1,77 @@
 """The folder of a run's unfinished business: a result per study, so that an interrupted run goes on where it was.
 
-It lies beside the submission and goes away when the run is complete. A result counts only for the inputs, weights
-and settings it was made with (its fingerprint); anything else in the folder is ignored.
+It lies beside the submission and goes away when the run is complete. A result counts only for the files, weights,
+settings and code it was made with (its fingerprint), and only as it was written; anything else is ignored. The folder
+carries the program's mark, one run at a time has it, and nothing but the run's own files is deleted from it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import os
+import re
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.competition import StudyRef
+from pipeline.competition import Problem, SeriesRef, StudyRef
 from pipeline.ensemble.result import StudyResult
+from pipeline.files import DamagedError
+from pipeline.owned import BusyError, RefusedError, claim, delete_known, hold, remove
 
-FORMAT = 2
-"""Raised when a stage changes what it computes, so that results of older code are not mixed in."""
+KIND = "work"
+"""What the mark of a work folder says."""
+_LOCK = "run.lock"
+_RESULT = r"[0-9a-f]{24}\.result"
+_PARTIAL = r"\.[0-9a-f]{24}\..*\.[0-9a-f]{12}\.partial"
+RESULTS = re.compile(_RESULT)
+STALE = re.compile(rf"[0-9a-f]{{24}}\.started|{_PARTIAL}")
+"""What a run finds of one before it and cannot use."""
+REMADE = re.compile(rf"[0-9a-f]{{24}}\.(started|[0-9a-f]{{24}}\.cubes)|run\d+\.\d+\.slot|{_PARTIAL}|{re.escape(_LOCK)}")
+"""All that a run writes into its work folder beside results: cubes, marks of its workers, the lock."""
+
+
+@contextlib.contextmanager
+def work_folder(asked: Path | None, default: Path, problems: list[Problem]) -> Iterator[Path]:
+    """A folder for this run alone: claimed, locked, and without what an interrupted run left half done.
+
+    At the end it holds results alone; without any it goes.
+
+    Args:
+        asked: by the user, so it is this one or none.
+        default: otherwise. Where it is somebody else's, it is left alone and the run has a temporary folder.
+        problems: gets what kept the run from going on where an interrupted one was.
+
+    Raises:
+        RefusedError: ``asked`` is not empty and not a work folder.
+        BusyError: another run works in ``asked``.
+    """
+    folder = asked or default
+    with contextlib.ExitStack() as held:
+        try:
+            claim(folder, KIND)
+            if why := held.enter_context(hold(folder / _LOCK, str(folder))):
+                problems.append(
+                    Problem("", None, folder.name, "not-locked", f"{why}; a second run would not be noticed")
+                )
+            held.callback(remove, folder, KIND, REMADE)
+            delete_known(folder, KIND, STALE)
+        except (OSError, RefusedError, BusyError) as error:
+            if asked is not None and not isinstance(error, OSError):
+                raise
+            detail = f"{error}; this run works in a temporary folder and could not go on where another was"
+            problems.append(Problem("", None, None, "work-folder", detail))
+            try:
+                folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="submission-")))
+            except OSError:
+                folder = Path(os.devnull) / "none"  # nothing can be kept there, so results stay in memory
+        yield folder
 
 
 @dataclass(frozen=True)
@@ -29,56 +82,65 @@ class WorkFolder:
     context: str
 
     @classmethod
-    def open(cls, folder: Path, context: Mapping[str, Any]) -> WorkFolder:
-        """Make the folder; ``context`` (weights, settings) is part of every fingerprint.
-
-        Raises:
-            OSError: it cannot be made.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        for pattern in ("*.started", "*.partial"):
-            for stale in folder.glob(pattern):
-                stale.unlink(missing_ok=True)
-        return cls(folder, _digest({"format": FORMAT, **context}))
+    def of(cls, folder: Path, context: Mapping[str, Any]) -> WorkFolder:
+        """Of a folder that is there; ``context`` (weights, settings) is part of every fingerprint, as the code is."""
+        return cls(folder, _digest({"code": code_version(), **context}))
 
     def fingerprint(self, study: StudyRef) -> str:
-        """Changes with the context, and when a series comes, goes, is renamed, or gets or loses a file."""
-        series = []
-        for ref in study.series:
-            try:
-                changed = ref.path.stat().st_mtime_ns
-            except OSError:
-                changed = -1
-            series.append((ref.series_id, str(ref.path), changed, None if ref.description is None else ref.description))
+        """Changes with the context, and with the name, size or time of change of any file of the study.
+
+        To be taken before the study is read: what is replaced in between must not pass for what was read.
+        """
+        series = [
+            (ref.series_id, str(ref.path), None if ref.description is None else ref.description, _files(ref))
+            for ref in study.series
+        ]
         return _digest({"context": self.context, "study": study.study_id, "series": series})
 
-    def load(self, study: StudyRef) -> StudyResult | None:
-        """The study's result, None if there is none for this fingerprint."""
-        return StudyResult.load(self._path(study, ".npz"), self.fingerprint(study))
+    def load(
+        self, study: StudyRef, fingerprint: str | None = None, problems: list[Problem] | None = None
+    ) -> StudyResult | None:
+        """The study's result; None if there is none of this fingerprint (by default the present one).
 
-    def save(self, study: StudyRef, result: StudyResult) -> None:
-        """Keep the study's result.
+        One that is damaged is deleted, and ``problems`` gets a line on it.
+        """
+        path = self._path(study, ".result")
+        if not os.path.lexists(path):
+            return None  # before every file of the study is looked at
+        try:
+            return StudyResult.load(path, study.study_id, fingerprint or self.fingerprint(study))
+        except DamagedError as error:
+            if problems is not None:
+                problems.append(Problem(study.study_id, None, path.name, "kept-result-refused", str(error)))
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+
+    def save(self, study: StudyRef, result: StudyResult, fingerprint: str) -> None:
+        """Keep the study's result, made from the files of this fingerprint.
 
         Raises:
             OSError: it cannot be written.
         """
-        result.save(self._path(study, ".npz"), self.fingerprint(study))
+        result.save(self._path(study, ".result"), fingerprint)
 
-    def cubes(self, study: StudyRef) -> Path:
+    def cubes(self, study: StudyRef, fingerprint: str) -> Path:
         """Where the study's cubes may be kept between rounds."""
-        return self._path(study, f".{self.fingerprint(study)[:8]}.cubes")
+        return self._path(study, f".{fingerprint[:24]}.cubes")
 
     def mark_started(self, study: StudyRef) -> None:
         """Leave a sign that a worker has begun the study, to find the one that killed its worker."""
-        self._path(study, ".started").touch()
+        with contextlib.suppress(OSError):
+            self._path(study, ".started").open("x").close()
 
     def mark_ended(self, study: StudyRef) -> None:
         """Take the sign of :meth:`mark_started` away."""
-        self._path(study, ".started").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._path(study, ".started").unlink()
 
     def was_started(self, study: StudyRef) -> bool:
         """Whether a worker began the study and did not come to its end."""
-        return self._path(study, ".started").exists()
+        return self._path(study, ".started").is_file()
 
     def claim_slot(self, run: str) -> int:
         """A number from 0 that no other worker of the same run has, by which workers spread over GPUs."""
@@ -99,24 +161,48 @@ class WorkFolder:
         except OSError:
             return False
 
-    def remove(self) -> None:
-        """Delete the folder and all in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def remove_cubes(self) -> None:
-        """Delete what can be made again: cubes and marks; results stay."""
-        for pattern in ("*.cubes", "*.slot", "*.started"):
-            for path in self.folder.glob(pattern):
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+    def remove_results(self) -> None:
+        """Delete the results: the run is complete."""
+        delete_known(self.folder, KIND, RESULTS)
 
     def _path(self, study: StudyRef, suffix: str) -> Path:
         # A study's id comes from a table and may be a path; its hash is always a plain name.
         return self.folder / (
             hashlib.sha256(study.study_id.encode("utf-8", "surrogateescape")).hexdigest()[:24] + suffix
         )
+
+
+@functools.cache
+def code_version() -> str:
+    """A hash of the package's files: what older or changed code computed is not mixed with what this code computes."""
+    root = Path(__file__).parents[1]
+    found = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in (".py", ".csv", ".yaml"):
+            found.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
+
+
+def _files(series: SeriesRef) -> list[tuple[str, int, int, int]] | int:
+    """Name, size and times of change of every file the reader would see, links followed; an error's number for none.
+
+    The second time, of the file's entry, also changes where the first is set back; no file is opened, because on a
+    disk of the network each would be fetched.
+    """
+    found = []
+    try:
+        with os.scandir(series.path) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    try:
+                        now = entry.stat()
+                    except OSError as error:
+                        found.append((entry.name, -1, error.errno or 0, 0))
+                        continue
+                    found.append((entry.name, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+    except OSError as error:
+        return error.errno or -1
+    return sorted(found)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

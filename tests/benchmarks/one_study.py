@@ -34,7 +34,7 @@ def main(study_folder: Path, rounds: int) -> int:
     taken = []
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(1 + rounds):
-            work = WorkFolder.open(Path(scratch) / str(number), {})
+            work = WorkFolder.of(Path(scratch) / str(number), {})
             bench = Workbench(work, "benchmark", networks, device="cpu", threads=THREADS)
             wall, cpu = time.perf_counter(), time.process_time()
             result = grade_study(task, bench)

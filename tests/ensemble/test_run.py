@@ -33,7 +33,8 @@ class Setup:
         self.competition = open_competition(write_studies(tmp_path / "data", names))
         (tmp_path / "scratch").mkdir()
         self.networks = FakeNetworks.make(tmp_path / "scratch", copies, grading, families)
-        self.work = WorkFolder.open(tmp_path / "work", {})
+        (tmp_path / "work").mkdir()
+        self.work = WorkFolder.of(tmp_path / "work", {})
         self.bench = Workbench(self.work, "run", self.networks, device="cpu")
         self.schedule = Schedule(time.time(), minutes)
         self.plan = make_plan(self.competition.studies, self.networks, minutes is not None, False, seconds)
@@ -196,13 +197,13 @@ def test_results_are_kept_for_the_same_inputs_only(tmp_path):
     assert setup.work.load(study) is not None
     (study.series[0].path / "1.dcm").unlink()
     assert setup.work.load(study) is None
-    assert WorkFolder.open(setup.work.folder, {"weights": "others"}).load(setup.competition.study("2")) is None
+    assert WorkFolder.of(setup.work.folder, {"weights": "others"}).load(setup.competition.study("2")) is None
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\0" * 100])
 def test_a_damaged_result_is_made_again(tmp_path, damage):
     setup = Setup(tmp_path, ["1"]).go()
-    (kept,) = setup.work.folder.glob("*.npz")
+    (kept,) = setup.work.folder.glob("*.result")
     kept.write_bytes(damage(kept.read_bytes()))
     assert setup.work.load(setup.competition.study("1")) is None
 

@@ -198,7 +198,7 @@ def test_the_score_of_a_fitted_set_says_what_the_fit_has_seen(tmp_path, capsys):
         (["--data", "data", "--set", "study_secs=3"], "did you mean study_seconds"),
         (["--data", "data", "--preset", "fastest"], "expected one of cpu, kaggle, winner"),
         (["--data", "empty"], "holds no study"),
-        (["--data", "data", "--out", "data"], "is a folder"),
+        (["--data", "data", "--out", "empty"], "is a folder"),
     ],
 )
 def test_a_wrong_call_is_status_two_and_says_what_was_expected(tmp_path, monkeypatch, capsys, options, message):
@@ -313,13 +313,13 @@ def test_a_terminated_run_ends_cleanly_and_the_next_goes_on_where_it_was(tmp_pat
     write_studies(tmp_path / "data", names)
     process, out = start(tmp_path)
     kept = tmp_path / "submission.work"
-    wait_for(lambda: len(list(kept.glob("*.npz"))) >= 3)
+    wait_for(lambda: len(list(kept.glob("*.result"))) >= 3)
     process.send_signal(signal.SIGTERM)
     printed, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
     assert "ended early: stopped" in printed
     probabilities_of(read_submission(out), names, out)
-    done = len(list(kept.glob("*.npz")))
+    done = len(list(kept.glob("*.result")))
     assert 3 <= done < 12
     process, out = start(tmp_path)
     printed, errors = process.communicate(timeout=60)

@@ -42,7 +42,7 @@ def gpus(monkeypatch):
 
 def devices(tmp_path, workers, choice="auto", run="run"):
     """What so many worker processes would each settle on."""
-    work = WorkFolder.open(tmp_path / "work", {})
+    work = WorkFolder.of(tmp_path, {})
     found = []
     for _ in range(workers):
         work_device.cache_clear()  # each worker is a process of its own
@@ -59,7 +59,7 @@ def test_two_gpus_share_the_workers_evenly(tmp_path, gpus):
 
 def test_a_worker_keeps_its_gpu(tmp_path, gpus):
     gpus(2)
-    work = WorkFolder.open(tmp_path / "work", {})
+    work = WorkFolder.of(tmp_path, {})
     work_device.cache_clear()
     assert {work_device("auto", work, "run") for _ in range(5)} == {"cuda:0"}
     work_device.cache_clear()
