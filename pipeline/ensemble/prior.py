@@ -17,6 +17,7 @@ from pipeline.tables import TableError, read_text_table
 
 PRIOR_FILE = Path(__file__).parent / "prior.csv"
 """The table that comes with the package, from the competition's training labels (see README for the command)."""
+COLUMNS = ("condition", "level", *GRADES, "graded")
 PRIOR_NAME = "prior.csv"
 """Of a set of weights."""
 
@@ -42,7 +43,7 @@ def make_prior(labels: pd.DataFrame) -> pd.DataFrame:
         counts[counts == 0] = 0.5  # never seen is not impossible, and the logarithm of 0 would be unbounded
         weighted = counts * np.asarray(GRADE_WEIGHTS)
         rows.append((cell.condition.value, cell.level, *(weighted / weighted.sum()), len(grades)))
-    return pd.DataFrame(rows, columns=["condition", "level", *GRADES, "graded"])
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def write_prior(prior: pd.DataFrame, path: Path) -> None:

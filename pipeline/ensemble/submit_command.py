@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ from pipeline.ensemble.work import KIND, work_folder
 from pipeline.files import read_bounded
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
-from pipeline.owned import BusyError, RefusedError, check_apart, check_claim, hold
+from pipeline.owned import BusyError, RefusedError, check_apart, check_claim, check_table, first_line, hold, is_there
 from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
 
@@ -186,54 +185,19 @@ def _check_paths(args: argparse.Namespace) -> None:
     check_apart(reads, writes | tables, work)
     if args.work is not None:
         check_claim(args.work, KIND)
-    _check_table("--out", args.out, ("row_id", *GRADES))
+    check_table("--out", args.out, ("row_id", *GRADES))
     if args.wide is not None:
-        _check_table("--wide", args.wide, ("study_id", *WIDE_COLUMNS))
+        check_table("--wide", args.wide, ("study_id", *WIDE_COLUMNS))
     for path, columns in zip(tables.values(), (PROVENANCE_COLUMNS, PROBLEM_COLUMNS, COLUMNS), strict=False):
-        _check_table("--stages", path, columns)
-    if _is_there("the log", log) and (first := _first_line(log)) and first != LOG_HEADER:
+        check_table("--stages", path, columns)
+    if is_there("the log", log) and (first := first_line(log)) and first != LOG_HEADER:
         raise CallError(
             f"{log}: exists and is no log of submit.py; it is left as it is, name another --out or remove it"
         )
-    if _is_there("the report", report) and not _is_report(report):
+    if is_there("the report", report) and not _is_report(report):
         raise CallError(
             f"{report}: exists and is no report of submit.py; it is left as it is, name another --out or remove it"
         )
-
-
-def _check_table(name: str, path: Path, columns: Sequence[str]) -> None:
-    """A file that is there is replaced only if it is empty or a table of the same kind, for it may be somebody's work.
-
-    Raises:
-        CallError: it is something else.
-    """
-    header = _first_line(path) if _is_there(name, path) else ""
-    if header and [column.strip(' "') for column in header.split(",")] != list(columns):
-        expected = ",".join(columns) if len(columns) <= 5 else f"{','.join(columns[:2])},..."
-        raise CallError(
-            f"{name} {path}: exists and starts with {header[:60]!r}, not with {expected!r}; "
-            "it is left as it is, name another file or remove it"
-        )
-
-
-def _is_there(name: str, path: Path) -> bool:
-    """Whether there is a file that could be replaced.
-
-    Raises:
-        CallError: there is a folder, a link, a device or a pipe.
-    """
-    if path.is_dir():
-        raise CallError(f"{name} {path}: is a folder; expected the name of a file")
-    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
-        raise CallError(
-            f"{name} {path}: is a link, a pipe or a device and is left as it is; expected the name of a file"
-        )
-    return path.is_file()
-
-
-def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline(10_000).strip().removeprefix("\ufeff")
 
 
 def _is_report(path: Path) -> bool:
