@@ -137,9 +137,9 @@ def test_from_tables_to_the_files_that_the_run_reads(tmp_path, capsys):
 
     content = json.loads((weights / "ensemble.json").read_text())
     content["temperatur"] = 1
-    (weights / "ensemble.json").write_text(json.dumps(content))
-    with pytest.raises(WeightsError):
-        combine(manifest.add_file("ensemble.json"), {"foraminal-fold0": rows([0.2, 0.3, 0.5])[0]})
+    manifest = manifest.add_file("ensemble.json", json.dumps(content).encode())
+    with pytest.raises(WeightsError, match="temperatur"):
+        combine(manifest, {"foraminal-fold0": rows([0.2, 0.3, 0.5])[0]})
 
 
 def test_trust_moves_only_cells_with_a_prediction_of_their_own():
@@ -182,9 +182,8 @@ def test_an_unknown_family_in_the_calibration_is_refused():
     ],
 )
 def test_a_fit_that_no_fitting_gives_is_left_out_by_name(tmp_path, text, message):
-    (tmp_path / "ensemble.json").write_text(text)
-    (tmp_path / "context.safetensors").write_bytes(b"no context")
-    manifest = Manifest(tmp_path, "test", "").add_file("ensemble.json").add_file("context.safetensors")
+    manifest = Manifest(tmp_path, "test", "").add_file("ensemble.json", text.encode())
+    manifest = manifest.add_file("context.safetensors", b"no context")
     with pytest.raises(WeightsError, match=message):
         combine(manifest, {"a": rows([0.8, 0.1, 0.1])[0]})
     networks, problems = Networks.open(manifest)  # a run goes on with the even average

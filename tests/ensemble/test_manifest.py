@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.ensemble.manifest import Manifest, Member, WeightsError
-from pipeline.ensemble.seen import seen_studies, study_hash, write_seen
+from pipeline.ensemble.seen import seen_list, seen_studies, study_hash, write_seen
+from pipeline.owned import RefusedError
 
 
 @pytest.fixture
@@ -19,15 +20,16 @@ def manifest(tmp_path):
     return Manifest(tmp_path, "test", "two phantoms")
 
 
-def add(manifest, name="a", task="canal", content=b"network", **options):
+def add(manifest, name="a", task="canal", content=b"network", studies=(), **options):
+    """A member in its folder; ``seen`` lists studies."""
+    seen = seen_list(seen_studies(studies))
     manifest.folder.mkdir(exist_ok=True)
-    (manifest.folder / f"{name}.safetensors").write_bytes(content)
-    return manifest.add_member(Member(name=name, task=task, file=f"{name}.safetensors", sha256="", **options))
+    member = Member(name=name, task=task, file=f"{name}.safetensors", sha256="", **options)
+    return manifest.add_member(member, content, seen)
 
 
 def test_a_member_is_recorded_and_verified(manifest):
-    write_seen(manifest.folder / "a.seen.txt", seen_studies(["17", "4"]))
-    add(manifest, seen="a.seen.txt", config={"cubes": {"series": 2}}, fold=3, score=0.31)
+    add(manifest, studies=["17", "4"], seen="a.seen.txt", config={"cubes": {"series": 2}}, fold=3, score=0.31)
     loaded = Manifest.load(manifest.folder)
     (member,) = loaded.members
     assert (member.fold, member.score, member.config) == (3, 0.31, {"cubes": {"series": 2}})
@@ -54,8 +56,7 @@ def test_a_file_that_is_not_what_was_recorded_is_refused(manifest, damage):
 
 
 def test_a_changed_list_of_seen_studies_is_refused(manifest):
-    write_seen(manifest.folder / "seen.txt", seen_studies(["1"]))
-    changed = add(manifest, seen="seen.txt")
+    changed = add(manifest, studies=["1"], seen="seen.txt")
     write_seen(manifest.folder / "seen.txt", seen_studies([]))
     with pytest.raises(WeightsError, match=r"seen\.txt: sha256"):
         changed.seen(changed.members[0])
@@ -174,8 +175,7 @@ def test_a_file_larger_than_any_of_its_kind_is_not_read(manifest):
 
 @pytest.mark.parametrize("content", [b"0123\n", b"\xff\xfe\n", b"0123456789abcdeg\n", b"\x1b[2J"])
 def test_a_list_of_seen_studies_holds_hashes_and_nothing_else(manifest, content):
-    (manifest.folder / "seen.txt").write_bytes(content)
-    changed = add(manifest, seen="seen.txt")
+    changed = add(manifest, seen="seen.txt").add_file("seen.txt", content)
     with pytest.raises(WeightsError, match="16 hexadecimal digits a line") as refused:
         changed.seen(changed.members[0])
     assert str(refused.value).isprintable()
@@ -192,14 +192,42 @@ def test_the_lock_is_not_written_through_a_link(tmp_path, manifest):
     assert theirs.read_text() == "years of work"
 
 
+def test_a_file_that_the_manifest_does_not_name_is_not_written_over(tmp_path, manifest):
+    theirs = tmp_path / "thesis.txt"
+    theirs.write_text("years of work")
+    manifest = add(manifest)
+    for name in ("b.safetensors", "b.seen.txt", "fit.json"):
+        (manifest.folder / name).symlink_to(theirs)
+    for write in (
+        lambda: add(manifest, "b"),
+        lambda: add(manifest, "c", seen="b.seen.txt"),
+        lambda: manifest.add_file("fit.json", b"{}"),
+    ):
+        with pytest.raises(
+            RefusedError, match=r"(b\.safetensors|b\.seen\.txt|fit\.json): is not among the files of manifest"
+        ):
+            write()
+    assert theirs.read_text() == "years of work"
+    assert [member.name for member in Manifest.load(manifest.folder).members] == ["a"]
+    assert not (manifest.folder / "c.safetensors").exists()
+
+
+def test_a_set_is_begun_in_a_new_or_empty_folder_alone(tmp_path):
+    assert Manifest.open(tmp_path / "new", "own", "").set == "own"
+    assert Manifest.open(tmp_path / "new", "other", "").set == "own"  # it is there already
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.txt").write_text("years of work")
+    with pytest.raises(RefusedError, match="was not made by this program"):
+        Manifest.open(tmp_path / "theirs", "own", "")
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["thesis.txt"]
+
+
 def test_a_gathered_set_is_the_set(tmp_path):
     own = Manifest(tmp_path / "phantom", "phantom", "the second")
     own.folder.mkdir()
-    write_seen(own.folder / "a.seen.txt", seen_studies(["17"]))
-    own = add(own, content=b"own", seen="a.seen.txt")
-    (own.folder / "fit.json").write_text("{}")
+    own = add(own, content=b"own", studies=["17"], seen="a.seen.txt")
     (own.folder / "stranger.txt").write_text("not named")
-    own = own.add_file("fit.json")
+    own = own.add_file("fit.json", b"{}")
     own.gather(tmp_path / "upload")
     shutil.rmtree(own.folder)
     gathered = Manifest.load(tmp_path / "upload")

@@ -98,7 +98,7 @@ def everything_in(folder):
     """Content of every file, and where links lead."""
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
     return {
-        name: os.readlink(path) if path.is_symlink() else path.read_bytes()
+        name: path.readlink() if path.is_symlink() else path.read_bytes()
         for name, path in paths.items()
         if path.is_symlink() or path.is_file()
     }
@@ -174,9 +174,7 @@ def test_a_build_that_fails_leaves_the_one_before(tmp_path, weights, monkeypatch
 
 
 @pytest.mark.parametrize("after", [0, 3, 20])
-def test_a_build_that_was_killed_while_it_took_its_place_is_followed_by_a_whole_one(
-    tmp_path, weights, monkeypatch, after
-):
+def test_a_build_that_was_killed_at_its_end_is_followed_by_a_whole_one(tmp_path, weights, monkeypatch, after):
     out = tmp_path / "out"
     assert main(["kaggle", str(out), "--no-wheels", "--no-weights", "--accelerator", "none"]) == 0
     moved = []
@@ -227,7 +225,7 @@ def test_a_damaged_network_is_not_packed(tmp_path, weights, capsys):
     (weights / "canal.safetensors").write_bytes(b"others")
     assert main(["kaggle", str(tmp_path / "out"), "--no-wheels", "--weights", str(weights)]) == 1
     assert "sha256" in capsys.readouterr().err
-    assert main(["kaggle", str(tmp_path / "out"), "--no-wheels", "--weights", str(tmp_path)]) == 1
+    assert main(["kaggle", str(tmp_path / "out"), "--no-wheels", "--weights", str(tmp_path / "nowhere")]) == 1
     assert "expected the manifest" in capsys.readouterr().err
 
 
