@@ -6,7 +6,8 @@ from random import Random
 
 import pytest
 
-from tests.fuzz import harness as target
+from tests.fuzz import dicom as target
+from tests.fuzz import harness
 from tests.fuzz.mutate import mutate
 from tests.volumes.oracle import write_series
 
@@ -62,16 +63,16 @@ class _Pipe:
 
 
 def test_a_process_that_dies_is_a_failure_and_its_file_is_kept(corpus, tmp_path):
-    outcome = target.Outcome()
+    outcome = harness.Outcome()
     pipe = _Pipe(("ready", 100.0), ("start", 3))
-    assert target._follow(pipe, 0, float("inf"), outcome, corpus, 0, tmp_path) == 4
+    assert harness._follow(pipe, 0, float("inf"), outcome, target, corpus, 0, tmp_path) == 4
     assert "file 3 ended the process" in outcome.failures[0]
     assert (tmp_path / "0-3.dcm").read_bytes() == target.make_file(corpus, 0, 3)[1]
 
 
 def test_a_file_that_takes_too_long_is_a_failure(corpus, tmp_path):
-    outcome = target.Outcome()
+    outcome = harness.Outcome()
     pipe = _Pipe(("ready", 100.0), ("start", 2))
     pipe._dies = False
-    assert target._follow(pipe, 0, float("inf"), outcome, corpus, 0, tmp_path) == 3
+    assert harness._follow(pipe, 0, float("inf"), outcome, target, corpus, 0, tmp_path) == 3
     assert "file 2 took more than 10 s" in outcome.failures[0]
