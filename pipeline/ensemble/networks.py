@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.competition import Problem
 from pipeline.config import ConfigError, from_dict
-from pipeline.ensemble.manifest import Manifest, Member, WeightsError
+from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.ensemble.workers import limit_torch_threads
 from pipeline.labels import CELLS, GRADES, Family
 
@@ -67,7 +67,8 @@ class Networks:
         for member in manifest.members:
             try:
                 member.read(manifest.folder)
-                _cube_settings(member)
+                if member.task not in LANDMARK_TASKS:
+                    _cube_settings(member)
                 usable.append(member)
             except WeightsError as error:
                 refuse(member.file, error)
