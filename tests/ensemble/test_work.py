@@ -179,7 +179,7 @@ def test_a_run_writes_and_deletes_nothing_but_what_was_named(tmp_path):
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
     )
     lines = done.stdout.partition("WROTE\n")[2].splitlines()
-    wrote = {line.removeprefix(f"{tmp_path}/") for line in lines if line != os.devnull}
+    wrote = {line.removeprefix(f"{tmp_path}/") for line in lines if line not in (os.devnull, str(tmp_path))}
     tables = ("label_coordinates.csv", "problems.csv", "provenance.csv")
     named = {"out", "out/s.csv", "out/s.log", "out/run.json", "out/.s.csv.lock", "wide.csv", "tables"}
     named |= {f"tables/{name}" for name in tables}
