@@ -267,7 +267,7 @@ def _delete(folder: Path, inside: str, known: re.Pattern[str]) -> bool:
                     if _delete(path, f"{name}/", known):
                         went = True
                         path.rmdir()
-                elif path.is_file() and name != MARK and known.fullmatch(name):
+                elif path.is_file() and name != MARK and (known.fullmatch(name) or _UNFINISHED_MARK.fullmatch(name)):
                     path.unlink()
                     went = True
     return went

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.owned import MARK, RefusedError, check_apart, claim, delete_known, is_owned, remove
+from pipeline.owned import MARK, BusyError, RefusedError, check_apart, claim, delete_known, hold, is_owned, remove
 
 KNOWN = re.compile(r"[0-9a-f]+\.result|code/.*\.py")
 
@@ -29,6 +29,10 @@ def test_a_new_or_empty_folder_is_claimed_and_stays_claimed(tmp_path, before):
     claim(folder, "work")
     assert is_owned(folder, "work")
     assert not is_owned(folder, "kaggle")
+    (folder / "notes.txt").unlink()
+    assert remove(folder, "work", KNOWN)
+    assert folder.exists() == (before != "new"), "a folder of the user's stays, if only empty"
+    assert everything_in(tmp_path) == (["a"] if before == "new" else ["a", "a/work"])
 
 
 @pytest.mark.parametrize(
@@ -98,6 +102,21 @@ def test_nothing_is_deleted_without_the_mark(tmp_path):
     (tmp_path / "other" / "0f.result").write_text("x")
     delete_known(tmp_path / "other", "work", KNOWN)
     assert everything_in(tmp_path) == ["0f.result", "other", f"other/{MARK}", "other/0f.result"]
+
+
+def test_a_lock_is_taken_once_and_leaves_nothing(tmp_path):
+    path = tmp_path / "lock"
+    with hold(path, "s.csv") as why:
+        assert why == ""
+        with pytest.raises(BusyError, match=r"s\.csv: another run is writing there"), hold(path, "s.csv"):
+            pass
+    assert everything_in(tmp_path) == []
+    path.touch()  # as a killed run leaves it
+    with hold(path, "s.csv") as why:
+        assert why == ""
+    (tmp_path / "file").write_text("x")
+    with hold(tmp_path / "file" / "lock", "s.csv") as why:
+        assert why, "a folder that cannot be written"
 
 
 def apart(reads=(), writes=(), empties=()):

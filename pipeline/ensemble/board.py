@@ -57,6 +57,10 @@ class Board:
         self._reason[number] = [_REASONS.index(reason) for reason in result.reason]
         self._reached[number] = True
 
+    def has(self, study_id: str) -> bool:
+        """Whether a result of the study was taken over."""
+        return bool(self._reached[self._index[study_id]])
+
     def unreached(self, reason: Reason) -> None:
         """Give every study without a result this reason."""
         self._reason[~self._reached] = _REASONS.index(reason)

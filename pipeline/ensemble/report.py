@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import importlib.metadata
 import json
 import platform
@@ -184,6 +185,7 @@ def write_run_json(path: Path, report: RunReport) -> None:
     write_text(path, text)
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Python, the system and the packages that the numbers depend on."""
     found = {"python": platform.python_version(), "system": platform.platform()}

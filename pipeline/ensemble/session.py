@@ -200,6 +200,12 @@ class Session:
         reason = Reason.STUDY_FAILED if run.ended_by is None else run.ended_by.reason
         for study in self.studies:
             kept = run.unsaved.get(study.study_id) or run.bench.work.load(study)
+            if kept is None and self.board.has(study.study_id):
+                detail = (
+                    "the table has its rows; where they come from went with its kept result, or its files changed since"
+                )
+                lost = Problem(study.study_id, None, None, "result-lost", detail)
+                kept = StudyResult.fallen_back(study.study_id, reason, (lost,))
             yield kept or StudyResult.fallen_back(study.study_id, reason)
 
     def _describe_weights(self, networks: Networks | None) -> dict[str, Any] | None:

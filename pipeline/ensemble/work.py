@@ -8,6 +8,7 @@ carries the program's mark, one run at a time has it, and nothing but the run's 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -33,8 +34,9 @@ _PARTIAL = r"\.[0-9a-f]{24}\..*\.[0-9a-f]{12}\.partial"
 RESULTS = re.compile(_RESULT)
 STALE = re.compile(rf"[0-9a-f]{{24}}\.started|{_PARTIAL}")
 """What a run finds of one before it and cannot use."""
-REMADE = re.compile(rf"[0-9a-f]{{24}}\.(started|[0-9a-f]{{24}}\.cubes)|run\d+\.\d+\.slot|{_PARTIAL}|{re.escape(_LOCK)}")
-"""All that a run writes into its work folder beside results: cubes, marks of its workers, the lock."""
+REMADE = re.compile(rf"[0-9a-f]{{24}}\.(started|[0-9a-f]{{24}}\.cubes)|run\d+\.\d+\.slot|{_PARTIAL}")
+"""All that a run writes into its work folder beside results: cubes and marks of its workers."""
+_NOTHING = re.compile("(?!)")
 
 
 @contextlib.contextmanager
@@ -56,11 +58,12 @@ def work_folder(asked: Path | None, default: Path, problems: list[Problem]) -> I
     with contextlib.ExitStack() as held:
         try:
             claim(folder, KIND)
+            held.callback(remove, folder, KIND, _NOTHING)
             if why := held.enter_context(hold(folder / _LOCK, str(folder))):
                 problems.append(
                     Problem("", None, folder.name, "not-locked", f"{why}; a second run would not be noticed")
                 )
-            held.callback(remove, folder, KIND, REMADE)
+            held.callback(delete_known, folder, KIND, REMADE)
             delete_known(folder, KIND, STALE)
         except (OSError, RefusedError, BusyError) as error:
             if asked is not None and not isinstance(error, OSError):
@@ -122,6 +125,8 @@ class WorkFolder:
         Raises:
             OSError: it cannot be written.
         """
+        if not self.folder.is_dir():  # its run is over, and a folder without a mark would be nobody's
+            raise FileNotFoundError(errno.ENOENT, "the work folder is gone", str(self.folder))
         result.save(self._path(study, ".result"), fingerprint)
 
     def cubes(self, study: StudyRef, fingerprint: str) -> Path:

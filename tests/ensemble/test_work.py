@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 
 from pipeline.competition import open_competition
 from pipeline.ensemble import session, submit_command
+from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import Manifest
 from pipeline.ensemble.networks import Networks
 from pipeline.ensemble.plan import make_plan
@@ -149,6 +151,44 @@ def test_an_empty_folder_of_the_users_is_used_and_stays(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+RECORDED = """
+import os, sys
+wrote, first = set(), lambda args: args[0]
+def note(event, args):
+    if event == "open" and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC):
+        wrote.add(args[0])
+    elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.utime"):
+        wrote.add(args[0])
+    elif event in ("os.rename", "os.link", "os.symlink"):
+        wrote.update(args[:2])
+sys.dont_write_bytecode = True
+from pathlib import Path
+from pipeline.ensemble import submit_command
+submit_command.DEFAULT_WEIGHTS = Path("no weights here")
+sys.addaudithook(note)
+status = submit_command.main(sys.argv[1:])
+print("WROTE", *sorted({os.path.abspath(os.fsdecode(path)) for path in wrote if not isinstance(path, int)}), sep="\\n")
+sys.exit(status)
+"""
+
+
+def test_a_run_writes_and_deletes_nothing_but_what_was_named(tmp_path):
+    command = [sys.executable, "-c", RECORDED, "--data", "data", "--workers", "1", "--quiet"]
+    command += ["--out", "out/s.csv", "--stages", "tables", "--wide", "wide.csv"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True
+    )
+    lines = done.stdout.partition("WROTE\n")[2].splitlines()
+    wrote = {line.removeprefix(f"{tmp_path}/") for line in lines if line not in (os.devnull, str(tmp_path))}
+    tables = ("label_coordinates.csv", "problems.csv", "provenance.csv")
+    named = {"out", "out/s.csv", "out/s.log", "out/run.json", "out/.s.csv.lock", "wide.csv", "tables"}
+    named |= {f"tables/{name}" for name in tables}
+    tables_of = "s|run|wide|provenance|problems|label_coordinates"
+    hidden = re.compile(rf"out/s\.work(/.*)?|((out|tables)/)?\.({tables_of})\.(csv|json)\.[0-9a-f]{{12}}\.partial")
+    assert wrote >= named - {"out/run.json"}
+    assert [path for path in wrote - named if not hidden.fullmatch(path)] == []
+
+
 def test_a_log_that_a_link_leads_out_of_is_not_written(tmp_path, capsys):
     (tmp_path / "elsewhere.txt").write_text("")
     (tmp_path / "submission.log").symlink_to("elsewhere.txt")
@@ -229,6 +269,14 @@ def test_a_study_whose_pixels_were_replaced_in_place_is_graded_again(tmp_path, i
     replace_in_place(series / "2.dcm", keep_times)
     assert series.stat().st_mtime_ns == before
     assert interrupted.run() == (2, ["2"])
+
+
+def test_a_study_that_changes_after_it_was_graded_is_named_where_its_rows_come_from(tmp_path, interrupted):
+    path = tmp_path / "data" / "test_images" / "2" / "2-1" / "2.dcm"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Board, "unreached", lambda *_: replace_in_place(path, keep_times=True))
+        interrupted.run("--stages", "stages")
+    assert '2,,,result-lost,"the table has its rows' in (tmp_path / "stages" / "problems.csv").read_text()
 
 
 def test_a_file_behind_a_link_counts_as_the_one_it_leads_to(tmp_path, interrupted):

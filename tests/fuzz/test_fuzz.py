@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 import pytest
 
 from tests.fuzz import dicom as target
-from tests.fuzz import harness
+from tests.fuzz import harness, work
 from tests.fuzz.mutate import mutate
 from tests.volumes.oracle import write_series
 
@@ -76,3 +77,26 @@ def test_a_file_that_takes_too_long_is_a_failure(corpus, tmp_path):
     pipe._dies = False
     assert harness._follow(pipe, 0, float("inf"), outcome, target, corpus, 0, tmp_path) == 3
     assert "file 2 took more than 10 s" in outcome.failures[0]
+
+
+def test_mutated_work_folders_do_no_harm(tmp_path):
+    run = work.begin(None, tmp_path)
+    codes = set()
+    for number in range(40):
+        _, found, wrong = run(7, number)
+        assert wrong is None, f"case {number}: {wrong}"
+        codes.update(found)
+    assert {"taken over 3", "taken over 2", "taken over 0", "refused 2"} <= codes
+
+
+@pytest.mark.parametrize(
+    ("name", "instead", "found"),
+    [
+        ("_files", lambda series: 0, "the table is off by"),
+        ("STALE", re.compile(".*"), "a stranger's file was changed"),
+    ],
+)
+def test_a_stale_result_and_a_lost_file_count_as_failures(tmp_path, monkeypatch, name, instead, found):
+    monkeypatch.setattr(f"pipeline.ensemble.work.{name}", instead)
+    run = work.begin(None, tmp_path)
+    assert any(found in (run(7, number)[2] or "") for number in range(40))
