@@ -16,12 +16,15 @@ import numpy as np
 import pandas as pd
 
 from pipeline.labels import CELL_COLUMNS, GRADE_NAMES, SeriesKind, condition_from_title, level_from_title
+from pipeline.names import guarded, unguarded
 
 T = TypeVar("T")
 
 SERIES_COLUMNS = ("study_id", "series_id", "series_description")
 COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 PATIENT_COLUMNS = ("x_mm", "y_mm", "z_mm")
+ID_CELLS: dict[str, Callable[[str], str]] = {"study_id": unguarded, "series_id": unguarded}
+"""``converters`` of :func:`pandas.read_csv` that keep ids as they stand: text, also where it says NA, unguarded."""
 
 
 class TableError(ValueError):
@@ -54,6 +57,15 @@ class Table(Generic[T]):
         return self.content
 
 
+def guarded_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with every text in it guarded against spreadsheets (:func:`guarded`); :data:`ID_CELLS` reads it."""
+    result = frame.copy()
+    for name in frame.columns:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            result[name] = [guarded(cell) if isinstance(cell, str) else cell for cell in frame[name]]
+    return result
+
+
 def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """A CSV file as text cells, indexed by row number (first data row = 2); rows without any content left out.
 
@@ -76,6 +88,8 @@ def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             raise TableError(path, 1, column, f"the column {found}; the table has {', '.join(map(str, frame.columns))}")
     frame.index = pd.RangeIndex(2, len(frame) + 2)
     frame = frame.fillna("").apply(lambda values: values.str.strip())
+    for column in ID_CELLS.keys() & set(frame.columns):
+        frame[column] = frame[column].map(unguarded)
     return frame[(frame != "").any(axis=1)]
 
 

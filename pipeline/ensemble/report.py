@@ -16,6 +16,7 @@ from pipeline.ensemble.result import StudyResult
 from pipeline.ensemble.submission import ROW_ORDER
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELLS, row_id
+from pipeline.names import guarded
 
 PROVENANCE_COLUMNS = (
     "row_id",
@@ -52,10 +53,10 @@ def write_stages(folder: Path, results: Iterable[StudyResult], general: Iterable
             provenance, problems = (csv.writer(file, lineterminator="\n") for file in (rows, faults))
             provenance.writerow(PROVENANCE_COLUMNS)
             problems.writerow(("study_id", "series_id", "file", "what", "detail"))
-            problems.writerows(asdict(problem).values() for problem in general)
+            problems.writerows(map(_cells, general))
             for result in results:
-                provenance.writerows(provenance_rows(result))
-                problems.writerows(asdict(problem).values() for problem in result.problems)
+                provenance.writerows([guarded(cell) for cell in row] for row in provenance_rows(result))
+                problems.writerows(map(_cells, result.problems))
                 header, _, body = result.landmarks.partition("\n")
                 if body:
                     point_file.write(body if header_written else f"{header}\n{body}")
@@ -182,6 +183,10 @@ def versions() -> dict[str, str]:
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _cells(problem: Problem) -> list[str]:
+    return [guarded(text or "") for text in asdict(problem).values()]
 
 
 def _short(problem: Problem) -> str:

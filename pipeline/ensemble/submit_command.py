@@ -10,7 +10,6 @@ call was wrong.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from pipeline.competition import (
     read_folds,
 )
 from pipeline.config import ConfigError, load_settings
+from pipeline.console import complain
 from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest, WeightsError
 from pipeline.ensemble.prior import PRIOR_FILE, read_prior
@@ -80,12 +80,12 @@ def main(argv: Sequence[str], started: float | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
-        return run(args, time.time() if started is None else started)
+        return run(args, time.monotonic() if started is None else started)
     except (CallError, CompetitionError, ConfigError, TableError) as error:
-        print(f"submit.py: {error}", file=sys.stderr)
+        complain(f"submit.py: {error}")
         return 2
     except OSError as error:
-        print(f"submit.py: {error.filename or args.out}: {error.strerror or error}", file=sys.stderr)
+        complain(f"submit.py: {error.filename or args.out}: {error.strerror or error}")
         return 1
 
 
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace, started: float) -> int:
         board=board,
         settings=settings,
         limits=limits,
-        schedule=Schedule(started, args.time_budget, time.time() - started),
+        schedule=Schedule(started, args.time_budget, time.monotonic() - started),
         workers=args.workers,
         device=args.device,
         stages=args.stages,

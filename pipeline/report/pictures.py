@@ -16,8 +16,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import CompetitionError, TableError, open_competition
+from pipeline.console import complain, run_program, say
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.report.overlay import slice_picture, study_picture
+from pipeline.tables import ID_CELLS
 from pipeline.volumes import StudyVolumes, read_study
 
 POINTS_FILE = "label_coordinates.csv"
@@ -69,12 +71,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         written = draw(args.data, args.stages, args.out, args.count)
     except FileNotFoundError as error:
-        print(f"pictures: {error}", file=sys.stderr)
+        complain(f"pictures: {error}")
         return 2
     except (CompetitionError, TableError, OSError) as error:
-        print(f"pictures: {error}", file=sys.stderr)
+        complain(f"pictures: {error}")
         return 1
-    print(f"{len(written)} pictures in {args.out}")
+    say(f"{len(written)} pictures in {args.out}")
     return 0 if written else 1
 
 
@@ -82,7 +84,7 @@ def _points(path: Path) -> pd.DataFrame:
     """The table of points."""
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}; expected what submit.py --stages wrote there")
-    return pd.read_csv(path, dtype={"study_id": str, "series_id": str})
+    return pd.read_csv(path, converters=ID_CELLS)
 
 
 def _middle_slices(volumes: StudyVolumes) -> np.ndarray:
@@ -95,4 +97,4 @@ def _middle_slices(volumes: StudyVolumes) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_program("pictures", lambda: main(sys.argv[1:])))

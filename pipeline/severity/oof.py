@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.ensemble.prior import read_prior
 from pipeline.ensemble.submission import write_submission
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES
-from pipeline.tables import TableError
+from pipeline.tables import ID_CELLS, TableError, guarded_frame
 
 _LOG_P = tuple(f"log_p_{grade}" for grade in GRADES)
 _COLUMNS = ("study_id", "column", "fold", "grade", "predicted_point", *_LOG_P)
@@ -67,7 +67,7 @@ def write_oof(table: OofTable, folder: Path) -> None:
             **{name: table.log_p[:, k] for k, name in enumerate(_LOG_P)},
         }
     )
-    frame.to_csv(folder / "oof.csv", index=False, float_format="%.6g")
+    guarded_frame(frame).to_csv(folder / "oof.csv", index=False, float_format="%.6g")
     study_ids = sorted({str(study_id) for study_id in table.study_id})
     log_p = table.array(study_ids)
     known = np.isfinite(log_p).all(-1, keepdims=True)
@@ -81,7 +81,7 @@ def read_oof(path: Path) -> OofTable:
     Raises:
         TableError: a column or a value is not as written.
     """
-    frame = pd.read_csv(path, dtype={"study_id": str})
+    frame = pd.read_csv(path, converters=ID_CELLS)
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing:
         raise TableError(path, 1, None, f"no column {', '.join(missing)}; expected an oof.csv of `train severity`")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.console import say
 from pipeline.labels import CELLS, GRADES, LEVELS, level_title
 from pipeline.severity.items import CellTable, dropped_rows
 from pipeline.severity.oof import OofTable
@@ -57,8 +58,7 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) 
         )
     )
     (out / "review.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    for line in review_lines(report):
-        print(line)
+    say(*review_lines(report))
 
 
 def _studies(task: SeverityTask, table: CellTable) -> set[str]:
@@ -118,5 +118,5 @@ def noisy_labels(data: SeverityData, oof: OofTable, threshold: float) -> NDArray
         p = np.exp(log_p[known, data.cells.grade[known]])
         noisy[known] = 1 - p > threshold
     removed = class_balance(data.cells.rows(noisy))
-    print(f"label noise: {int(noisy.sum())} of {len(noisy)} cells removed (1 - p(label) > {threshold}): {removed}")
+    say(f"label noise: {int(noisy.sum())} of {len(noisy)} cells removed (1 - p(label) > {threshold}): {removed}")
     return noisy

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.console import complain
 from pipeline.training.memory import keep_freed_memory
 
 FOLDS = 5
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         code = _status(error)
         if code is None:
             raise
-        print(f"train {name}: {error}", file=sys.stderr)
+        complain(f"train {name}: {error}")
         return code
     return 0
 
