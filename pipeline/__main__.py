@@ -9,13 +9,12 @@ Exit status: 0 all well, 1 the work could not be done, 2 the call was wrong.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipeline.console import complain, run_program, say
+from pipeline.console import Parser, complain, run_program, say
 
 
 class Command(NamedTuple):
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"python -m pipeline: unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
         return 2
     module = importlib.import_module(command.module)
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline {name}", description=command.summary)
+    parser = Parser(prog=f"python -m pipeline {name}", description=command.summary)
     module.add_arguments(parser)
     try:
         args = parser.parse_args(rest)

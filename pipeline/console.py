@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import io
@@ -14,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from pipeline.names import shown
 
@@ -59,6 +60,14 @@ def run_program(name: str, work: Callable[[], int]) -> int:
         complain(f"{name}: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
         return 1
     return status
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains about arguments in one line, whatever is in them."""
+
+    def error(self, message: str) -> NoReturn:
+        """As its base, with the message :func:`shown`."""
+        super().error(shown(message))
 
 
 def end_signals() -> tuple[signal.Signals, ...]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _LIKE_ESCAPED = re.compile(r"\\[\\xuU]")
 _FORMULA = "[=+@\uff1d\uff0b\uff0d\uff20-]"
@@ -42,9 +44,23 @@ def plain_id(name: str) -> str:
     return "".join(map(_escaped, name.replace("\\", r"\\")))
 
 
+def shown_all(content: Any) -> Any:
+    """Lists and mappings with every text in them, also as a key, :func:`shown`."""
+    if isinstance(content, Mapping):
+        return {shown(key): shown_all(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [shown_all(value) for value in content]
+    return shown(content) if isinstance(content, str | os.PathLike) else content
+
+
 def file_name(name: str) -> str:
     """A name that the system gave, read as UTF-8 whatever the locale; other bytes are surrogates (PEP 383)."""
     return os.fsencode(name).decode("utf-8", "surrogateescape")
+
+
+def stem(name: str) -> str:
+    """The letters and digits of a name, at most 40: the beginning of a file's name."""
+    return "".join(sign for sign in name if sign.isalnum())[:40]
 
 
 def guarded(cell: str) -> str:

@@ -16,7 +16,7 @@ from pipeline.ensemble.result import StudyResult
 from pipeline.ensemble.submission import ROW_ORDER
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELLS, row_id
-from pipeline.names import guarded
+from pipeline.names import guarded, shown_all
 
 PROVENANCE_COLUMNS = (
     "row_id",
@@ -166,8 +166,7 @@ def write_run_json(path: Path, report: RunReport) -> None:
     """
     content = {**asdict(report), **report.extra, "versions": versions()}
     del content["extra"]
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-    write_text(path, text)
+    write_text(path, json.dumps(shown_all(content), indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def versions() -> dict[str, str]:

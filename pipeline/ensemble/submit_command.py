@@ -28,7 +28,7 @@ from pipeline.competition import (
     read_folds,
 )
 from pipeline.config import ConfigError, load_settings
-from pipeline.console import complain
+from pipeline.console import Parser, complain
 from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest, WeightsError
 from pipeline.ensemble.prior import PRIOR_FILE, read_prior
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str], started: float | None = None) -> int:
     """Parse, run, report; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="submit.py", description="Grade lumbar spine MRI studies: 25 rows a study.")
+    parser = Parser(prog="submit.py", description="Grade lumbar spine MRI studies: 25 rows a study.")
     add_arguments(parser)
     try:
         args = parser.parse_args(argv)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from pipeline.files import write_atomically
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
 from pipeline.landmarks.mislabelled import mislabelled
+from pipeline.names import stem
 from pipeline.parallel import in_processes
 from pipeline.volumes import StudyVolumes, Volume, read_study
 
@@ -232,13 +234,13 @@ def build_examples(
         coordinates = competition.coordinates
         if coordinates is None:
             raise CompetitionError(f"{competition.root}: no label coordinates; landmarks cannot be learnt from it")
-        place = hashlib.sha256(str(competition.images.resolve()).encode()).hexdigest()[:8]
+        place = hashlib.sha256(os.fsencode(competition.images.resolve())).hexdigest()[:8]
         target = folder / f"{kind}-{key}" / place
         target.mkdir(parents=True, exist_ok=True)
         groups = dict(tuple(coordinates.groupby("study_id")))
         for study in competition.studies:
             if study.study_id in groups:
-                path = target / f"{study.study_id}.{_fingerprint(study, groups[study.study_id])}.npz"
+                path = target / f"{stem(study.study_id)}.{_fingerprint(study, groups[study.study_id])}.npz"
                 files.append((number, study.study_id, path))
                 if not path.exists():
                     jobs.append((study, groups[study.study_id], kind, path, settings))

@@ -6,7 +6,6 @@ file then cost a picture and not the submission.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import CompetitionError, TableError, open_competition
-from pipeline.console import complain, run_program, say
+from pipeline.console import Parser, complain, run_program, say
 from pipeline.landmarks.landmarks import Landmarks
+from pipeline.names import stem
 from pipeline.report.overlay import slice_picture, study_picture
-from pipeline.tables import ID_CELLS
+from pipeline.tables import read_frame
 from pipeline.volumes import StudyVolumes, read_study
 
 POINTS_FILE = "label_coordinates.csv"
@@ -54,7 +54,7 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
         if study.study_id in marked:
             picture = study_picture(volumes, Landmarks.from_frame(study.study_id, table))
         # The id may come from a table; a number makes the name safe and keeps the order.
-        path = out / f"{len(written) + 1}_{''.join(sign for sign in study.study_id if sign.isalnum())[:40]}.png"
+        path = out / f"{len(written) + 1}_{stem(study.study_id)}.png"
         path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
         written.append(path)
     return written
@@ -62,7 +62,7 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
 
 def main(argv: Sequence[str]) -> int:
     """Draw and print where; returns 0, 1 where nothing could be drawn, 2 where there are no points to draw."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.report.pictures", description=__doc__)
+    parser = Parser(prog="python -m pipeline.report.pictures", description=__doc__)
     parser.add_argument("data", type=Path, help="competition or images folder")
     parser.add_argument("--stages", type=Path, required=True, metavar="DIR", help="what submit.py --stages wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
@@ -84,7 +84,7 @@ def _points(path: Path) -> pd.DataFrame:
     """The table of points."""
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}; expected what submit.py --stages wrote there")
-    return pd.read_csv(path, converters=ID_CELLS)
+    return read_frame(path)
 
 
 def _middle_slices(volumes: StudyVolumes) -> np.ndarray:

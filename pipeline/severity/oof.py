@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.ensemble.prior import read_prior
 from pipeline.ensemble.submission import write_submission
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES
-from pipeline.tables import ID_CELLS, TableError, guarded_frame
+from pipeline.tables import TableError, guarded_frame, read_frame
 
 _LOG_P = tuple(f"log_p_{grade}" for grade in GRADES)
 _COLUMNS = ("study_id", "column", "fold", "grade", "predicted_point", *_LOG_P)
@@ -81,7 +81,7 @@ def read_oof(path: Path) -> OofTable:
     Raises:
         TableError: a column or a value is not as written.
     """
-    frame = pd.read_csv(path, converters=ID_CELLS)
+    frame = read_frame(path)
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing:
         raise TableError(path, 1, None, f"no column {', '.join(missing)}; expected an oof.csv of `train severity`")

@@ -32,7 +32,7 @@ from pipeline.severity.oof import OofTable, read_oof, write_oof
 from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
-from pipeline.tables import ID_CELLS, TableError
+from pipeline.tables import TableError, read_frame
 from pipeline.training.device import working_gpu
 from pipeline.training.loop import fit
 from pipeline.training.processes import is_main_process, main_process_first
@@ -226,7 +226,7 @@ def _read_points(paths: Sequence[Path]) -> pd.DataFrame:
     """
     frames = []
     for path in paths:
-        frame = pd.read_csv(path, converters=ID_CELLS)
+        frame = read_frame(path)
         missing = {"study_id", "condition", "level", "x_mm", "y_mm", "z_mm"} - set(frame.columns)
         if missing:
             text = f"no column {', '.join(sorted(missing))}; expected a label_coordinates.csv of `evaluate landmarks`"

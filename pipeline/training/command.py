@@ -12,7 +12,7 @@ import importlib
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.console import complain
+from pipeline.console import Parser, complain
 from pipeline.training.memory import keep_freed_memory
 
 FOLDS = 5
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Train a stage, one fold or all; returns the exit status."""
     name, stage = args.stage, STAGES[args.stage]
     module = importlib.import_module(stage.module)
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline train {name}", description=f"Train {stage.summary}.")
+    parser = Parser(prog=f"python -m pipeline train {name}", description=f"Train {stage.summary}.")
     add_common_arguments(parser, name)
     module.add_arguments(parser)
     try:

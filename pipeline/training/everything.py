@@ -19,13 +19,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
 from pipeline.console import say
 from pipeline.labels import Condition, Family
-from pipeline.tables import ID_CELLS, TableError
+from pipeline.names import shown
+from pipeline.tables import TableError, read_frame
 
 ERRORS_FILE = "landmark_errors.json"
 
@@ -118,7 +117,7 @@ def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Pa
 
     weights.mkdir(parents=True, exist_ok=True)
     if not (weights / "manifest.json").is_file():
-        Manifest(weights, args.set_name, f"trained on {', '.join(path.name for path in args.data)}").save()
+        Manifest(weights, args.set_name, shown(f"trained on {', '.join(path.name for path in args.data)}")).save()
     for task in tasks:
         for fold in range(FOLDS):
             store_run([args.out / task / f"fold{fold}"], weights, task, f"{task}-fold{fold}", fold)
@@ -142,7 +141,7 @@ def store_errors(errors_csv: Path, weights: Path) -> None:
     from pipeline.ensemble.manifest import Manifest
     from pipeline.landmarks.evaluate import error_distribution
 
-    errors = pd.read_csv(errors_csv, converters=ID_CELLS)
+    errors = read_frame(errors_csv)
     if missing := sorted({"condition", "in_plane_mm", "slices"} - set(errors.columns)):
         raise TableError(
             errors_csv, 1, None, f"no column {', '.join(missing)}; expected errors.csv of evaluate landmarks"
