@@ -44,15 +44,20 @@ class WorkerLostError(OSError):
 def open_executor(workers: int, threads: int = 1) -> ProcessPoolExecutor:
     """So many workers, each with so many threads a library; those of the last call if they are alike and alive."""
     environment = dict.fromkeys(THREAD_VARIABLES, str(threads))
-    return get_reusable_executor(
-        workers, timeout=IDLE_SECONDS, env=environment, initializer=_begin_worker, initargs=(os.getpid(),)
-    )
+    # A closed terminal must not end loky's own process that keeps the locks, and which begins here, before this one.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        return get_reusable_executor(
+            workers, timeout=IDLE_SECONDS, env=environment, initializer=_begin_worker, initargs=(os.getpid(),)
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def why_no_workers() -> str | None:
     """What the system lacks for worker processes, in one line; None where it lacks nothing."""
     try:
-        multiprocessing.Lock()
+        multiprocessing.get_context("fork").Lock()
     except (OSError, ImportError) as error:
         return f"locks between processes cannot be made ({error}): is /dev/shm there, with room?"
     return None

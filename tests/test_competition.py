@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +23,7 @@ from pipeline.competition import (
 from pipeline.labels import CELL_COLUMNS, CELLS, Family, SeriesKind
 from pipeline.tables import read_coordinates, read_labels, read_series_table
 
+ROOT = Path(__file__).parents[1]
 COORDINATES = "study_id,series_id,instance_number,condition,level,x,y\n"
 
 
@@ -126,6 +130,18 @@ def test_ids_of_names_that_cannot_be_written_are_the_same_in_every_table(root):
     assert competition.study("caf\\\\xe9").series[0].description is SeriesKind.AXIAL_T2
     assert "\\x1b[1m" in competition.labels.index
     assert {("name-escaped", name, None) for name in ("\\x1b[1m", "caf\\xe9", "caf\\\\xe9")} <= problems(competition)
+
+
+def test_ids_do_not_depend_on_the_locale(root):
+    (root / "train_images" / "Müller" / "7").mkdir(parents=True)
+    with (root / "train_series_descriptions.csv").open("a", encoding="utf-8") as table:
+        table.write("Müller,7,Axial T2\n")
+    code = "import sys; from pipeline.competition import open_competition as read; c = read(sys.argv[1]); "
+    code += "print(ascii([s.study_id for s in c.studies]), c.problems)"
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, root]
+    printed = subprocess.run(command, env=plain, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert printed == "['20', '3', 'M\\xfcller'] ()\n"
 
 
 def test_what_a_problem_quotes_is_shown_escaped_and_cut_off():

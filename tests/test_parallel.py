@@ -73,10 +73,10 @@ def test_an_error_of_a_job_is_raised():
 
 
 def test_without_locks_the_work_is_done_one_after_the_other(monkeypatch, capsys):
-    def refuse():
+    def refuse(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("multiprocessing.Lock", refuse)
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
     assert "No space left on device" in why_no_workers()
     monkeypatch.setattr(parallel, "open_executor", None)
     assert list(in_processes(deadly, [(1, 0), (2, 0)], 2)) == [1, 2]

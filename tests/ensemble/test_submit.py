@@ -356,11 +356,11 @@ sys.exit(submit_command.main(sys.argv[1:]))
 """
 
 
-def start(tmp_path, *options):
+def start(tmp_path, *options, **kind):
     out = tmp_path / "submission.csv"
     arguments = ["--data", tmp_path / "data", "--out", out, "--workers", 1, *options]
     code = [sys.executable, "-c", SLOWLY, *map(str, arguments)]
-    return subprocess.Popen(code, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), out
+    return subprocess.Popen(code, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kind), out
 
 
 def wait_for(condition, seconds=60):
@@ -413,6 +413,18 @@ def test_a_closed_terminal_ends_a_run_cleanly_and_nohup_keeps_it_going(tmp_path)
     assert "stopped" not in printed
 
 
+def test_a_terminal_that_is_closed_ends_the_workers_without_a_word_of_theirs(tmp_path):
+    names = [str(number) for number in range(60)]
+    write_studies(tmp_path / "data", names)
+    process, out = start(tmp_path, "--workers", 2, start_new_session=True)
+    wait_for(lambda: list((tmp_path / "submission.work").glob("*.started")))
+    os.killpg(process.pid, signal.SIGHUP)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 129
+    assert "Traceback" not in errors
+    probabilities_of(read_submission(out), names, out)
+
+
 def test_a_run_goes_on_when_nobody_reads_what_it_prints_or_its_streams_are_closed(tmp_path):
     write_studies(tmp_path / "data", ["1"])
     for number, streams in enumerate(("2>&1 | true", "<&- >&- 2>&-")):
@@ -439,10 +451,10 @@ def test_a_clock_that_is_set_while_the_run_goes_on_ends_nothing(tmp_path, monkey
 def test_without_locks_between_processes_studies_are_graded_one_by_one(tmp_path, monkeypatch, capsys):
     write_studies(tmp_path / "data", ["1", "2"])
 
-    def refuse():
+    def refuse(*_, **__):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr("multiprocessing.Lock", refuse)
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
     for budget in ((), ("--time-budget", 5)):
         assert submit(tmp_path, "--workers", 2, *budget)[0] == 0
         printed = capsys.readouterr().out
