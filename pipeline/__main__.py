@@ -9,11 +9,12 @@ Exit status: 0 all well, 1 the work could not be done, 2 the call was wrong.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from pipeline.console import Parser, complain, run_program, say
 
 
 class Command(NamedTuple):
@@ -40,15 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
+        say(*_overview())
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
     command = COMMANDS.get(name)
     if command is None:
-        print(f"python -m pipeline: unknown command {name!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        complain(f"python -m pipeline: unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
         return 2
     module = importlib.import_module(command.module)
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline {name}", description=command.summary)
+    parser = Parser(prog=f"python -m pipeline {name}", description=command.summary)
     module.add_arguments(parser)
     try:
         args = parser.parse_args(rest)
@@ -57,14 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(module.run(args))
 
 
-def _overview() -> str:
+def _overview() -> list[str]:
     lines = ["usage: python -m pipeline COMMAND [--help] ...", "", "commands:"]
     lines += [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(lines)
+    return lines
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(run_program("python -m pipeline", main))

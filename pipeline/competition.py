@@ -19,9 +19,11 @@ import pandas as pd
 
 from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, CONDITIONS, Family, SeriesKind
+from pipeline.names import file_name, plain_id, shown
 from pipeline.tables import (
     Table,
     TableError,
+    guarded_frame,
     read_coordinates,
     read_labels,
     read_row_ids,
@@ -51,13 +53,21 @@ class CompetitionError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that was found wrong and worked around. ``what`` is a short code to count by."""
+    """Something that was found wrong and worked around. ``what`` is a short code to count by.
+
+    Problems are for people, so every text is kept as it is :func:`shown`, whatever it quotes.
+    """
 
     study_id: str
     series_id: str | None
     file: str | None
     what: str
     detail: str
+
+    def __post_init__(self) -> None:
+        for name, text in vars(self).items():
+            if text is not None:
+                object.__setattr__(self, name, shown(text))
 
     def __str__(self) -> str:
         where = "/".join(part for part in (self.study_id, self.series_id, self.file) if part)
@@ -66,7 +76,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class SeriesRef:
-    """One series folder. ``description`` is None where no table names it or the table's text is not known."""
+    """One series folder; ``series_id`` is the :func:`plain_id` of its name.
+
+    ``description`` is None where no table names it or the table's text is not known.
+    """
 
     study_id: str
     series_id: str
@@ -76,7 +89,10 @@ class SeriesRef:
 
 @dataclass(frozen=True)
 class StudyRef:
-    """One study folder and its series, sorted by id. A study that only a table names has no series."""
+    """One study folder and its series, sorted by id. A study that only a table names has no series.
+
+    ``study_id`` is the :func:`plain_id` of the folder's name, which is the name itself unless no table could hold it.
+    """
 
     study_id: str
     path: Path
@@ -128,7 +144,14 @@ class Competition:
 
     def _read(self, name: str, reader: Callable[[Path], Table[pd.DataFrame]]) -> pd.DataFrame | None:
         path = self.root / name
-        return reader(path).strict() if path.is_file() else None
+        if not path.is_file():
+            return None
+        table = reader(path).strict()
+        if table.index.name == "study_id":
+            table.index = table.index.map(plain_id)
+        for column in {"study_id", "series_id"} & set(table.columns):
+            table[column] = table[column].map(plain_id)
+        return table
 
     def problem_counts(self) -> dict[str, int]:
         """How many problems of each kind there are, most frequent first."""
@@ -152,7 +175,7 @@ def open_competition(
     """
     root, images, split, single = _locate(Path(path), split)
     problems: list[Problem] = []
-    found = {images.name: _list_series(images.name, images, problems)} if single else _list_studies(images, problems)
+    found = _list_studies([images], problems) if single else _list_studies(_study_folders(images, problems), problems)
     series_table = _series_table(root, images, split, series_csv, strict, problems)
     kinds = _kinds(series_table, problems)
     listed_series: dict[str, set[str]] = {}
@@ -166,12 +189,12 @@ def open_competition(
 
     studies: list[StudyRef] = []
     for study_id in sorted(found.keys() | listed):
-        series = found.get(study_id)
-        if series is None:
+        if study_id not in found:
             what = "study-absent" if _is_plain_name(study_id) else "study-id-unsafe"
             problems.append(Problem(study_id, None, None, what, f"a table lists it, {images} has no such folder"))
             studies.append(StudyRef(study_id, images, ()))
             continue
+        place, series = found[study_id]
         if listed and study_id not in listed:
             problems.append(Problem(study_id, None, None, "study-unlisted", "no table lists it; graded all the same"))
         elif series_table is not None:
@@ -179,7 +202,7 @@ def open_competition(
         refs = tuple(
             SeriesRef(study_id, name, folder, kinds.get((study_id, name))) for name, folder in sorted(series.items())
         )
-        studies.append(StudyRef(study_id, images if single else images / study_id, refs))
+        studies.append(StudyRef(study_id, place, refs))
     return Competition(root, split, images, tuple(studies), tuple(problems))
 
 
@@ -234,7 +257,8 @@ def make_folds(labels: pd.DataFrame, n: int = 5, seed: int = 0) -> pd.Series:
 
 def write_folds(folds: pd.Series, path: Path) -> None:
     """Write ``study_id,fold`` lines."""
-    write_atomically(path, folds.rename("fold").rename_axis("study_id").to_csv)
+    table = guarded_frame(folds.rename("fold").rename_axis("study_id").reset_index())
+    write_atomically(path, lambda partial: table.to_csv(partial, index=False))
 
 
 def read_folds(path: Path, content: bytes | None = None) -> pd.Series:
@@ -288,14 +312,27 @@ def _is_single_study(path: Path) -> bool:
     return has_files
 
 
-def _list_studies(images: Path, problems: list[Problem]) -> dict[str, dict[str, Path]]:
+def _study_folders(images: Path, problems: list[Problem]) -> list[Path]:
     try:
         folders, files = _entries(images, quiet=False)
     except OSError as error:
         raise CompetitionError(f"{images} cannot be listed: {error.strerror or error}") from error
     for file in files:
         problems.append(Problem("", None, file.name, "stray-file", f"a file among the studies of {images}"))
-    return {folder.name: _list_series(folder.name, folder, problems) for folder in folders}
+    return folders
+
+
+def _list_studies(folders: Iterable[Path], problems: list[Problem]) -> dict[str, tuple[Path, dict[str, Path]]]:
+    """The folder of each study and of each of its series, by id."""
+    found: dict[str, tuple[Path, dict[str, Path]]] = {}
+    for folder in folders:
+        name = file_name(folder.name)
+        study_id = plain_id(name)
+        if study_id != name:
+            detail = "the folder's name cannot be written or shown as it is; its rows are under this id"
+            problems.append(Problem(study_id, None, None, "name-escaped", detail))
+        found[study_id] = folder, _list_series(study_id, folder, problems)
+    return found
 
 
 def _list_series(study_id: str, folder: Path, problems: list[Problem]) -> dict[str, Path]:
@@ -308,7 +345,7 @@ def _list_series(study_id: str, folder: Path, problems: list[Problem]) -> dict[s
         problems.append(Problem(study_id, None, file.name, "stray-file", "a file among the series folders; not read"))
     if not folders:
         problems.append(Problem(study_id, None, None, "study-empty", f"{folder} has no series folder"))
-    return {series.name: series for series in folders}
+    return {plain_id(file_name(series.name)): series for series in folders}
 
 
 def _entries(folder: Path, quiet: bool = True) -> tuple[list[Path], list[Path]]:
@@ -360,7 +397,8 @@ def _kinds(table: pd.DataFrame | None, problems: list[Problem]) -> dict[tuple[st
     rows: Iterable[tuple[str, str, str, SeriesKind]] = zip(
         table["study_id"], table["series_id"], table["series_description"], table["kind"], strict=True
     )
-    for study_id, series_id, text, kind in rows:
+    for study, series, text, kind in rows:
+        study_id, series_id = plain_id(study), plain_id(series)
         known = kind is not SeriesKind.UNKNOWN
         kinds[study_id, series_id] = kind if known else None
         if not known:
@@ -390,7 +428,7 @@ def _sampled_studies(path: Path, problems: list[Problem]) -> set[str]:
         if column is None or len(name) == len(column) + 1:
             problems.append(Problem("", None, path.name, "table-row", f"row id {name!r} names no condition and level"))
         else:
-            studies.add(name[: -len(column) - 1])
+            studies.add(plain_id(name[: -len(column) - 1]))
     return studies
 
 

@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
             failure of the machine.
 
     Raises:
-        OSError: writing failed; ``path`` is as it was and no partial file is left.
+        OSError: writing failed; it names a file, ``path`` is as it was and no partial file is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")  # a name that nobody else's file has
@@ -36,6 +36,9 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -17,12 +17,14 @@ import numpy as np
 import pandas as pd
 
 from pipeline.labels import CELL_COLUMNS, GRADE_NAMES, SeriesKind, condition_from_title, level_from_title
+from pipeline.names import guarded, unguarded
 
 T = TypeVar("T")
 
 SERIES_COLUMNS = ("study_id", "series_id", "series_description")
 COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 PATIENT_COLUMNS = ("x_mm", "y_mm", "z_mm")
+ID_COLUMNS = ("study_id", "series_id")
 
 
 class TableError(ValueError):
@@ -53,6 +55,24 @@ class Table(Generic[T]):
         if self.errors:
             raise self.errors[0]
         return self.content
+
+
+def guarded_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with every text in it guarded against spreadsheets; :func:`read_frame` takes it off the ids."""
+    result = frame.copy()
+    for name in frame.columns:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            result[name] = [guarded(cell) if isinstance(cell, str) else cell for cell in frame[name]]
+    return result
+
+
+def read_frame(path: Path) -> pd.DataFrame:
+    """A table that the program wrote, as pandas takes it, but for ids: these are text, also one that says NA."""
+    frame = pd.read_csv(path)
+    ids = pd.read_csv(path, usecols=lambda name: name in ID_COLUMNS, dtype=str, keep_default_na=False)
+    for column in ids.columns:
+        frame[column] = ids[column].map(unguarded)
+    return frame
 
 
 def read_text_table(path: Path, columns: Sequence[str], content: bytes | None = None) -> pd.DataFrame:
@@ -87,6 +107,8 @@ def read_text_table(path: Path, columns: Sequence[str], content: bytes | None = 
             raise TableError(path, 1, column, f"the column {found}; the table has {', '.join(map(str, frame.columns))}")
     frame.index = pd.RangeIndex(2, len(frame) + 2)
     frame = frame.fillna("").apply(lambda values: values.str.strip())
+    for column in set(ID_COLUMNS) & set(frame.columns):
+        frame[column] = frame[column].map(unguarded)
     return frame[(frame != "").any(axis=1)]
 
 

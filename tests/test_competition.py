@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline.competition import (
     CompetitionError,
+    Problem,
     TableError,
     make_folds,
     open_competition,
@@ -17,6 +23,7 @@ from pipeline.competition import (
 from pipeline.labels import CELL_COLUMNS, CELLS, Family, SeriesKind
 from pipeline.tables import read_coordinates, read_labels, read_series_table
 
+ROOT = Path(__file__).parents[1]
 COORDINATES = "study_id,series_id,instance_number,condition,level,x,y\n"
 
 
@@ -106,6 +113,41 @@ def test_a_study_id_that_is_a_path_never_becomes_one(root):
     competition = open_competition(root)
     assert competition.study("../../etc").path == root / "train_images"
     assert ("study-id-unsafe", "../../etc", None) in problems(competition)
+
+
+def test_ids_of_names_that_cannot_be_written_are_the_same_in_every_table(root):
+    images = root / "train_images"
+    for name in (b"\x1b[1m", b"caf\xe9", b"caf\\xe9"):
+        (images / os.fsdecode(name) / "7").mkdir(parents=True)
+    with (root / "train_series_descriptions.csv").open("a") as table:
+        table.write("\x1b[1m,7,Axial T2\ncaf\\xe9,7,Axial T2\n")
+    (root / "train.csv").write_text(f"study_id,{','.join(CELL_COLUMNS)}\n\x1b[1m{',' * 25}\n")
+    competition = open_competition(root)
+    assert competition.study("\\x1b[1m").path == images / "\x1b[1m"
+    assert competition.study("\\x1b[1m").series[0].description is SeriesKind.AXIAL_T2
+    assert competition.study("caf\\xe9").path == images / os.fsdecode(b"caf\xe9")
+    assert competition.study("caf\\xe9").series[0].description is None
+    assert competition.study("caf\\\\xe9").series[0].description is SeriesKind.AXIAL_T2
+    assert "\\x1b[1m" in competition.labels.index
+    assert {("name-escaped", name, None) for name in ("\\x1b[1m", "caf\\xe9", "caf\\\\xe9")} <= problems(competition)
+
+
+def test_ids_do_not_depend_on_the_locale(root):
+    (root / "train_images" / "Müller" / "7").mkdir(parents=True)
+    with (root / "train_series_descriptions.csv").open("a", encoding="utf-8") as table:
+        table.write("Müller,7,Axial T2\n")
+    code = "import sys; from pipeline.competition import open_competition as read; c = read(sys.argv[1]); "
+    code += "print(ascii([s.study_id for s in c.studies]), c.problems)"
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, root]
+    printed = subprocess.run(command, env=plain, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert printed == "['20', '3', 'M\\xfcller'] ()\n"
+
+
+def test_what_a_problem_quotes_is_shown_escaped_and_cut_off():
+    problem = Problem("1", None, "a\nb", "unreadable-file", "SeriesDescription is '\x1b[31m" + "x" * 10_000)
+    assert str(problem).isprintable()
+    assert len(str(problem)) < 2100
 
 
 def test_paths_that_are_no_folder_of_studies_are_refused(root, tmp_path):

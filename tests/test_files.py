@@ -18,8 +18,9 @@ def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_other(tmp_path):
         partial.write_text("half of it")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as error:
         write_atomically(path, fail)
+    assert error.value.filename == str(path)
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["submission.csv"]
 

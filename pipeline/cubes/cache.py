@@ -18,12 +18,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-from joblib import Parallel, delayed
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.competition import Competition, StudyRef
 from pipeline.config import to_dict
+from pipeline.console import say
 from pipeline.cubes.cut import cut_cubes
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.files import check_space, write_atomically
@@ -32,6 +32,8 @@ from pipeline.landmarks.examples import labelled_points
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.landmarks.mislabelled import mislabelled
 from pipeline.owned import claim
+from pipeline.parallel import in_processes
+from pipeline.tables import guarded_frame
 from pipeline.volumes import StudyVolumes, read_study
 
 Source = Literal["true", "predicted"]
@@ -146,9 +148,8 @@ def _fill(
     left = [int(n) for n in np.flatnonzero(~flags)]
     a_study = sum(math.prod(shape) for shape in shapes.values()) * np.dtype(np.float16).itemsize
     check_space(folder, a_study * len(left), f"{family} cubes of {len(left)} studies (--cache may be on another disk)")
-    runs = Parallel(n_jobs=jobs if len(left) > 8 else 1, return_as="generator_unordered")(
-        delayed(_cut_study)(work[n], n, family, settings, folder, source) for n in left
-    )
+    tasks = [(work[n], n, family, settings, folder, source) for n in left]
+    runs = in_processes(_cut_study, tasks, jobs if len(left) > 8 else 1, lost=lambda _, n, *__: (n, False))
     unread = []
     for n, read in tqdm(runs, total=len(left), desc=f"cubes {family} {source}", unit="study", disable=not left):
         flags[n] = read
@@ -156,7 +157,7 @@ def _fill(
             unread.append(work[n].study.study_id)
     flags.flush()
     if unread:
-        print(f"{family}: nothing could be read of {len(unread)} graded studies, for example {min(unread)}")
+        say(f"{family}: nothing could be read of {len(unread)} graded studies, for example {min(unread)}")
 
 
 def _shapes(settings: CubeSettings, family: Family) -> dict[SeriesKind, tuple[int, int, int, int]]:
@@ -226,6 +227,7 @@ def _allocate(folder: Path, shapes: Mapping[SeriesKind, tuple[int, ...]], work: 
     columns = [CELLS[cell].column for cell in family_cells(family)]
     rows = [(n, c, job.study.study_id, column) for n, job in enumerate(work) for c, column in enumerate(columns)]
     index = pd.DataFrame(rows, columns=["study", "cell", "study_id", "column"])
+    index = guarded_frame(index)
     write_atomically(folder / "index.csv", lambda partial: index.to_csv(partial, index=False))
     np.lib.format.open_memmap(folder / "done.npy", mode="w+", dtype=np.bool_, shape=(len(work),)).flush()
 

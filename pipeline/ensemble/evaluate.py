@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition, studies_in_fold
+from pipeline.console import complain, say
 from pipeline.ensemble.combine import EnsembleFit, blend, calibrate, fitted
 from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.ensemble.metric import FAMILY_COLUMNS
@@ -35,6 +34,7 @@ from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family
 from pipeline.landmarks.evaluate import EVALUATION
 from pipeline.owned import RefusedError, claim
+from pipeline.parallel import in_processes
 from pipeline.severity.evidence import (
     GRADINGS,
     agreement,
@@ -45,7 +45,7 @@ from pipeline.severity.evidence import (
     term_figures,
 )
 from pipeline.severity.figures import level_lines
-from pipeline.tables import TableError
+from pipeline.tables import TableError, guarded_frame
 
 if TYPE_CHECKING:
     from pipeline.ensemble.context import ContextModel
@@ -79,14 +79,14 @@ def run(args: argparse.Namespace) -> int:
         claim(args.out, EVALUATION)
         figures = _evaluate(competitions, studies, args)
     except (CompetitionError, RefusedError, TableError) as error:
-        print(f"evaluate severity: {error}", file=sys.stderr)
+        complain(f"evaluate severity: {error}")
         return 2
     except WeightsError as error:
-        print(f"evaluate severity: {error}", file=sys.stderr)
+        complain(f"evaluate severity: {error}")
         return 1
     write_text(args.out / "severity.json", json.dumps(figures, indent=1))
-    print("\n".join(evidence_lines(figures)))
-    print(f"wrote {args.out}")
+    say(*evidence_lines(figures))
+    say(f"wrote {args.out}")
     return 0
 
 
@@ -114,7 +114,7 @@ def _evaluate(
         index = pd.MultiIndex.from_product([study_ids, LEVELS])
         findings = gradings.reindex(index).to_numpy(float).reshape(len(studies), len(LEVELS), len(GRADINGS))
     other = None if context is None else hidden_answers(own, context)
-    table = _predictions_table(study_ids, own, other)
+    table = guarded_frame(_predictions_table(study_ids, own, other))
     write = functools.partial(table.to_csv, index=False, float_format="%.5f")
     write_atomically(args.out / "predictions.csv", write)
     figures = evidence(
@@ -135,20 +135,17 @@ def predict_unseen(manifest: Manifest, studies: Sequence[StudyRef], workers: int
     """
     networks, problems = Networks.open(manifest)
     for problem in problems:
-        print(f"left out: {problem.detail}", file=sys.stderr)
+        complain(f"left out: {problem.detail}")
     graders = [member.name for member in networks.members if member.task in list(Family)]
     if not graders:
         raise WeightsError(f"{manifest.folder}: no severity network to evaluate")
     plan = make_plan(studies, networks, in_rounds=False, guard=True, seconds=0)
     if line := plan.guard_line(len(studies)):
-        print(line)
+        say(line)
     (tasks,) = plan.rounds
-    jobs = [
-        delayed(_predict)(tasks[start : start + STUDIES_A_JOB], networks)
-        for start in range(0, len(tasks), STUDIES_A_JOB)
-    ]
+    jobs = [(tasks[start : start + STUDIES_A_JOB], networks) for start in range(0, len(tasks), STUDIES_A_JOB)]
     result = {name: np.full((len(studies), len(CELLS), len(GRADES)), np.nan) for name in graders}
-    answers = Parallel(n_jobs=workers, return_as="generator")(jobs)
+    answers = in_processes(_predict, jobs, workers)
     first = 0
     with tqdm(total=len(tasks), desc="studies", unit="study") as bar:
         for job in answers:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipeline.console import complain, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         tables = _named(args.oof)
         fixed = {name: float(weight) for name, weight in (text.split("=", 1) for text in args.fixed)}
     except ValueError as error:
-        print(f"ensemble: {error}", file=sys.stderr)
+        complain(f"ensemble: {error}")
         return 2
     try:
         fit_and_save(
@@ -78,10 +79,10 @@ def run(args: argparse.Namespace) -> int:
             overrides=args.set,
         )
     except (ConfigError, RefusedError) as error:
-        print(f"ensemble: {error}", file=sys.stderr)
+        complain(f"ensemble: {error}")
         return 2
     except (OSError, TableError, WeightsError, ValueError) as error:
-        print(f"ensemble: {error}", file=sys.stderr)
+        complain(f"ensemble: {error}")
         return 1
     return 0
 
@@ -152,8 +153,8 @@ def fit_and_save(
         "stages": fitted.report,
     }
     manifest.add_file(REPORT_FILE, _json(report))
-    print("\n".join(report_lines(fitted.report)))
-    print(f"ensemble: fitted on {len(out_of_fold.grades)} studies; wrote {weights / ENSEMBLE_FILE}")
+    say(*report_lines(fitted.report))
+    say(f"ensemble: fitted on {len(out_of_fold.grades)} studies; wrote {weights / ENSEMBLE_FILE}")
 
 
 def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], workers: int = 1) -> dict[str, OofTable]:

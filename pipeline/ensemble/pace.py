@@ -31,10 +31,10 @@ class Pace:
     Args:
         schedule: what was asked for.
         workers: how many work at a time; the first study of each also loads the networks and is not measured.
-        clock: seconds since the epoch; a test gives its own.
+        clock: seconds of the schedule; a test gives its own.
     """
 
-    def __init__(self, schedule: Schedule, workers: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, schedule: Schedule, workers: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.schedule, self.workers, self.clock = schedule, workers, clock
         self._loading = workers
         self._multiples: deque[float] = deque(maxlen=WINDOW)
@@ -76,7 +76,7 @@ class Pace:
             return None
         return replace(task, deadline=deadline, slowness=HEADROOM * self.slowness if self.measured else 0.0)
 
-    def expected_end(self, left: Iterable[StudyTask]) -> float:
-        """When the run will be over, in seconds since the epoch: all done, or the time is up."""
+    def expected_seconds(self, left: Iterable[StudyTask]) -> float:
+        """Until the run will be over: all done, or the time is up."""
         seconds = self.slowness * sum(task.expected for task in left) / self.workers
-        return self.clock() + min(seconds, max(self.seconds_left, 0.0))
+        return min(seconds, max(self.seconds_left, 0.0))

@@ -12,17 +12,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from joblib.externals.loky import get_reusable_executor
-
 from pipeline.ensemble.result import StudyResult
 from pipeline.ensemble.stages import StudyTask, Workbench, grade_study
-from pipeline.ensemble.workers import THREAD_VARIABLES
+from pipeline.parallel import open_executor
 
 if TYPE_CHECKING:
     from joblib.externals.loky.process_executor import ProcessPoolExecutor
-
-IDLE_SECONDS = 300
-"""A worker without work ends after this time; between two rounds it must not."""
 
 
 class Finished(NamedTuple):
@@ -75,8 +70,7 @@ class WorkerPool:
         return len(self._running)
 
     def start(self, task: StudyTask, bench: Workbench) -> None:
-        environment = dict.fromkeys(THREAD_VARIABLES, str(bench.threads))
-        self._executor = get_reusable_executor(self.workers, timeout=IDLE_SECONDS, env=environment)
+        self._executor = open_executor(self.workers, bench.threads)
         future = self._executor.submit(grade_study, task, bench)
         self._running[future] = task, time.monotonic()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from pipeline.console import complain, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,12 +31,12 @@ def run(args: argparse.Namespace) -> int:
         check_table("--out", args.out, COLUMNS)
         labels = read_labels(args.labels).strict()
     except (RefusedError, TableError) as error:
-        print(f"prior: {error}", file=sys.stderr)
+        complain(f"prior: {error}")
         return 2
     try:
         write_prior(make_prior(labels), args.out)
     except (ValueError, OSError) as error:
-        print(f"prior: {error}", file=sys.stderr)
+        complain(f"prior: {error}")
         return 1
-    print(f"prior: reweighted class frequencies of {len(labels)} studies written to {args.out}")
+    say(f"prior: reweighted class frequencies of {len(labels)} studies written to {args.out}")
     return 0

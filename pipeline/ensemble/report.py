@@ -18,6 +18,7 @@ from pipeline.ensemble.result import StudyResult
 from pipeline.ensemble.submission import ROW_ORDER
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELLS, row_id
+from pipeline.names import guarded, shown_all
 
 PROVENANCE_COLUMNS = (
     "row_id",
@@ -72,10 +73,10 @@ def write_stages(folder: Path, results: Iterable[StudyResult], general: Iterable
             provenance, problems = (csv.writer(file, lineterminator="\n") for file in (rows, faults))
             provenance.writerow(PROVENANCE_COLUMNS)
             problems.writerow(PROBLEM_COLUMNS)
-            problems.writerows(asdict(problem).values() for problem in general)
+            problems.writerows(map(_cells, general))
             for result in results:
-                provenance.writerows(provenance_rows(result))
-                problems.writerows(asdict(problem).values() for problem in result.problems)
+                provenance.writerows([guarded(cell) for cell in row] for row in provenance_rows(result))
+                problems.writerows(map(_cells, result.problems))
                 header, _, body = result.landmarks.partition("\n")
                 if body:
                     points.write(body if header_written else f"{header}\n{body}")
@@ -181,8 +182,7 @@ def write_run_json(path: Path, report: RunReport) -> None:
     """
     content = {**asdict(report), **report.extra, "versions": versions()}
     del content["extra"]
-    text = json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
-    write_text(path, text)
+    write_text(path, json.dumps(shown_all(content), indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 @functools.cache
@@ -199,6 +199,10 @@ def versions() -> dict[str, str]:
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _cells(problem: Problem) -> list[str]:
+    return [guarded(text or "") for text in asdict(problem).values()]
 
 
 def _short(problem: Problem) -> str:

@@ -21,12 +21,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pipeline.console import end_signals
 from pipeline.ensemble.board import Board
 from pipeline.ensemble.pace import Pace
 from pipeline.ensemble.pool import Pool, SameProcess, WorkerPool
 from pipeline.ensemble.result import Reason, StudyResult
 from pipeline.ensemble.settings import Schedule
 from pipeline.ensemble.stages import StudyTask, Workbench, fallen
+from pipeline.parallel import why_no_workers
 
 
 class Stop(BaseException):
@@ -63,8 +65,12 @@ class Run:
         quiet: bool = False,
         progress: Callable[[StudyResult], None] | None = None,
     ) -> Run:
-        """A run on so many workers. One alone needs no process, unless the end of the time may have to end it."""
-        pool = SameProcess() if workers == 1 and schedule.minutes is None else WorkerPool(workers)
+        """A run on so many workers. One alone needs no process, unless the end of the time may have to end it.
+
+        Where the system has none, it does without: what hangs in compiled code is then not ended.
+        """
+        alone = workers == 1 and (schedule.minutes is None or why_no_workers() is not None)
+        pool = SameProcess() if alone else WorkerPool(workers)
         return cls(board, bench, Pace(schedule, workers), pool, quiet, progress=progress)
 
     def rounds(self, rounds: Sequence[Sequence[StudyTask]]) -> None:
@@ -153,21 +159,21 @@ class Run:
         parts = [f"{self._networks - len(waiting)}/{self._networks} networks done"] if self._networks else []
         if self.pace.schedule.minutes is not None:
             parts.append(f"{max(self.pace.seconds_left, 0) / 60:.1f} min of the budget left")
-        parts.append(time.strftime("ends about %H:%M", time.localtime(self.pace.expected_end(left))))
+        parts.append(time.strftime("ends about %H:%M", time.localtime(time.time() + self.pace.expected_seconds(left))))
         return ", ".join(parts)
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """Turn SIGTERM and Ctrl-C into :class:`Stop` while the body runs."""
+    """Turn SIGTERM, Ctrl-C and the end of the terminal into :class:`Stop` while the body runs."""
 
     def end(number: int, _frame: FrameType | None) -> None:
-        for which in (signal.SIGTERM, signal.SIGINT):
+        for which in end_signals():
             signal.signal(which, signal.SIG_IGN)  # the second one must not cut the writing of the files short
         raise Stop(Reason.STOPPED, number)
 
     try:
-        before = {which: signal.signal(which, end) for which in (signal.SIGTERM, signal.SIGINT)}
+        before = {which: signal.signal(which, end) for which in end_signals()}
     except ValueError:  # called from another thread than the main one: signals are the caller's
         yield
         return

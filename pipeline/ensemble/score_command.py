@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 from pathlib import Path
+
+from pipeline.console import complain, say, say_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,17 +24,17 @@ def run(args: argparse.Namespace) -> int:
     try:
         score = score_files(args.truth, args.submission)
     except TableError as error:
-        print(f"score: {error}", file=sys.stderr)
+        complain(f"score: {error}")
         return 2
     if score.cells == 0:
-        print(f"score: {args.truth} holds no grade, so there is nothing to score", file=sys.stderr)
+        complain(f"score: {args.truth} holds no grade, so there is nothing to score")
         return 1
     if args.json:
-        print(json.dumps(score.to_dict()))
+        say_json(score.to_dict())
     else:
         for name, value in score.to_dict().items():
-            print(f"{name:<13} {'no graded cell' if value is None else f'{value:.6f}'}")
-        print(f"{score.cells} graded cells of {score.studies} studies")
+            say(f"{name:<13} {'no graded cell' if value is None else f'{value:.6f}'}")
+        say(f"{score.cells} graded cells of {score.studies} studies")
     if math.isnan(score.score):
-        print("score: a family has no graded cell, so the mean of four is undefined", file=sys.stderr)
+        complain("score: a family has no graded cell, so the mean of four is undefined")
     return 0

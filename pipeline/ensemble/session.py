@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ import pandas as pd
 
 from pipeline.competition import Competition, Problem, StudyRef
 from pipeline.config import to_dict
+from pipeline.console import complain, say
 from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import Manifest
 from pipeline.ensemble.metric import Score, score_arrays
@@ -28,6 +28,7 @@ from pipeline.ensemble.settings import EnsembleSettings, Schedule
 from pipeline.ensemble.stages import StudyTask, Workbench
 from pipeline.ensemble.work import WorkFolder
 from pipeline.labels import CELL_COLUMNS
+from pipeline.parallel import why_no_workers
 from pipeline.volumes.limits import ReadLimits
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class Session:
         )
         work = WorkFolder.of(self.work, self._context(networks))
         workers = min(self.workers or self.settings.workers or usable_cpus(), len(self.studies))
+        if (why := why_no_workers()) and workers > 1:
+            self.problems.append(Problem("", None, None, "no-workers", f"{why}; studies are graded one by one"))
+            workers = 1
         threads = max(usable_cpus() // workers, 1)
         bench = Workbench(
             work, f"run{os.getpid()}", networks, self.limits, self.device, threads, self.settings.keep_gib
@@ -101,7 +105,7 @@ class Session:
         networks, refused = Networks.open(self.manifest)
         self.problems += refused
         for problem in refused:
-            print(f"submit.py: {problem.detail}", file=sys.stderr)
+            complain(f"submit.py: {problem.detail}")
         return networks if networks.members else None
 
     def _context(self, networks: Networks | None) -> dict[str, Any]:
@@ -147,6 +151,7 @@ class Session:
         if ended_early is None and str(Reason.TIME_OVER) in reasons:
             # The workers may notice the deadline a moment before the run does.
             ended_early = str(Reason.TIME_OVER)
+        seconds = time.monotonic() - self.schedule.started
         report = RunReport(
             studies=len(self.studies),
             rows_by_source=self.board.sources(),
@@ -154,13 +159,13 @@ class Session:
             problems=dict(self._tally.problems.most_common()),
             studies_with_problems=len(self._tally.faulty),
             weights=self._describe_weights(networks),
-            seconds=round(time.time() - self.schedule.started, 2),
+            seconds=round(seconds, 2),
             written=", ".join(str(path) for path in (self.board.out, self.board.wide, self.stages) if path is not None),
             ended_early=ended_early,
             resumed=resumed,
             extra={
                 "command": self.command,
-                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.schedule.started)),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds)),
                 "images": str(self.competition.images),
                 "split": self.competition.split,
                 "rounds": len(plan.rounds),
@@ -178,18 +183,18 @@ class Session:
             run.bench.work.remove_results()
         guard = plan.guard_line(len(self.studies))
         if guard:
-            print(guard)
-        print("\n".join([report.line(), *report.warnings()]))
+            say(guard)
+        say(report.line(), *report.warnings())
         if self.labels is not None:
             from pipeline.ensemble.combine import ENSEMBLE_FILE
 
-            print(f"score: {self._score()}")
+            say(f"score: {self._score()}")
             if self.manifest is not None and self.manifest.file(ENSEMBLE_FILE) is not None:
-                print(
+                say(
                     "score: no network used has seen these studies, but calibration and study context may have been "
                     "fitted on them, which flatters a little; ensemble_report.json of the weights is cross-fitted"
                 )
-        return 130 if stopped is not None and stopped.signal == signal.SIGINT else 0
+        return 128 + stopped.signal if stopped is not None and stopped.signal in (signal.SIGINT, signal.SIGHUP) else 0
 
     def _score(self) -> Score:
         assert self.labels is not None

@@ -42,7 +42,7 @@ class Schedule:
     """When the run has to be over.
 
     Attributes:
-        started: :func:`time.time` when the program began.
+        started: :func:`time.monotonic` when the program began; the time of day may be set while it runs.
         minutes: the budget, None for no end.
         start_seconds: what the program took until the first table was on the disk; on a loaded machine or a slow
             disk that is many times the usual second.
@@ -53,7 +53,7 @@ class Schedule:
     start_seconds: float = 0.0
 
     def deadline(self, slowness: float = 1.0) -> float | None:
-        """When no more work may be going on, in seconds of :func:`time.time`.
+        """When no more work may be going on, in seconds of :func:`time.monotonic`.
 
         Args:
             slowness: how many times as long as on an idle machine things take; the time kept back for the end grows

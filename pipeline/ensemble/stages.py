@@ -22,6 +22,7 @@ from pipeline.ensemble.result import Reason, Source, StudyResult
 from pipeline.ensemble.work import WorkFolder
 from pipeline.ensemble.workers import limit_threads, work_device
 from pipeline.labels import CELLS, GRADES, Family, SeriesKind
+from pipeline.tables import guarded_frame
 from pipeline.volumes import ReadLimits
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class StudyTask:
         seconds: after which the study falls back.
         costs: of the graders, in seconds on one idle CPU thread.
         base_cost: of all that comes before them.
-        deadline: of the run, in seconds of :func:`time.time`; work stops between two networks. None: no end.
+        deadline: of the run, in seconds of :func:`time.monotonic`; work stops between two networks. None: no end.
         slowness: a network that would not be done before the deadline at this many times its cost is left out.
     """
 
@@ -185,7 +186,7 @@ def _grade(
         clock.lap("landmarks")
         cubes = networks.cut(volumes, points, wanted)
         clock.lap("cubes")
-        table = points.to_frame().to_csv(index=False)
+        table = guarded_frame(points.to_frame()).to_csv(index=False)
         findings = _find(task, volumes, points.found, table, tuple(points.series_id), notes)
         if task.later and bench.work.has_room(bench.keep_gib):
             with contextlib.suppress(OSError):
@@ -194,7 +195,7 @@ def _grade(
     tried: list[str] = []
     failed: set[Family] = set()
     for name in graders:
-        if task.deadline is not None and time.time() + task.slowness * costs.get(name, 0.0) >= task.deadline:
+        if task.deadline is not None and time.monotonic() + task.slowness * costs.get(name, 0.0) >= task.deadline:
             continue  # a quicker one may still be done in time
         tried.append(name)
         try:
@@ -333,14 +334,14 @@ def fallen(previous: StudyResult | None, study: StudyRef, reason: Reason, detail
 
 
 def _is_over(task: StudyTask) -> bool:
-    return task.deadline is not None and time.time() >= task.deadline
+    return task.deadline is not None and time.monotonic() >= task.deadline
 
 
 def _seconds_left(task: StudyTask) -> float:
     if task.deadline is None:
         return task.seconds
     # A little beyond the deadline: between two networks the study ends by itself and keeps what it has.
-    return max(min(task.seconds, task.deadline - time.time() + GRACE_SECONDS), 0.05)
+    return max(min(task.seconds, task.deadline - time.monotonic() + GRACE_SECONDS), 0.05)
 
 
 class _Clock:

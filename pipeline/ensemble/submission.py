@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.files import write_atomically
 from pipeline.labels import CELLS, GRADES, row_id
-from pipeline.tables import TableError, read_text_table
+from pipeline.tables import TableError, guarded_frame, read_text_table
 
 ROW_ORDER: tuple[int, ...] = tuple(sorted(range(len(CELLS)), key=lambda index: CELLS[index].column))
 """Cells in the order of row ids inside a study, as ``sample_submission.csv`` sorts them."""
@@ -54,7 +54,7 @@ def write_wide(path: Path, study_ids: Sequence[str], probabilities: np.ndarray) 
     normalised = checked(study_ids, probabilities)
     frame = pd.DataFrame(normalised.reshape(len(study_ids), -1), columns=list(WIDE_COLUMNS))
     frame.insert(0, "study_id", list(study_ids))
-    write_atomically(path, lambda file: frame.to_csv(file, index=False, float_format="%.8g"))
+    write_atomically(path, lambda file: guarded_frame(frame).to_csv(file, index=False, float_format="%.8g"))
 
 
 def checked(study_ids: Sequence[str], probabilities: np.ndarray) -> np.ndarray:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from pipeline.competition import (
     read_folds,
 )
 from pipeline.config import ConfigError, load_settings
+from pipeline.console import Parser, complain
 from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest, WeightsError
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
@@ -79,22 +79,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str], started: float | None = None) -> int:
     """Parse, run, report; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="submit.py", description="Grade lumbar spine MRI studies: 25 rows a study.")
+    parser = Parser(prog="submit.py", description="Grade lumbar spine MRI studies: 25 rows a study.")
     add_arguments(parser)
     try:
         args = parser.parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
-        return run(args, time.time() if started is None else started)
+        return run(args, time.monotonic() if started is None else started)
     except (CallError, RefusedError, CompetitionError, ConfigError, TableError) as error:
-        print(f"submit.py: {error}", file=sys.stderr)
+        complain(f"submit.py: {error}")
         return 2
     except BusyError as error:
-        print(f"submit.py: {error}", file=sys.stderr)
+        complain(f"submit.py: {error}")
         return 1
     except OSError as error:
-        print(f"submit.py: {error.filename or args.out}: {error.strerror or error}", file=sys.stderr)
+        complain(f"submit.py: {error.filename or args.out}: {error.strerror or error}")
         return 1
 
 
@@ -144,7 +144,7 @@ def run(args: argparse.Namespace, started: float) -> int:
             board=board,
             settings=settings,
             limits=limits,
-            schedule=Schedule(started, args.time_budget, time.time() - started),
+            schedule=Schedule(started, args.time_budget, time.monotonic() - started),
             workers=args.workers,
             device=args.device,
             stages=args.stages,

@@ -11,9 +11,7 @@ import os
 import sys
 
 from pipeline.ensemble.work import WorkFolder
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""What libraries look at for their number of threads when they are loaded."""
+from pipeline.parallel import THREAD_VARIABLES
 
 
 @functools.cache

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition, CompetitionError, StudyRef, TableError, open_competition, studies_in_fold
+from pipeline.console import complain, say
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Family
 from pipeline.landmarks.landmarks import Landmarks
+from pipeline.names import file_name, plain_id
 from pipeline.owned import RefusedError, claim
+from pipeline.tables import guarded_frame
 
 if TYPE_CHECKING:
     from pipeline.volumes import StudyVolumes, Volume
@@ -83,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
         claim(args.out, EVALUATION)
         _evaluate(competitions, studies, args)
     except (CompetitionError, RefusedError, TableError) as error:
-        print(f"evaluate landmarks: {error}", file=sys.stderr)
+        complain(f"evaluate landmarks: {error}")
         return 2
     except WeightsError as error:
-        print(f"evaluate landmarks: {error}", file=sys.stderr)
+        complain(f"evaluate landmarks: {error}")
         return 1
     return 0
 
@@ -94,35 +96,37 @@ def run(args: argparse.Namespace) -> int:
 def _evaluate(
     competitions: Sequence[Competition], studies: Sequence[Sequence[StudyRef]], args: argparse.Namespace
 ) -> None:
-    from joblib import Parallel, delayed
     from tqdm import tqdm
+
+    from pipeline.parallel import in_processes
 
     comparisons, tables = [], []
     for name, competition, chosen in zip(_names(competitions), competitions, studies, strict=True):
-        parallel = Parallel(n_jobs=args.workers, return_as="generator")
         jobs = [
-            delayed(predict_and_compare)(chosen[start : start + STUDIES_A_JOB], competition, args.weights)
+            (chosen[start : start + STUDIES_A_JOB], competition, args.weights)
             for start in range(0, len(chosen), STUDIES_A_JOB)
         ]
-        for predicted, errors in tqdm(parallel(jobs), total=len(jobs), desc=name):
+        answers = in_processes(predict_and_compare, jobs, args.workers)
+        for predicted, errors in tqdm(answers, total=len(jobs), desc=name):
             tables.append(predicted)
             comparisons.append(errors.assign(folder=name))
     errors = pd.concat(comparisons, ignore_index=True)
     for file, table in (("label_coordinates.csv", pd.concat(tables)), ("errors.csv", errors)):
-        write_atomically(args.out / file, functools.partial(table.to_csv, index=False))
+        write_atomically(args.out / file, functools.partial(guarded_frame(table).to_csv, index=False))
     summary = {str(folder): summarise(group) for folder, group in errors.groupby("folder")}
     write_text(args.out / "landmarks.json", json.dumps(summary, indent=1))
     for folder, figures in summary.items():
-        print(f"{folder}\n{_text(figures)}")
+        say(folder, *_text(figures).splitlines())
     if worst_cases(errors, competitions, args.out / "worst.png"):
-        print(f"worst cases: {args.out / 'worst.png'}")
-    print(f"wrote {args.out}")
+        say(f"worst cases: {args.out / 'worst.png'}")
+    say(f"wrote {args.out}")
 
 
 def _names(competitions: Sequence[Competition]) -> list[str]:
     """The folders' names; their paths where two have the same name."""
     names = [competition.root.name for competition in competitions]
-    return [name if names.count(name) == 1 else str(c.root) for name, c in zip(names, competitions, strict=True)]
+    chosen = [n if names.count(n) == 1 else str(c.root) for n, c in zip(names, competitions, strict=True)]
+    return [plain_id(file_name(name)) for name in chosen]
 
 
 def predict_and_compare(

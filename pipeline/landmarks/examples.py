@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -16,15 +17,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from pipeline.competition import Competition, CompetitionError, StudyRef
+from pipeline.console import say
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
 from pipeline.landmarks.mislabelled import mislabelled
+from pipeline.names import stem
 from pipeline.owned import claim
+from pipeline.parallel import in_processes
 from pipeline.volumes import StudyVolumes, Volume, read_study
 
 CANAL_CHANNELS = slice(0, 5)
@@ -232,24 +235,24 @@ def build_examples(
         coordinates = competition.coordinates
         if coordinates is None:
             raise CompetitionError(f"{competition.root}: no label coordinates; landmarks cannot be learnt from it")
-        place = hashlib.sha256(str(competition.images.resolve()).encode()).hexdigest()[:8]
+        place = hashlib.sha256(os.fsencode(competition.images.resolve())).hexdigest()[:8]
         target = folder / f"{kind}-{key}" / place
         claim(target, "cache")
         groups = dict(tuple(coordinates.groupby("study_id")))
         for study in competition.studies:
             if study.study_id in groups:
-                path = target / f"{study.study_id}.{_fingerprint(study, groups[study.study_id])}.npz"
+                path = target / f"{stem(study.study_id)}.{_fingerprint(study, groups[study.study_id])}.npz"
                 files.append((number, study.study_id, path))
                 if not path.exists():
-                    jobs.append(delayed(_write_study)(study, groups[study.study_id], kind, path, settings))
-    parallel = Parallel(n_jobs=workers, return_as="generator_unordered")
-    for _ in tqdm(parallel(jobs), total=len(jobs), desc=f"{kind} slices", disable=not jobs):
+                    jobs.append((study, groups[study.study_id], kind, path, settings))
+    written = in_processes(_write_study, jobs, workers, lost=lambda *_: None)
+    for _ in tqdm(written, total=len(jobs), desc=f"{kind} slices", disable=not jobs):
         pass
     rows: list[tuple[int, str, str, int]] = []
     doubted: Counter[str] = Counter()
     unread = [study_id for _, study_id, path in files if not path.exists()]
     if unread:
-        print(f"{kind}: nothing could be read of {len(unread)} labelled studies, for example {unread[0]}")
+        say(f"{kind}: nothing could be read of {len(unread)} labelled studies, for example {unread[0]}")
     for number, study_id, path in files:
         if not path.exists():
             continue
@@ -259,7 +262,7 @@ def build_examples(
             doubted.update(path.with_suffix(_DOUBTED).read_text(encoding="utf-8").splitlines())
     if doubted:
         counts = ", ".join(f"{count} {reason}" for reason, count in doubted.items())
-        print(f"{kind} labels that cannot be right, left out: {counts}; `python -m pipeline check` lists them")
+        say(f"{kind} labels that cannot be right, left out: {counts}; `python -m pipeline check` lists them")
     return pd.DataFrame(rows, columns=["competition", "study_id", "file", "index"])
 
 

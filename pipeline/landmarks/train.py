@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 
 from pipeline.competition import Competition, CompetitionError, open_competition, studies_in_fold
 from pipeline.config import ConfigError, load_settings, to_dict
+from pipeline.console import say
 from pipeline.ensemble.seen import seen_studies
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
@@ -281,7 +282,7 @@ def train(task: str, args: argparse.Namespace) -> int:
     )
     training, testing = table[~is_held_out], table[is_held_out]
     check_sides(set(training["study_id"]), set(testing["study_id"]))
-    print(
+    say(
         f"train {task}: {len(training)} slices of {training['study_id'].nunique()} studies, "
         f"held out (fold {args.fold}): {len(testing)} slices of {testing['study_id'].nunique()} studies"
     )
@@ -289,7 +290,7 @@ def train(task: str, args: argparse.Namespace) -> int:
     seen = seen_studies(training["study_id"], settings.start_from, testing["study_id"].unique())
     point_task = PointTask(task, settings, training, testing)
     result = fit(point_task, settings.loop, out, config=to_dict(settings), seen=seen, resume=not args.restart)
-    print(f"{task}: best score {result.best_score:.3f} mm at epoch {result.epoch}; wrote {result.weights}")
+    say(f"{task}: best score {result.best_score:.3f} mm at epoch {result.epoch}; wrote {result.weights}")
     return 0
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
+
+from pipeline.console import complain, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,16 +52,16 @@ def run(args: argparse.Namespace) -> int:
         defects = list(DEFECTS) if args.defects == ["all"] else args.defects
         make_phantom(args.out, args.studies, args.seed, args.split, args.size, defects, args.workers, settings, True)
     except ValueError as error:
-        print(f"phantom: {error}", file=sys.stderr)
+        complain(f"phantom: {error}")
         return 2
     except OSError as error:
-        print(f"phantom: cannot write to {args.out}: {error}", file=sys.stderr)
+        complain(f"phantom: cannot write to {args.out}: {error}")
         return 1
     seconds = time.perf_counter() - start
     floor = ", ".join(f"{family} {value:.3f}" for family, value in noise_floor(settings.noise).items())
-    print(
+    say(
         f"{args.studies} studies in {seconds:.1f} s ({seconds / args.studies:.2f} s a study), "
         f"label noise {settings.noise:g}: no grader can score below {floor}"
     )
-    print(f"written to {args.out}")
+    say(f"written to {args.out}")
     return 0

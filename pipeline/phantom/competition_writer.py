@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
-import joblib
 import numpy as np
 from pydicom.dataset import Dataset
 from tqdm import tqdm
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, GRADES, Family, SeriesKind, level_title, row_id
 from pipeline.owned import check_claim, claim
+from pipeline.parallel import in_processes
 from pipeline.phantom.acquisition import SIZES, Pose, SeriesPlan, SlicePlane, plan_study, sample_pose
 from pipeline.phantom.anatomy import Anatomy
 from pipeline.phantom.artefacts import degrade, sample_artefacts
@@ -101,12 +101,9 @@ def make_phantom(
     images.mkdir(exist_ok=True)
     settings = labels or LabelSettings()
     chosen = [defects[index % len(defects)] if defects else None for index in range(studies)]
-    jobs = (
-        joblib.delayed(write_study)(images, index, seed, split, size, defect, settings)
-        for index, defect in enumerate(chosen)
-    )
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator")
-    records = list(tqdm(parallel(jobs), total=studies, unit="study", desc="phantom", disable=not progress))
+    jobs = [(images, index, seed, split, size, defect, settings) for index, defect in enumerate(chosen)]
+    written = in_processes(write_study, jobs, workers)
+    records = list(tqdm(written, total=studies, unit="study", desc="phantom", disable=not progress))
     _write_tables(out, split, records)
     return out
 

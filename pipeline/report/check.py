@@ -8,13 +8,13 @@ printed, the first few of a kind, and counted.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.console import complain, say, say_json
 from pipeline.labels import SeriesKind
 
 if TYPE_CHECKING:
@@ -50,30 +50,30 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.volumes import ReadLimits
 
     if args.workers < 1 or (args.seconds is not None and not args.seconds > 0):
-        print("check: --workers and --seconds must be above 0", file=sys.stderr)
+        complain("check: --workers and --seconds must be above 0")
         return 2
     try:
         competition = open_competition(args.data, series_csv=args.series, split=args.split, strict=False)
+        coordinates = competition.coordinates
     except (CompetitionError, TableError) as error:
-        print(f"check: {error}", file=sys.stderr)
+        complain(f"check: {error}")
         return 2
     limits = ReadLimits() if args.seconds is None else ReadLimits(study_seconds=args.seconds)
     studies = []
-    for study in _studies(competition.studies, limits, competition.coordinates, args.workers):
+    for study in _studies(competition.studies, limits, coordinates, args.workers):
         studies.append(study)
         if not args.json:
-            print("\n".join(_lines(study)), flush=True)
-    listing = [_problem(problem) for problem in competition.problems]
+            say(*_lines(study))
+    listing = [asdict(problem) for problem in competition.problems]
     summary = _summary(studies, listing)
     if args.json:
-        print(json.dumps({"studies": studies, "problems": listing, "summary": summary}, indent=1))
+        say_json({"studies": studies, "problems": listing, "summary": summary}, indent=1)
     else:
-        for line in _named(listing):
-            print(line)
+        say(*_named(listing))
         if studies:
-            print(_last_line(summary))
+            say(_last_line(summary))
     if not studies:
-        print(f"check: {no_study(competition)}", file=sys.stderr)
+        complain(f"check: {no_study(competition)}")
         return 2
     return 1 if summary["studies_with_fallback"] else 0
 
@@ -81,14 +81,11 @@ def run(args: argparse.Namespace) -> int:
 def _studies(
     refs: tuple[StudyRef, ...], limits: Any, coordinates: pd.DataFrame | None, workers: int
 ) -> Iterator[dict[str, Any]]:
-    points = {} if coordinates is None else dict(tuple(coordinates.groupby("study_id")))
-    if workers == 1:
-        yield from (describe_study(ref, limits, points.get(ref.study_id)) for ref in refs)
-        return
-    from joblib import Parallel, delayed
+    from pipeline.parallel import in_processes
 
-    jobs = (delayed(describe_study)(ref, limits, points.get(ref.study_id)) for ref in refs)
-    yield from Parallel(n_jobs=workers, return_as="generator")(jobs)
+    points = {} if coordinates is None else dict(tuple(coordinates.groupby("study_id")))
+    jobs = [(ref, limits, points.get(ref.study_id)) for ref in refs]
+    return in_processes(describe_study, jobs, workers, lost=_lost_study)
 
 
 def describe_study(ref: StudyRef, limits: Any, coordinates: pd.DataFrame | None = None) -> dict[str, Any]:
@@ -101,7 +98,19 @@ def describe_study(ref: StudyRef, limits: Any, coordinates: pd.DataFrame | None 
     """
     from pipeline.volumes import read_study
 
-    reading = read_study(ref, limits)
+    return _description(ref, read_study(ref, limits), coordinates)
+
+
+def _lost_study(ref: StudyRef, *_: Any) -> dict[str, Any]:
+    """The description of a study that ended the process that read it."""
+    from pipeline.competition import Problem
+    from pipeline.volumes import StudyVolumes
+
+    problem = Problem(ref.study_id, None, None, "worker-died", "the process that read the study alone was killed")
+    return _description(ref, StudyVolumes(ref.study_id, (), (problem,)), None)
+
+
+def _description(ref: StudyRef, reading: StudyVolumes, coordinates: pd.DataFrame | None) -> dict[str, Any]:
     doubted = [] if coordinates is None else _doubted_labels(reading, coordinates)
     series = []
     for one in ref.series:
@@ -121,7 +130,7 @@ def describe_study(ref: StudyRef, limits: Any, coordinates: pd.DataFrame | None 
         "study_id": ref.study_id,
         "series": series,
         "missing": missing,
-        "problems": [_problem(problem) for problem in (*reading.problems, *doubted)],
+        "problems": [asdict(problem) for problem in (*reading.problems, *doubted)],
     }
 
 
@@ -170,16 +179,6 @@ def _stack(volume: Volume) -> dict[str, Any]:
         "normal": np.round(volume.normal, 6).tolist(),
         "instances": [int(numbers.min()), int(numbers.max())],
         "defects": defects,
-    }
-
-
-def _problem(problem: Problem) -> dict[str, Any]:
-    return {
-        "study_id": problem.study_id,
-        "series_id": problem.series_id,
-        "file": problem.file,
-        "what": problem.what,
-        "detail": problem.detail,
     }
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib
 
+from pipeline.console import Parser
+
 STAGES: dict[str, tuple[str, str]] = {
     "landmarks": ("pipeline.landmarks.evaluate", "predicted points against labelled ones, in millimetres"),
     "severity": ("pipeline.ensemble.evaluate", "grades at predicted points, and what else speaks for them"),
@@ -27,9 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate a stage; returns the exit status."""
     name, summary = STAGES[args.stage]
     module = importlib.import_module(name)
-    parser = argparse.ArgumentParser(
-        prog=f"python -m pipeline evaluate {args.stage}", description=f"Measure {summary}."
-    )
+    parser = Parser(prog=f"python -m pipeline evaluate {args.stage}", description=f"Measure {summary}.")
     module.add_arguments(parser)
     try:
         options = parser.parse_args(args.rest)

@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ from pipeline.untrusted import parse_json
 
 if TYPE_CHECKING:
     from pipeline.ensemble.manifest import Manifest
+
+from pipeline.console import complain, say
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "kaggle_notebook.ipynb"
@@ -91,10 +92,10 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.report.wheelhouse import WheelError
 
     if not re.fullmatch(r"3\.\d{1,2}", args.python_version):
-        print(f"kaggle: --python-version {args.python_version}: expected two numbers such as 3.12", file=sys.stderr)
+        complain(f"kaggle: --python-version {args.python_version}: expected two numbers such as 3.12")
         return 2
     if args.user is not None and not re.fullmatch(r"[A-Za-z0-9-]+", args.user):
-        print(f"kaggle: --user {args.user!r}: expected letters, digits and dashes, as in your profile", file=sys.stderr)
+        complain(f"kaggle: --user {args.user!r}: expected letters, digits and dashes, as in your profile")
         return 2
     try:
         datasets = build(
@@ -105,13 +106,13 @@ def run(args: argparse.Namespace) -> int:
             args.accelerator,
         )
     except RefusedError as error:
-        print(f"kaggle: {error}", file=sys.stderr)
+        complain(f"kaggle: {error}")
         return 2
     except (WeightsError, WheelError) as error:
-        print(f"kaggle: {error}", file=sys.stderr)
+        complain(f"kaggle: {error}")
         return 1
     except OSError as error:
-        print(f"kaggle: {error.filename or args.out}: {error.strerror or error}", file=sys.stderr)
+        complain(f"kaggle: {error.filename or args.out}: {error.strerror or error}")
         return 1
     _report(args.out, datasets, args.user)
     return 0
@@ -294,19 +295,19 @@ def _report(out: Path, datasets: list[Dataset], user: str | None) -> None:
     for name in (*(dataset.folder for dataset in datasets), "kernel"):
         files = [path for path in (out / name).rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
-        print(f"{out / name}: {len(files)} files, {size / 1e6:.1f} MB")
+        say(f"{out / name}: {len(files)} files, {size / 1e6:.1f} MB")
     if user is None:
-        print(f"the owner is {NO_USER!r} for now: run again with --user NAME before uploading")
-    print("\nupload once:")
+        say(f"the owner is {NO_USER!r} for now: run again with --user NAME before uploading")
+    say("", "upload once:")
     for dataset in datasets:
-        print(f"  kaggle datasets create -p {out / dataset.folder} --dir-mode zip --keep-tabular")
-    print("after a change, instead of it:")
+        say(f"  kaggle datasets create -p {out / dataset.folder} --dir-mode zip --keep-tabular")
+    say("after a change, instead of it:")
     for dataset in datasets:
-        print(f"  kaggle datasets version -p {out / dataset.folder} --dir-mode zip --keep-tabular -m 'what changed'")
-    print("when the datasets are ready:")
-    print(f"  kaggle kernels push -p {out / 'kernel'}")
-    print("when the kernel has run, open its page and choose 'Submit to Competition':")
-    print(f"  https://www.kaggle.com/code/{_kernel_id(user or NO_USER)}")
+        say(f"  kaggle datasets version -p {out / dataset.folder} --dir-mode zip --keep-tabular -m 'what changed'")
+    say("when the datasets are ready:")
+    say(f"  kaggle kernels push -p {out / 'kernel'}")
+    say("when the kernel has run, open its page and choose 'Submit to Competition':")
+    say(f"  https://www.kaggle.com/code/{_kernel_id(user or NO_USER)}")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -6,7 +6,6 @@ file then cost a picture and not the submission.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +14,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import CompetitionError, TableError, open_competition
+from pipeline.console import Parser, complain, run_program, say
 from pipeline.landmarks.landmarks import Landmarks
+from pipeline.names import stem
 from pipeline.owned import RefusedError, claim
 from pipeline.report.overlay import slice_picture, study_picture
+from pipeline.tables import read_frame
 from pipeline.training.tracking import save_png
 from pipeline.volumes import StudyVolumes, read_study
 
@@ -54,7 +56,7 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
         if study.study_id in marked:
             picture = study_picture(volumes, Landmarks.from_frame(study.study_id, table))
         # The id may come from a table; a number makes the name safe and keeps the order.
-        path = out / f"{len(written) + 1}_{''.join(sign for sign in study.study_id if sign.isalnum())[:40]}.png"
+        path = out / f"{len(written) + 1}_{stem(study.study_id)}.png"
         save_png(path, picture)
         written.append(path)
     return written
@@ -62,7 +64,7 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
 
 def main(argv: Sequence[str]) -> int:
     """Draw and print where; returns 0, 1 where nothing could be drawn, 2 where there are no points to draw."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.report.pictures", description=__doc__)
+    parser = Parser(prog="python -m pipeline.report.pictures", description=__doc__)
     parser.add_argument("data", type=Path, help="competition or images folder")
     parser.add_argument("--stages", type=Path, required=True, metavar="DIR", help="what submit.py --stages wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
@@ -71,12 +73,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         written = draw(args.data, args.stages, args.out, args.count)
     except (FileNotFoundError, RefusedError) as error:
-        print(f"pictures: {error}", file=sys.stderr)
+        complain(f"pictures: {error}")
         return 2
     except (CompetitionError, TableError, OSError) as error:
-        print(f"pictures: {error}", file=sys.stderr)
+        complain(f"pictures: {error}")
         return 1
-    print(f"{len(written)} pictures in {args.out}")
+    say(f"{len(written)} pictures in {args.out}")
     return 0 if written else 1
 
 
@@ -84,7 +86,7 @@ def _points(path: Path) -> pd.DataFrame:
     """The table of points."""
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}; expected what submit.py --stages wrote there")
-    return pd.read_csv(path, dtype={"study_id": str, "series_id": str})
+    return read_frame(path)
 
 
 def _middle_slices(volumes: StudyVolumes) -> np.ndarray:
@@ -97,4 +99,4 @@ def _middle_slices(volumes: StudyVolumes) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_program("pictures", lambda: main(sys.argv[1:])))

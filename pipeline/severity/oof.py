@@ -14,7 +14,7 @@ from pipeline.ensemble.prior import read_prior
 from pipeline.ensemble.submission import write_submission
 from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES
-from pipeline.tables import TableError
+from pipeline.tables import TableError, guarded_frame, read_frame
 
 _LOG_P = tuple(f"log_p_{grade}" for grade in GRADES)
 _COLUMNS = ("study_id", "column", "fold", "grade", "predicted_point", *_LOG_P)
@@ -68,7 +68,8 @@ def write_oof(table: OofTable, folder: Path) -> None:
             **{name: table.log_p[:, k] for k, name in enumerate(_LOG_P)},
         }
     )
-    write_atomically(folder / "oof.csv", lambda partial: frame.to_csv(partial, index=False, float_format="%.6g"))
+    table = guarded_frame(frame)
+    write_atomically(folder / "oof.csv", lambda partial: table.to_csv(partial, index=False, float_format="%.6g"))
     study_ids = sorted({str(study_id) for study_id in table.study_id})
     log_p = table.array(study_ids)
     known = np.isfinite(log_p).all(-1, keepdims=True)
@@ -82,7 +83,7 @@ def read_oof(path: Path) -> OofTable:
     Raises:
         TableError: a column or a value is not as written.
     """
-    frame = pd.read_csv(path, dtype={"study_id": str})
+    frame = read_frame(path)
     missing = [name for name in _COLUMNS if name not in frame.columns]
     if missing:
         raise TableError(path, 1, None, f"no column {', '.join(missing)}; expected an oof.csv of `train severity`")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.console import say
 from pipeline.files import write_text
 from pipeline.labels import CELLS, GRADES, LEVELS, level_title
 from pipeline.severity.items import CellTable, dropped_rows
@@ -58,8 +59,7 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) 
         )
     )
     write_text(out / "review.json", json.dumps(report, indent=1))
-    for line in review_lines(report):
-        print(line)
+    say(*review_lines(report))
 
 
 def _studies(task: SeverityTask, table: CellTable) -> set[str]:
@@ -119,5 +119,5 @@ def noisy_labels(data: SeverityData, oof: OofTable, threshold: float) -> NDArray
         p = np.exp(log_p[known, data.cells.grade[known]])
         noisy[known] = 1 - p > threshold
     removed = class_balance(data.cells.rows(noisy))
-    print(f"label noise: {int(noisy.sum())} of {len(noisy)} cells removed (1 - p(label) > {threshold}): {removed}")
+    say(f"label noise: {int(noisy.sum())} of {len(noisy)} cells removed (1 - p(label) > {threshold}): {removed}")
     return noisy

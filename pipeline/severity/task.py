@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from pipeline.console import say
 from pipeline.cubes.cache import CubeCache
 from pipeline.cubes.settings import ViewSettings
 from pipeline.files import write_text
@@ -108,7 +109,7 @@ class SeverityTask(Task):
             )
         likeliest = np.unique(log_p.argmax(1))
         if len(likeliest) == 1 and len(np.unique(grades)) > 1:
-            print(f"{self.name}: {GRADES[likeliest[0]]} is the likeliest grade of all {len(log_p)} held-out cells")
+            say(f"{self.name}: {GRADES[likeliest[0]]} is the likeliest grade of all {len(log_p)} held-out cells")
         everything = rows[-1]
         return {"score": family_score(log_p, grades), "f1": float(everything["macro_f1"])}
 

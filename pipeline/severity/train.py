@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from pipeline.competition import Competition, CompetitionError, make_folds, open_competition, read_folds, write_folds
 from pipeline.config import load_settings, to_dict
+from pipeline.console import say
 from pipeline.cubes.cache import CubeCache, Margin, build_cache
 from pipeline.ensemble.seen import seen_studies
 from pipeline.files import write_text
@@ -32,7 +33,7 @@ from pipeline.severity.oof import OofTable, read_oof, write_oof
 from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
-from pipeline.tables import TableError
+from pipeline.tables import TableError, read_frame
 from pipeline.training.device import working_gpu
 from pipeline.training.folder import claim_run
 from pipeline.training.loop import fit
@@ -89,9 +90,9 @@ def _merge_folds(family: Family, data: SeverityData, out: Path) -> None:
     write_oof(table, out)
     lines = level_lines(_figures(table))
     write_text(out / "oof.txt", "\n".join(lines) + "\n")
-    print("\n".join(lines))
+    say(*lines)
     score = family_score(table.log_p, table.grade)
-    print(f"{family}: out-of-fold {score:.4f} on {int((table.grade >= 0).sum())} cells; wrote {out / 'oof.csv'}")
+    say(f"{family}: out-of-fold {score:.4f} on {int((table.grade >= 0).sum())} cells; wrote {out / 'oof.csv'}")
 
 
 def load_data(
@@ -147,7 +148,7 @@ def train_fold(
     keep = usable & ~held if noisy is None else usable & ~held & ~noisy
     train_cells, test_cells = cells.rows(keep), cells.rows(usable & held)
     if fold is None:
-        print(f"{family}: trained on all studies; scores are those of training cells")
+        say(f"{family}: trained on all studies; scores are those of training cells")
         test_cells = train_cells.rows(np.arange(len(train_cells)) % max(1, len(train_cells) // 500) == 0)
     if not len(train_cells) or not len(test_cells):
         raise CompetitionError(
@@ -194,8 +195,8 @@ def _predict_fold(
         "levels": figures,
     }
     write_text(out / "result.json", json.dumps(summary, indent=1))
-    print("\n".join(level_lines(figures)))
-    print(f"{task.name}: {summary['score']:.4f} on {summary['cells']} held-out cells; wrote {weights}")
+    say(*level_lines(figures))
+    say(f"{task.name}: {summary['score']:.4f} on {summary['cells']} held-out cells; wrote {weights}")
     return table
 
 
@@ -227,7 +228,7 @@ def _read_points(paths: Sequence[Path]) -> pd.DataFrame:
     """
     frames = []
     for path in paths:
-        frame = pd.read_csv(path, dtype={"study_id": str, "series_id": str})
+        frame = read_frame(path)
         missing = {"study_id", "condition", "level", "x_mm", "y_mm", "z_mm"} - set(frame.columns)
         if missing:
             text = f"no column {', '.join(sorted(missing))}; expected a label_coordinates.csv of `evaluate landmarks`"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.console import Parser, complain
 from pipeline.training.memory import keep_freed_memory
 
 FOLDS = 5
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Train a stage, one fold or all; returns the exit status."""
     name, stage = args.stage, STAGES[args.stage]
     module = importlib.import_module(stage.module)
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline train {name}", description=f"Train {stage.summary}.")
+    parser = Parser(prog=f"python -m pipeline train {name}", description=f"Train {stage.summary}.")
     add_common_arguments(parser, name)
     module.add_arguments(parser)
     try:
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         code = _status(error)
         if code is None:
             raise
-        print(f"train {name}: {error}", file=sys.stderr)
+        complain(f"train {name}: {error}")
         return code
     return 0
 

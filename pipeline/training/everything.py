@@ -19,12 +19,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
+from pipeline.console import say
 from pipeline.labels import Condition, Family
-from pipeline.tables import TableError
+from pipeline.names import shown
+from pipeline.tables import TableError, read_frame
 
 ERRORS_FILE = "landmark_errors.json"
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     networks = ["landmarks", *(["axial"] if Family.SUBARTICULAR in known else [])]
     families = [family for family in Family if family in known]
     for left_out in set(Family) - known:
-        print(f"train all: no folder has {left_out} points, so its networks are left out")
+        say(f"train all: no folder has {left_out} points, so its networks are left out")
 
     for task in networks:
         if status := _train(args, task, args.out / task, sections, []):
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         if family.value in json.loads((weights / ERRORS_FILE).read_text(encoding="utf-8")):
             own += ["--landmark-errors", str(weights / ERRORS_FILE)]
         else:
-            print(f"train all: the localiser found no {family} point, so the preset's jitter stands")
+            say(f"train all: the localiser found no {family} point, so the preset's jitter stands")
         if status := _train(args, "severity", args.out / family.value, sections, own, family.value):
             return status
     if is_main_process():
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         command += [f"{family.value}={args.out / family.value / 'oof.csv'}" for family in families]
         if status := _call([*command, *(["--preset", str(args.preset)] if args.preset else [])]):
             return status
-        print(f"train all: wrote {weights}; python submit.py --data DIR --weights {weights} uses it")
+        say(f"train all: wrote {weights}; python submit.py --data DIR --weights {weights} uses it")
     wait_for_everyone()
     return 0
 
@@ -132,7 +132,7 @@ def _train(
 def _call(command: Sequence[str]) -> int:
     from pipeline.__main__ import main
 
-    print("train all: " + " ".join(command))
+    say("train all: " + " ".join(command))
     return main(command)
 
 
@@ -141,7 +141,7 @@ def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Pa
     from pipeline.landmarks.load import store_run
     from pipeline.training.command import FOLDS
 
-    Manifest.open(weights, args.set_name, f"trained on {', '.join(path.name for path in args.data)}")
+    Manifest.open(weights, args.set_name, shown(f"trained on {', '.join(path.name for path in args.data)}"))
     for task in tasks:
         for fold in range(FOLDS):
             store_run([args.out / task / f"fold{fold}"], weights, task, f"{task}-fold{fold}", fold)
@@ -165,7 +165,7 @@ def store_errors(errors_csv: Path, weights: Path) -> None:
     from pipeline.ensemble.manifest import Manifest
     from pipeline.landmarks.evaluate import error_distribution
 
-    errors = pd.read_csv(errors_csv, dtype={"study_id": str, "series_id": str})
+    errors = read_frame(errors_csv)
     if missing := sorted({"condition", "in_plane_mm", "slices"} - set(errors.columns)):
         raise TableError(
             errors_csv, 1, None, f"no column {', '.join(missing)}; expected errors.csv of evaluate landmarks"

@@ -1,4 +1,6 @@
-"""Stopping politely: SIGTERM and Ctrl-C end a run after the current step, with a checkpoint; ``.pause`` parks it."""
+"""Stopping politely: SIGTERM, Ctrl-C and a closed terminal end a run after the current step, with a checkpoint;
+``.pause`` parks it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from pipeline.console import end_signals
 
 
 class TrainingStopped(SystemExit):
@@ -37,7 +39,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            self._previous = {number: signal.signal(number, self._note) for number in end_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,11 +8,11 @@ the studies they have seen.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.console import complain, say
 from pipeline.training.command import FOLDS
 
 
@@ -91,15 +91,15 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.tables import TableError
 
     if not (args.runs or args.errors):
-        print("pack: nothing to pack: give --runs or --errors", file=sys.stderr)
+        complain("pack: nothing to pack: give --runs or --errors")
         return 2
     try:
         _pack(args)
     except RefusedError as error:
-        print(f"pack: {error}", file=sys.stderr)
+        complain(f"pack: {error}")
         return 2
     except (ConfigError, OSError, TableError, WeightsError) as error:
-        print(f"pack: {error}", file=sys.stderr)
+        complain(f"pack: {error}")
         return 1
     return 0
 
@@ -125,14 +125,14 @@ def _pack(args: argparse.Namespace) -> None:
             store_points(runs, args.weights, packed.task, name, packed.fold, args.set)
         else:
             store_classifier(runs, args.weights, Family(packed.task), name, packed.fold, args.set)
-        print(f"packed {name} from {' and '.join(map(str, runs))}")
+        say(f"packed {name} from {' and '.join(map(str, runs))}")
     if args.errors:
         store_errors(args.errors, args.weights)
     graders = [name for name, (packed, *_) in members.items() if packed.task not in LANDMARK_TASKS]
     if graders and (args.weights / ENSEMBLE_FILE).is_file():
-        print(f"{ENSEMBLE_FILE} was fitted without {', '.join(graders)}: run python -m pipeline ensemble again")
+        say(f"{ENSEMBLE_FILE} was fitted without {', '.join(graders)}: run python -m pipeline ensemble again")
     size = sum(file.stat().st_size for file in args.weights.iterdir() if file.is_file())
-    print(f"{args.weights}: {len(Manifest.load(args.weights).members)} networks, {size / 1e6:.1f} MB")
+    say(f"{args.weights}: {len(Manifest.load(args.weights).members)} networks, {size / 1e6:.1f} MB")
 
 
 def _by_member(runs: Sequence[PackedRun]) -> dict[str, list[PackedRun]]:

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.files import write_atomically
+from pipeline.names import shown
 
 
 class Tracker:
@@ -26,6 +27,7 @@ class Tracker:
         """Print a line above the progress bar and keep it in log.txt with the time."""
         if self.quiet:
             return
+        line = shown(line)
         tqdm.write(line)
         with (self.out / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

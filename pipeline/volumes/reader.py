@@ -125,7 +125,7 @@ class _SeriesReader:
             yield name, content
 
     def _names(self) -> list[str]:
-        if any(sign in self._ref.series_id for sign in "/\\\0") or self._ref.series_id in ("", ".", ".."):
+        if any(sign in self._ref.series_id for sign in "/\0") or self._ref.series_id in ("", ".", ".."):
             self._problem("bad-id", f"series id {self._ref.series_id!r} is not a folder name")
             return []
         try:

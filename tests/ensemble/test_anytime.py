@@ -22,7 +22,7 @@ from pipeline.ensemble.session import Session
 from pipeline.ensemble.submit_command import main
 from tests.ensemble.studies import FakeNetworks
 Session._networks = lambda self: FakeNetworks.make(Path({scratch!r}), copies=4, seconds={seconds})
-sys.exit(main(sys.argv[1:], time.time()))
+sys.exit(main(sys.argv[1:], time.monotonic()))
 """
 """``submit.py`` with networks of known cost; its clock starts after the imports, which a loaded machine draws out."""
 

@@ -36,7 +36,7 @@ class Setup:
         (tmp_path / "work").mkdir()
         self.work = WorkFolder.of(tmp_path / "work", {})
         self.bench = Workbench(self.work, "run", self.networks, device="cpu")
-        self.schedule = Schedule(time.time(), minutes)
+        self.schedule = Schedule(time.monotonic(), minutes)
         self.plan = make_plan(self.competition.studies, self.networks, minutes is not None, False, seconds)
         self.board = Board([s.study_id for s in self.competition.studies], read_prior(), self.out, None)
         self.run = Run.open(self.board, self.bench, self.schedule, workers, quiet=True)
@@ -153,7 +153,7 @@ def test_a_time_budget_helps_every_study_before_a_second_network_helps_any(tmp_p
 def test_the_time_ends_in_time_and_says_what_it_could_not_do(tmp_path):
     names = [str(number) for number in range(40)]  # a minute's work
     setup = Setup(tmp_path, names, minutes=10 / 60, grading=0.5).go()
-    assert time.time() - setup.schedule.started < 20
+    assert time.monotonic() - setup.schedule.started < 20
     assert setup.run.ended_by is not None
     setup.board.unreached(setup.run.ended_by.reason)
     finished = [study for study in setup.competition.studies if (kept := setup.work.load(study)) and kept.finished]
@@ -164,7 +164,7 @@ def test_the_time_ends_in_time_and_says_what_it_could_not_do(tmp_path):
 
 def test_at_the_deadline_a_study_keeps_what_its_first_networks_gave(tmp_path):
     setup = Setup(tmp_path, ["1"], grading=1.0)
-    result = grade_study(replace(setup.plan.rounds[0][0], deadline=time.time() + 1.5), setup.bench)
+    result = grade_study(replace(setup.plan.rounds[0][0], deadline=time.monotonic() + 1.5), setup.bench)
     assert 0 < len(result.done) < 3
     assert set(result.source) == {Source.MODEL, Source.PRIOR}
     assert set(result.reason) == {None, Reason.TIME_OVER}
@@ -173,7 +173,7 @@ def test_at_the_deadline_a_study_keeps_what_its_first_networks_gave(tmp_path):
 def test_a_run_out_of_time_goes_on_with_the_networks_that_were_left(tmp_path):
     setup = Setup(tmp_path, ["1"], copies=2, minutes=10)
     first, second = setup.plan.rounds
-    over = grade_study(replace(first[0], deadline=time.time() - 9, seconds=30), setup.bench)
+    over = grade_study(replace(first[0], deadline=time.monotonic() - 9, seconds=30), setup.bench)
     assert over.done == ()
     assert set(over.reason) == {Reason.TIME_OVER}
     assert not over.finished

@@ -23,6 +23,7 @@ from pipeline.ensemble.submission import ROW_ORDER, probabilities_of, read_submi
 from pipeline.ensemble.submit_command import main
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, row_id
 from tests.ensemble.studies import write_studies
+from tests.volumes.oracle import AXIAL, SAGITTAL, write_series
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +82,67 @@ def test_studies_that_only_a_table_names_get_their_rows(tmp_path, capsys):
         assert counted in line
     assert "study-empty 1" in line
     assert "study-unlisted 1" in line
+
+
+HOSTILE_NAMES = (
+    b"1",
+    b"caf\xe9",
+    b"caf\\xe9",
+    b"a\nb",
+    b"\x1b[31mred",
+    b"\x9b2J",
+    "\u009b2J".encode(),
+    b"=1+1",
+    b"-5",
+    b"NA",
+)
+
+
+@pytest.fixture
+def hostile_names(tmp_path):
+    """Studies, series and files whose names hold any bytes, and a table with a terminal's sequence in it."""
+    images = tmp_path / "data" / "test_images"
+    for name in HOSTILE_NAMES:
+        write_series(images / os.fsdecode(name) / "s", SAGITTAL)
+    series = write_series(images / "1" / os.fsdecode(b"=s\xe9\x1b[2J"), AXIAL)
+    (series / os.fsdecode(b"\xe9\r\x1b]0;title\x07.dcm")).write_bytes(b"no DICOM")
+    (images / os.fsdecode(b"stray\xe9\n.txt")).touch()
+    table = 'study_id,series_id,series_description\n1,s,"\x1b[31mbad"\n"\x1b[0m\n=2",1,Axial T2\n=1+1,s,Sagittal T1\n'
+    (tmp_path / "data" / "test_series_descriptions.csv").write_text(table)
+    return tmp_path
+
+
+def test_names_of_any_bytes_are_shown_escaped_and_no_row_is_lost(hostile_names, capsys):
+    stages, wide = hostile_names / "stages", hostile_names / "out" / "wide.csv"
+    status, out = submit(hostile_names, "--stages", stages, "--wide", wide)
+    assert status == 0
+    ids = ["1", "caf\\xe9", "caf\\\\xe9", "a\\x0ab", "\\x1b[31mred", "\\x9b2J", "\\u009b2J", "=1+1", "-5", "NA"]
+    table = read_submission(out)
+    probabilities_of(table, [*ids, "\\x1b[0m\\x0a=2"], out)
+    assert len(table) == 25 * 11
+    assert out.read_text().count("\n=1+1_") == 25  # in the competition's own table an id that can be written stays
+    for path in (out, wide, out.with_suffix(".log"), out.with_name("run.json"), *stages.iterdir()):
+        lines = path.read_text(encoding="utf-8").split("\n")
+        assert all(line.isprintable() for line in lines), path
+    for path in (wide, *stages.glob("*.csv")):
+        cells = pd.read_csv(path, dtype=str, keep_default_na=False).to_numpy().ravel()
+        assert not [cell for cell in cells if cell[:1] in set("=+-@")], path
+    printed = capsys.readouterr()
+    assert all(line.isprintable() for line in (printed.out + printed.err).split("\n"))
+    assert "name-escaped 6" in printed.out
+    assert "1/=s\\xe9\\x1b[2J/\\xe9\\x0d\\x1b]0;title\\x07.dcm: not-dicom" in out.with_suffix(".log").read_text()
+
+
+def test_a_folder_and_a_table_may_lie_where_no_name_is_utf_8(tmp_path, capsys):
+    root = tmp_path / os.fsdecode(b"\xe9\n\x1b[1m")
+    write_studies(root / "data", ["1"])
+    status, out = submit(root, "--stages", root / "stages")
+    assert status == 0
+    assert len(read_submission(out)) == 25
+    assert json.loads(out.with_name("run.json").read_text())["images"].endswith("\\xe9\\x0a\\x1b[1m/data/test_images")
+    assert submit(root, data="absent")[0] == 2
+    printed = capsys.readouterr()
+    assert all(line.isprintable() for line in (printed.out + printed.err).split("\n"))
 
 
 def test_a_table_that_cannot_be_read_is_counted_and_the_images_speak_for_themselves(tmp_path, capsys):
@@ -291,11 +353,11 @@ sys.exit(submit_command.main(sys.argv[1:]))
 """
 
 
-def start(tmp_path, *options):
+def start(tmp_path, *options, **kind):
     out = tmp_path / "submission.csv"
     arguments = ["--data", tmp_path / "data", "--out", out, "--workers", 1, *options]
     code = [sys.executable, "-c", SLOWLY, *map(str, arguments)]
-    return subprocess.Popen(code, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), out
+    return subprocess.Popen(code, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kind), out
 
 
 def wait_for(condition, seconds=60):
@@ -324,6 +386,77 @@ def test_a_terminated_run_ends_cleanly_and_the_next_goes_on_where_it_was(tmp_pat
     assert f"{done} studies taken over" in printed
     assert "stopped" not in printed
     assert not kept.exists()
+
+
+def test_a_closed_terminal_ends_a_run_cleanly_and_nohup_keeps_it_going(tmp_path):
+    names = [str(number) for number in range(5)]
+    write_studies(tmp_path / "data", names)
+    process, out = start(tmp_path)
+    wait_for(lambda: list((tmp_path / "submission.work").glob("*.npz")))
+    process.send_signal(signal.SIGHUP)
+    printed, errors = process.communicate(timeout=30)
+    assert process.returncode == 129, errors
+    assert "ended early: stopped" in printed
+    probabilities_of(read_submission(out), names, out)
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process, out = start(tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, ignored)
+    wait_for(lambda: len(list((tmp_path / "submission.work").glob("*.npz"))) > 1)
+    process.send_signal(signal.SIGHUP)
+    printed, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "stopped" not in printed
+
+
+def test_a_terminal_that_is_closed_ends_the_workers_without_a_word_of_theirs(tmp_path):
+    names = [str(number) for number in range(60)]
+    write_studies(tmp_path / "data", names)
+    process, out = start(tmp_path, "--workers", 2, start_new_session=True)
+    wait_for(lambda: list((tmp_path / "submission.work").glob("*.started")))
+    os.killpg(process.pid, signal.SIGHUP)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 129
+    assert "Traceback" not in errors
+    probabilities_of(read_submission(out), names, out)
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_prints_or_its_streams_are_closed(tmp_path):
+    write_studies(tmp_path / "data", ["1"])
+    for number, streams in enumerate(("2>&1 | true", "<&- >&- 2>&-")):
+        out = tmp_path / str(number) / "submission.csv"
+        command = [sys.executable, "submit.py", "--data", tmp_path / "data", "--out", out, "--workers", 1]
+        command += ["--weights", "weights/phantom"]
+        line = f"set -o pipefail; {' '.join(map(str, command))} {streams}"
+        assert subprocess.run(["bash", "-c", line], cwd=ROOT, check=False, timeout=120).returncode == 0
+        assert json.loads(out.with_name("run.json").read_text())["reasons"].get("study failed") is None
+        assert len(read_submission(out)) == 25
+
+
+def test_a_clock_that_is_set_while_the_run_goes_on_ends_nothing(tmp_path, monkeypatch):
+    write_studies(tmp_path / "data", ["1", "2", "3"])
+    times = iter(range(0, 10**9, 100_000))
+    monkeypatch.setattr(time, "time", lambda: 1e9 + (-1) ** next(times) * next(times))
+    status, out = submit(tmp_path, "--time-budget", 5, "--stages", tmp_path / "stages")
+    assert status == 0
+    report = json.loads(out.with_name("run.json").read_text())
+    assert report["ended_early"] is None
+    assert 0 < report["seconds"] < 120
+
+
+def test_without_locks_between_processes_studies_are_graded_one_by_one(tmp_path, monkeypatch, capsys):
+    write_studies(tmp_path / "data", ["1", "2"])
+
+    def refuse(*_, **__):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    for budget in ((), ("--time-budget", 5)):
+        assert submit(tmp_path, "--workers", 2, *budget)[0] == 0
+        printed = capsys.readouterr().out
+        assert "no-workers 1" in printed
+        assert "model absent 50" in printed
 
 
 def test_a_killed_run_leaves_a_whole_file(tmp_path):

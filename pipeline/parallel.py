@@ -1,0 +1,140 @@
+"""Worker processes: they end with the main one, a death among them costs one job, and work goes on without any.
+
+joblib's own ``Parallel`` gives up a whole run when the kernel kills one worker, and leaves the workers behind when the
+main process is killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pipeline.console import complain
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # joblib says what :func:`why_no_workers` says in words for people
+    from joblib.externals.loky import get_reusable_executor
+
+if TYPE_CHECKING:
+    from joblib.externals.loky.process_executor import ProcessPoolExecutor
+
+T = TypeVar("T")
+
+IDLE_SECONDS = 300
+"""A worker without work ends after this time; between two rounds of a run it must not."""
+WATCH_SECONDS = 1.0
+"""How often a worker looks whether its main process is still there."""
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What libraries look at for their number of threads when they are loaded."""
+
+
+class WorkerLostError(OSError):
+    """A job killed its worker, also when nothing else was running."""
+
+
+def open_executor(workers: int, threads: int = 1) -> ProcessPoolExecutor:
+    """So many workers, each with so many threads a library; those of the last call if they are alike and alive."""
+    environment = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    # A closed terminal must not end loky's own process that keeps the locks, and which begins here, before this one.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        return get_reusable_executor(
+            workers, timeout=IDLE_SECONDS, env=environment, initializer=_begin_worker, initargs=(os.getpid(),)
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def why_no_workers() -> str | None:
+    """What the system lacks for worker processes, in one line; None where it lacks nothing."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except (OSError, ImportError) as error:
+        return f"locks between processes cannot be made ({error}): is /dev/shm there, with room?"
+    return None
+
+
+def in_processes(
+    function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int, lost: Callable[..., T] | None = None
+) -> Iterator[T]:
+    """``function(*job)`` of every job, in their order; one after the other in this process where ``workers`` is 1.
+
+    Args:
+        function: importable by a worker.
+        jobs: its arguments.
+        workers: processes.
+        lost: takes the place of ``function`` for a job that kills its worker; without it the work ends there.
+
+    Raises:
+        WorkerLostError: as said.
+    """
+    if workers > 1 and (why := why_no_workers()):
+        complain(f"no worker processes: {why}")
+        workers = 1
+    if workers == 1:
+        yield from (function(*job) for job in jobs)
+        return
+    done: dict[int, T] = {}
+    given = 0
+    for number, result in _as_they_come(function, jobs, workers, lost):
+        done[number] = result
+        while given in done:
+            yield done.pop(given)
+            given += 1
+
+
+def _as_they_come(
+    function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], workers: int, lost: Callable[..., T] | None
+) -> Iterator[tuple[int, T]]:
+    waiting = deque(range(len(jobs)))
+    running: dict[Future[T], int] = {}
+    try:
+        while waiting or running:
+            try:
+                while waiting and len(running) < 2 * workers:
+                    running[open_executor(workers).submit(function, *jobs[waiting[0]])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    result = future.result()
+                    yield running.pop(future), result
+            except BrokenProcessPool:
+                suspects = sorted(running.values())
+                running.clear()
+                for number in suspects:
+                    yield number, _alone(function, jobs[number], lost)
+    finally:
+        if running:
+            open_executor(workers).shutdown(wait=False, kill_workers=True)
+
+
+def _alone(function: Callable[..., T], job: tuple[Any, ...], lost: Callable[..., T] | None) -> T:
+    try:
+        return open_executor(1).submit(function, *job).result()
+    except BrokenProcessPool as error:
+        if lost is None:
+            raise WorkerLostError(
+                "a worker process was killed, and again when it ran alone: is there enough memory?"
+            ) from error
+        return lost(*job)
+
+
+def _begin_worker(main_process: int) -> None:
+    """Leave Ctrl-C and a closed terminal to the main process, and end when it has ended."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(main_process,), daemon=True).start()
+
+
+def _end_with(main_process: int) -> None:
+    while os.getppid() == main_process:
+        time.sleep(WATCH_SECONDS)
+    os._exit(1)

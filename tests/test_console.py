@@ -1,0 +1,112 @@
+"""What is printed, on streams that are closed, full, broken or of another encoding."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.console import Parser, complain, say, say_json
+
+ROOT = Path(__file__).parents[1]
+HELP = [sys.executable, "-m", "pipeline", "--help"]
+
+
+def run(command, **options):
+    return subprocess.run(command, cwd=ROOT, check=False, stderr=subprocess.PIPE, text=True, timeout=120, **options)
+
+
+def test_a_reader_that_has_gone_breaks_nothing():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = run(HELP, stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_is_lost_on_a_full_disk_is_said_in_one_line():
+    with Path("/dev/full").open("w") as full:
+        done = run(HELP, stdout=full)
+    assert done.returncode == 1
+    assert done.stderr == "python -m pipeline: standard output: No space left on device\n"
+
+
+def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path):
+    code = (
+        "from pipeline.console import complain, run_program, say\n"
+        "def work():\n"
+        f"    file = open({str(tmp_path / 'table')!r}, 'w')\n"
+        "    file.write('table')\n"
+        "    file.flush()\n"
+        "    say('said'); complain('complained')\n"
+        "    import os; os.write(1, b'a library'); os.write(2, b'another')\n"
+        "    return 3\n"
+        "raise SystemExit(run_program('test', work))\n"
+    )
+    closed = f'exec {sys.executable} -c "$CODE" <&- >&- 2>&-'
+    done = run(["bash", "-c", closed], env={**os.environ, "CODE": code})
+    assert done.returncode == 3
+    assert (tmp_path / "table").read_text() == "table"
+
+
+def test_what_the_encoding_lacks_is_escaped():
+    code = "from pipeline.console import *; run_program('test', lambda: say('M\\xfcller \\N{SNOWMAN}') or 0)"
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run([sys.executable, "-c", code], stdout=subprocess.PIPE, env=plain)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "M\\xfcller \\u2603\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("PermissionError(13, 'Permission denied', '/x')", "test: /x: Permission denied\n"),
+        ("MemoryError('1 GB')", "test: out of memory: 1 GB\n"),
+    ],
+)
+def test_what_the_system_lacks_is_said_in_one_line(error, text):
+    code = (
+        f"from pipeline.console import *\ndef work():\n    raise {error}\nraise SystemExit(run_program('test', work))"
+    )
+    done = run([sys.executable, "-c", code])
+    assert (done.returncode, done.stderr) == (1, text)
+
+
+def test_lines_hold_no_line_break_and_json_is_left_whole(capsys):
+    say("one\ntwo", "\x1b[31mthree")
+    say_json({"a\x1b": "\udce9" * 12_000})
+    complain("caf\udce9")
+    printed = capsys.readouterr()
+    first, second, third = printed.out.splitlines()
+    assert (first, second) == ("one\\x0atwo", "\\x1b[31mthree")
+    assert third == '{"a\\u001b": "' + "\\udce9" * 12_000 + '"}'
+    assert printed.err == "caf\\xe9\n"
+
+
+def test_a_wrong_argument_is_shown_escaped(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        Parser(prog="x").parse_args(["\x1b[31m\nname"])
+    assert capsys.readouterr().err.splitlines()[-1] == "x: error: unrecognized arguments: \\x1b[31m\\x0aname"
+
+
+def calls(tree):
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def test_nothing_is_printed_and_no_duration_measured_past_the_modules_for_it():
+    """One place escapes what people see, one starts processes, and a clock that is set must not end a run."""
+    allowed = {
+        "print": {"console.py"},
+        "tqdm.write": {"tracking.py"},
+        "Parallel": set(),
+        "argparse.ArgumentParser": set(),
+        "time.time": {"run.py", "session.py"},  # the time of day, for people
+    }
+    for path in sorted((ROOT / "pipeline").rglob("*.py")):
+        for call in calls(ast.parse(path.read_text(encoding="utf-8"))):
+            name = ast.unparse(call.func)
+            assert path.name in allowed.get(name, {path.name}), f"{path}:{call.lineno}: {name}"
