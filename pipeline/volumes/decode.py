@@ -2,41 +2,37 @@
 
 Uncompressed data is a view of the file's bytes. RLE, the competition's own syntax, is decoded by pylibjpeg-rle where it
 is installed (8 times faster) and by pydicom otherwise. The other syntaxes go to Pillow through pydicom, and then to
-SimpleITK. Not to python-gdcm, because a damaged JPEG ends the process there, nor to pyjpegls, which never returns from
-some damaged JPEG-LS (both found by ``tests.fuzz``), and to pylibjpeg only for High-Throughput JPEG 2000, because its
-JPEG decoder, pylibjpeg-libjpeg, is GPL.
+SimpleITK, in a process of their own and only if the stream declares what the header does. Not to python-gdcm, because a
+damaged JPEG ends the process there, nor to pyjpegls, which never returns from some damaged JPEG-LS (both found by
+``tests.fuzz``), and to pylibjpeg only for High-Throughput JPEG 2000, because its JPEG decoder is GPL.
 """
 
 from __future__ import annotations
 
-import struct
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
-from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 
+from pipeline.volumes.codestream import declared, without_boxes
+from pipeline.volumes.decoder_process import ITK, DecoderProcess, UndecodableError, Wanted, decode_with
 from pipeline.volumes.elements import BadFileError
 from pipeline.volumes.headers import PixelFormat, PixelSource
-from pipeline.volumes.itk_decoder import decode_with_itk
 
 try:
     from rle.rle import decode_frame as _decode_rle  # type: ignore[import-not-found]  # pylibjpeg-rle
 except ImportError:
     _decode_rle = None
 
-_ITK = "SimpleITK"
 _DECODERS: dict[str, tuple[str, ...]] = {
-    uid.JPEGBaseline8Bit: ("pillow", _ITK),
-    uid.JPEGExtended12Bit: (_ITK,),
-    uid.JPEGLossless: (_ITK,),
-    uid.JPEGLosslessSV1: (_ITK,),
-    uid.JPEGLSLossless: (_ITK,),
-    uid.JPEGLSNearLossless: (_ITK,),
-    uid.JPEG2000Lossless: ("pillow", _ITK),
-    uid.JPEG2000: ("pillow", _ITK),
+    uid.JPEGBaseline8Bit: ("pillow", ITK),
+    uid.JPEGExtended12Bit: (ITK,),
+    uid.JPEGLossless: (ITK,),
+    uid.JPEGLosslessSV1: (ITK,),
+    uid.JPEGLSLossless: (ITK,),
+    uid.JPEGLSNearLossless: (ITK,),
+    uid.JPEG2000Lossless: ("pillow", ITK),
+    uid.JPEG2000: ("pillow", ITK),
     uid.HTJ2KLossless: ("pylibjpeg",),
     uid.HTJ2KLosslessRPCL: ("pylibjpeg",),
     uid.HTJ2K: ("pylibjpeg",),
@@ -51,15 +47,22 @@ _NATIVE = (
     uid.DeflatedExplicitVRLittleEndian,
 )
 
-_J2K_START = b"\xff\x4f\xff\x51"  # SOC, SIZ
-_START_OF_FRAME = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
-"""JPEG markers that carry the size; 0xF7 is JPEG-LS. C4, C8 and CC are tables and extensions."""
+_MOST_TILES = 4096
+"""Tiles of 64 x 64 pixels for the largest slice; a decoder takes 10 kB for a tile of one pixel."""
+_RLE_BYTES_HERE = 4 * 2**20
+"""pydicom's RLE decoder makes 64 bytes of one and does not stop at the slice's size: what is longer goes elsewhere."""
+_process = DecoderProcess()
 
 Integers = NDArray[np.integer]
 
 
-def decode(source: PixelSource, index: int) -> Integers:
+def decode(source: PixelSource, index: int, seconds: float = 10.0) -> Integers:
     """(rows, cols) stored values of one frame, sign-extended or masked to BitsStored, and not yet scaled.
+
+    Args:
+        source: the pixel data of a file.
+        index: which of its frames, from 0.
+        seconds: a decoder that is not done after this time is ended.
 
     Raises:
         BadFileError: if the data is truncated or damaged, or no installed decoder reads its transfer syntax.
@@ -68,7 +71,7 @@ def decode(source: PixelSource, index: int) -> Integers:
     if pixel_format.transfer_syntax in _NATIVE:
         raw = _native(source, index)
     else:
-        raw = _compressed(source, index)
+        raw = _compressed(source, index, seconds)
     return _significant_bits(raw, pixel_format)
 
 
@@ -101,58 +104,57 @@ def _native(source: PixelSource, index: int) -> Integers:
     return flat.reshape(pixel_format.rows, pixel_format.cols)
 
 
-def _compressed(source: PixelSource, index: int) -> Integers:
+def _compressed(source: PixelSource, index: int, seconds: float) -> Integers:
     pixel_format = source.format
     syntax = pixel_format.transfer_syntax
     if syntax == uid.RLELossless and _decode_rle is not None:
         return _rle(source, index)
-    wanted = _DECODERS.get(syntax)
-    if wanted is None:
+    known = _DECODERS.get(syntax)
+    if known is None:
         raise BadFileError("unknown-transfer-syntax", f"no decoder for transfer syntax {syntax.name} ({syntax})")
     installed = get_decoder(syntax).available_plugins
-    names = [name for name in wanted if name == _ITK or name in installed]
+    names = [name for name in known if name == ITK or name in installed]
     if not names:
-        packages = " or ".join(_PACKAGES[name] for name in wanted)
+        packages = " or ".join(_PACKAGES[name] for name in known)
         raise BadFileError(
             "missing-decoder", f"{syntax.name} needs a decoder that is not installed: pip install {packages}"
         )
     stream = _stream(source, index)
-    declared = codestream_size(stream)
-    if syntax != uid.RLELossless and declared != (pixel_format.rows, pixel_format.cols):
-        found = "shows no size" if declared is None else f"holds {declared[0]} x {declared[1]} pixels"
-        raise BadFileError("undecodable-pixels", f"the {syntax.name} stream {found}; expected {_size(pixel_format)}")
-    errors = []
-    for name in names:
-        try:
-            array = decode_with_itk(stream, pixel_format) if name == _ITK else _by_pydicom(stream, pixel_format, name)
-            if array.shape != (pixel_format.rows, pixel_format.cols):
-                raise ValueError(f"decoded to {array.shape}")
-            return array
-        except Exception as error:  # each decoder has its own; the slice is skipped and named
-            lines = str(error).strip().splitlines() or [""]
-            errors.append(f"{name}: {type(error).__name__}: {lines[-1]}")
-    raise BadFileError(
-        "undecodable-pixels", f"{syntax.name} did not decode to {_size(pixel_format)}: {'; '.join(errors)}"
+    wanted = Wanted(
+        str(syntax),
+        pixel_format.rows,
+        pixel_format.cols,
+        pixel_format.allocated,
+        pixel_format.stored,
+        pixel_format.signed,
     )
+    try:
+        if syntax == uid.RLELossless:
+            if len(stream) <= _RLE_BYTES_HERE:
+                return decode_with(names[0], stream, wanted)
+        else:
+            stream = _as_declared(stream, pixel_format)
+        return _process.decode(names, stream, wanted, seconds)
+    except Exception as error:  # each decoder has its own; the slice is skipped and named
+        raise BadFileError(
+            "undecodable-pixels", f"{syntax.name} did not decode to {_size(pixel_format)}: {error}"
+        ) from error
 
 
-def _by_pydicom(stream: bytes, pixel_format: PixelFormat, plugin: str) -> Integers:
-    options: dict[str, Any] = {
-        "rows": pixel_format.rows,
-        "columns": pixel_format.cols,
-        "number_of_frames": 1,
-        "samples_per_pixel": 1,
-        "photometric_interpretation": "MONOCHROME2",
-        "bits_allocated": pixel_format.allocated,
-        "bits_stored": pixel_format.stored,
-        "pixel_representation": int(pixel_format.signed),
-        "pixel_keyword": "PixelData",
-    }
-    decoder = get_decoder(pixel_format.transfer_syntax)
-    array, _ = decoder.as_array(
-        encapsulate([stream], has_bot=False), raw=True, index=0, decoding_plugin=plugin, **options
-    )
-    return array
+def _as_declared(stream: bytes, pixel_format: PixelFormat) -> bytes:
+    """The bare stream, if what it declares is what the header does.
+
+    Raises:
+        UndecodableError: it declares something else.
+    """
+    stream = without_boxes(stream)
+    found = declared(stream)
+    size = (pixel_format.rows, pixel_format.cols, 1)
+    if (found.rows, found.cols, found.components) != size or found.bits > pixel_format.allocated:
+        raise UndecodableError(f"the stream declares {found}")
+    if found.tiles > _MOST_TILES:
+        raise UndecodableError(f"the stream declares {found}; the limit is {_MOST_TILES} tiles")
+    return stream
 
 
 def _rle(source: PixelSource, index: int) -> Integers:
@@ -177,29 +179,6 @@ def _stream(source: PixelSource, index: int) -> bytes:
     if index >= len(frames):
         raise BadFileError("truncated", f"PixelData holds {len(frames)} of {source.format.frames} frames")
     return frames[index]
-
-
-def codestream_size(stream: bytes) -> tuple[int, int] | None:
-    """(rows, cols) that a JPEG, JPEG-LS or JPEG 2000 stream itself declares; None if it shows no size.
-
-    A decoder trusts the stream, not the DICOM header, so this is looked at before one is let loose on it.
-    """
-    boxed = stream[4:8] == b"jP  "  # the JP2 container, not allowed in DICOM and found there all the same
-    start = stream[:4096].find(_J2K_START) if boxed else 0
-    if stream.startswith(_J2K_START, start) and len(stream) >= start + 24:
-        right, bottom, left, top = struct.unpack_from(">4I", stream, start + 8)
-        return bottom - top, right - left
-    at = 2
-    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
-        marker = stream[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-        elif marker in _START_OF_FRAME:
-            rows, cols = struct.unpack_from(">2H", stream, at + 5)
-            return rows, cols
-        else:
-            at += 2 + struct.unpack_from(">H", stream, at + 2)[0]
-    return None
 
 
 def _significant_bits(raw: Integers, pixel_format: PixelFormat) -> Integers:

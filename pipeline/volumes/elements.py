@@ -18,6 +18,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEnd
 
 from pipeline.volumes.limits import ReadLimits
 
+_ITEM = b"\xfe\xff\x00\xe0"
 _DEFLATED = DeflatedExplicitVRLittleEndian.encode()
 _EXPLICIT = ExplicitVRLittleEndian.encode().ljust(len(_DEFLATED), b"\0")
 
@@ -55,17 +56,20 @@ def parse_elements(
     Args:
         content: the bytes of the file.
         tags: the elements to keep.
-        limits: how far a deflated file may grow.
+        limits: how far a deflated file may grow, and how many items there may be.
         deadline: the ``time.monotonic()`` until which it may be parsed.
 
     Raises:
-        BadFileError: if the file is empty, out of time, or a deflated one that is damaged or too large.
+        BadFileError: if the file is empty, out of time or past the limits, or a deflated one that is damaged.
         Exception: whatever pydicom raises on a broken file.
     """
     if not content:
         raise BadFileError("empty-file", "the file holds 0 bytes")
     if _DEFLATED in content:
         content = _inflate(content, limits).replace(_DEFLATED, _EXPLICIT)
+    # pydicom makes an object of a kilobyte of an item of eight bytes
+    if len(content) > 8 * limits.file_items and (items := content.count(_ITEM)) > limits.file_items:
+        raise BadFileError("too-large", f"{items} items in sequences or pixel data; the limit is {limits.file_items}")
     dataset = pydicom.dcmread(_TimedBytes(content, deadline), force=True, specific_tags=tags)
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:

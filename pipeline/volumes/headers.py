@@ -16,7 +16,7 @@ from functools import cached_property
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from pipeline.volumes.classify import Acquisition
 from pipeline.volumes.elements import BadFileError, parse_elements
@@ -42,6 +42,9 @@ _WANTED = [
 ]
 _BINARY = {_SAMPLES: "H", _ROWS: "H", _COLS: "H", _ALLOCATED: "H", _STORED: "H", _SIGNED: "H", _EFFECTIVE_TE: "d"}
 _STRUCTS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+_LONGEST_VALUE = 1024
+"""Bytes of a text, or of a list of numbers. The standard's own bounds are far below."""
+_SPARE_BYTES = 65536
 _WIDTHS = {"H": 2, "h": 2, "I": 4, "i": 4, "f": 4, "d": 8}
 
 
@@ -71,7 +74,14 @@ class PixelSource:
 
     @cached_property
     def encoded_frames(self) -> list[bytes]:
-        """The compressed stream of each frame, taken out of its DICOM fragments."""
+        """The compressed stream of each frame, taken out of its DICOM fragments.
+
+        Raises:
+            ValueError: the fragments are damaged.
+        """
+        table = int.from_bytes(self.data[4:8], "little")  # of offsets, four bytes each
+        if table > 4 * self.format.frames + _SPARE_BYTES:
+            raise ValueError(f"a Basic Offset Table of {table} bytes for {self.format.frames} frames")
         return list(generate_frames(self.data, number_of_frames=self.format.frames))
 
 
@@ -132,6 +142,9 @@ def _parse_file(name: str, content: bytes, limits: ReadLimits, deadline: float) 
     data = element.value
     if not isinstance(data, bytes) or not data:
         raise BadFileError("missing-pixel-data", "PixelData (7FE0,0010) is empty")
+    if syntax == ExplicitVRLittleEndian:  # a deflated file, which may hold a thousand times what its frames need
+        frames, size = pixel_format.frames, pixel_format.rows * pixel_format.cols * pixel_format.allocated // 8
+        data = data[: frames * size]
     return _frames(name, dataset, PixelSource(pixel_format, data, words=element.VR == "OW"))
 
 
@@ -235,6 +248,8 @@ def _numbers(dataset: Dataset | None, tag: int) -> tuple[float, ...]:
     value = element.value
     try:
         if isinstance(element, RawDataElement) and isinstance(value, bytes):
+            if len(value) > _LONGEST_VALUE:
+                return ()
             code = _STRUCTS.get(element.VR or "") or (_BINARY.get(tag) if element.VR in (None, "UN", "OB") else None)
             if code is None:
                 return tuple(float(part) for part in value.decode("ascii").strip(" \0").split("\\"))
@@ -259,5 +274,5 @@ def _text(dataset: Dataset, tag: int) -> str:
     if tag not in dataset:
         return ""
     value = dataset.get_item(tag).value
-    text = value.decode("latin-1") if isinstance(value, bytes) else str(value or "")
+    text = value[:_LONGEST_VALUE].decode("latin-1") if isinstance(value, bytes) else str(value or "")
     return text.strip(" \0")

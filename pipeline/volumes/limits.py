@@ -20,6 +20,8 @@ class ReadLimits:
     """Largest file that is opened."""
     inflated_bytes: int = 128 * 2**20
     """Largest data set that a deflated file may inflate to."""
+    file_items: int = 100_000
+    """Items in one file: of sequences (a frame has about twenty), and fragments of compressed pixel data."""
     sequence_bytes: int = 16 * 2**20
     """Largest sequence of functional groups in a multi-frame file (a frame needs about 2 kB)."""
     series_bytes: int = 1024 * 2**20
@@ -28,6 +30,8 @@ class ReadLimits:
     """Files that are looked at in one series folder, and frames in one file."""
     frame_pixels: int = 4096 * 4096
     """Pixels (rows x columns) of one slice."""
+    frame_seconds: float = 10.0
+    """Wall-clock seconds for decoding one compressed slice; a decoder that is not done by then is ended."""
     series_pixels: int = 128 * 2**20
     """Pixels of all slices of one series; a float32 takes four bytes of memory."""
     study_pixels: int = 256 * 2**20
@@ -51,6 +55,11 @@ class Budget:
     def deadline(self) -> float:
         """The ``time.monotonic()`` at which the study's seconds are over."""
         return self.started + self.limits.study_seconds
+
+    @property
+    def frame_seconds(self) -> float:
+        """What the next slice may take; never 0, which would be no limit."""
+        return max(min(self.limits.frame_seconds, self.deadline - time.monotonic()), 0.01)
 
     @property
     def out_of_time(self) -> bool:

@@ -177,7 +177,7 @@ class _SeriesReader:
             self._problem("too-large", f"the study passes the limit of {self._limits.study_pixels} pixels", frame.file)
             return False
         try:
-            out[...] = reorient(decode(frame.source, frame.index), placed.change)
+            out[...] = reorient(decode(frame.source, frame.index, self._budget.frame_seconds), placed.change)
         except BadFileError as error:
             self._problem(error.what, str(error), frame.file)
             return False

@@ -30,6 +30,7 @@ from pydicom.encaps import encapsulate
 from pipeline.ensemble.submission import read_submission
 from pipeline.labels import CELLS, SeriesKind, row_id
 from tests.report.mounts import ROOT, multiply, phantom_studies
+from tests.volumes.attacks import J2KS, JPEGS, compressed, j2k_of_precincts, jpeg_of_scans, rle_bomb, sides
 from tests.volumes.test_hostile import ENDLESS
 
 Case = Callable[[Path], None]
@@ -192,6 +193,21 @@ CASES: dict[str, Case] = {
     "damaged deflate": one_file(lambda content: deflated(content)[:-1000] + bytes(1000)),
     "20,000 nested sequences": one_file(nested),
     "JPEG-LS on which a decoder hangs": one_header(endless),
+    "JPEG of 3,000 scans over 4096 x 4096": one_header(
+        compressed(uid.JPEGBaseline8Bit, 4096, 8, jpeg_of_scans(3000, 4096))
+    ),
+    "JPEG 2000 in precincts of two pixels": one_header(
+        compressed(uid.JPEG2000Lossless, 2048, 16, j2k_of_precincts(2048))
+    ),
+    "RLE of 100 MB for 64 x 64": one_header(compressed(uid.RLELossless, 64, 16, rle_bomb(100))),
+    **{
+        f"JPEG that declares {name}": one_header(compressed(uid.JPEGBaseline8Bit, 64, 8, stream))
+        for name, stream in JPEGS.items()
+    },
+    **{
+        f"JPEG 2000 that declares {name}": one_header(compressed(uid.JPEG2000, sides(name), 16, stream))
+        for name, stream in J2KS.items()
+    },
     "non-ASCII tags": one_header(elements(SpecificCharacterSet="ISO_IR 192", PatientName="Ж中ü" * 20)),
     "unknown character set": one_header(elements(SpecificCharacterSet="ISO_IR 999", PatientName="x")),
     "missing orientation": one_header(lambda data: delattr(data, "ImageOrientationPatient")),

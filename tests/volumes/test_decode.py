@@ -15,7 +15,6 @@ from pydicom.encaps import encapsulate
 
 from pipeline.volumes import decode as decode_module
 from pipeline.volumes import read_series
-from pipeline.volumes.decode import codestream_size
 from tests.volumes.oracle import assert_linear, codes, reference, stored_values, write_series
 from tests.volumes.syntaxes import LOSSLESS, by_gdcm
 
@@ -276,12 +275,3 @@ def test_a_stream_of_another_size_than_the_header_is_not_decoded(tmp_path):
     reading = read_series(reference(tmp_path / "1"))
     assert {problem.what for problem in reading.problems} == {"undecodable-pixels", "no-volume"}
     assert "48 x 64" in reading.problems[0].detail
-
-
-@pytest.mark.parametrize("file_format", ["JPEG", "JPEG2000"])
-def test_codestream_size(file_format):
-    stream, options = io.BytesIO(), {"no_jp2": True} if file_format == "JPEG2000" else {}
-    Image.fromarray(np.zeros((30, 50), np.uint8)).save(stream, file_format, **options)
-    assert codestream_size(stream.getvalue()) == (30, 50)
-    assert codestream_size(b"\xff\xd8\xff") is None
-    assert codestream_size(b"") is None

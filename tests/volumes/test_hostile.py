@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -18,6 +19,8 @@ from pydicom.sequence import Sequence
 
 from pipeline.competition import SeriesRef
 from pipeline.volumes import ReadLimits, read_series
+from pipeline.volumes.headers import parse_file
+from tests.volumes.attacks import ITEM, compressed
 from tests.volumes.oracle import assert_linear, codes, reference, rewrite, write_series
 
 
@@ -146,6 +149,80 @@ def test_a_deflate_bomb(tmp_path, hidden):
     assert hidden != "standard" or reading.problems[0].what == "too-large"
     assert peak < 8 * 2**20
     assert_linear(reading.volumes[0])
+
+
+def test_of_a_deflated_file_only_the_frames_are_kept(tmp_path):
+    """32 MB of pixels for a slice of 12 x 16 in each of four files of 32 kB: not more than one of them at a time."""
+    folder = write_series(tmp_path / "1", change=lambda data: setattr(data, "PixelData", data.PixelData + bytes(2**25)))
+    for path in folder.iterdir():
+        deflate(path)
+    tracemalloc.start()
+    (volume,) = read_series(reference(folder)).volumes
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * 2**25  # inflated, changed, parsed, of the last
+    assert_linear(volume)
+
+
+def test_a_list_of_a_million_numbers_says_nothing(tmp_path):
+    """A deflated kilobyte can hold it, and every number of it would become an object."""
+    folder = write_series(tmp_path / "1")
+    whole = (folder / "2.dcm").read_bytes()
+    at = whole.index(struct.pack("<HH2s", 0x0028, 0x0030, b"DS"))
+    length = struct.unpack_from("<H", whole, at + 6)[0]
+    numbers = struct.pack("<HH2sHI", 0x0028, 0x0030, b"UN", 0, 2_000_000) + b"1\\" * 1_000_000
+    (folder / "2.dcm").write_bytes(whole[:at] + numbers + whole[at + 8 + length :])
+    tracemalloc.start()
+    reading = read_series(reference(folder))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
+    assert_linear(reading.volumes[0])  # with the spacing of the other slices
+
+
+def test_a_description_of_a_megabyte_is_cut(tmp_path):
+    folder = write_series(tmp_path / "1")
+    whole = (folder / "2.dcm").read_bytes()
+    at = whole.index(struct.pack("<HH2s", 0x0020, 0x0013, b"IS"))
+    text = struct.pack("<HH2sHI", 0x0008, 0x103E, b"UT", 0, 2**20) + b"x" * 2**20
+    frame = parse_file("2.dcm", whole[:at] + text + whole[at:], ReadLimits())[0]
+    assert len(frame.acquisition.description) <= 1024
+
+
+@pytest.mark.parametrize("where", ["sequence", "fragments"])
+def test_more_items_than_there_can_be(tmp_path, where):
+    """Of each item of eight bytes pydicom makes an object of a kilobyte; two million took a minute and 1.4 GB."""
+    folder = write_series(tmp_path / "1")
+    items = (ITEM + bytes(4)) * 200_000
+    if where == "fragments":
+        rewrite(folder / "2.dcm", compressed(uid.RLELossless, 12, 16, bytes(64)))
+    whole = (folder / "2.dcm").read_bytes()
+    tag = whole.rindex(b"\xe0\x7f\x10\x00O")
+    sequence = struct.pack("<HH2sHI", 0x5200, 0x9230, b"SQ", 0, len(items))
+    inside = (
+        sequence + items + whole[tag:] if where == "sequence" else whole[tag : tag + 12] + items + whole[tag + 12 :]
+    )
+    (folder / "2.dcm").write_bytes(whole[:tag] + inside)
+    started = time.monotonic()
+    assert "200" in one_bad(folder, "too-large")
+    assert time.monotonic() - started < 5
+
+
+def test_an_offset_table_for_more_frames_than_there_are(tmp_path):
+    """It would become a list of numbers, nine times as large as itself."""
+    folder = write_series(tmp_path / "1")
+    rewrite(folder / "2.dcm", lambda data: data.compress(uid.RLELossless, generate_instance_uid=False))
+    whole = (folder / "2.dcm").read_bytes()
+    at = whole.rindex(b"\xe0\x7f\x10\x00O") + 12
+    size = 8 + struct.unpack_from("<I", whole, at + 4)[0]
+    table = ITEM + struct.pack("<I", 2**22) + bytes(2**22)
+    (folder / "2.dcm").write_bytes(whole[:at] + table + whole[at + size :])
+    tracemalloc.start()
+    detail = one_bad(folder, "undecodable-pixels")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert "4194304 bytes for 1 frames" in detail
+    assert peak < 6 * 2**22
 
 
 def test_damaged_deflate(tmp_path):
