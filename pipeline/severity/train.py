@@ -166,6 +166,7 @@ def train_fold(
     task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
     if settings.loop.device != "cpu" and working_gpu():
         data.cache.keep_on(torch.device("cuda"))
+        task.model.to("cuda")  # the ladder climbs where the training will run
     if is_main_process() and not (resume and (out / "last.ckpt").exists()):
         review(task, data, fold, out)
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
