@@ -154,7 +154,8 @@ def sagittal_targets(
 
 
 BESIDE_MM, BESIDE_WEIGHT = 5.0, 0.3
-"""A point marked on one axial slice counts this much on slices of its series no further away, where nobody marked it."""
+"""A point marked on an axial slice counts this much on slices of its series that are no further away, where nobody
+marked it."""
 
 
 def axial_examples(

@@ -111,7 +111,7 @@ class CubeItems(Dataset[dict[str, Any]]):
     """Cached cubes with their margin, a batch at a time; the window is cut from them on the training device.
 
     A batch is gathered from memory maps in one call for each view and kind of point, without loading processes; after
-    :meth:`keep_on` it does not even leave the device, because a family's cubes are a few GB.
+    :meth:`CubeCache.keep_on` it does not even leave the device, because a family's cubes are a few GB.
 
     Args:
         cache: the cubes.
@@ -181,7 +181,8 @@ class CubeItems(Dataset[dict[str, Any]]):
                 pixels = torch.from_numpy(np.stack([self._changed(cube) for cube in pixels.float().numpy()]))
             batch[f"pixels_{name}"] = pixels
             batch[f"present_{name}"] = torch.from_numpy(np.take_along_axis(present, slices, 1))
-        return batch
+        where = batch[f"pixels_{view_name(cache.views[0].kind)}"].device
+        return {name: values.to(where) for name, values in batch.items()}
 
     def _gather(self, kind: SeriesKind, source: Source, study: NDArray[np.int64], cell: NDArray[np.int64]) -> Tensor:
         """(n, slices, rows, cols) cubes with their margins."""
