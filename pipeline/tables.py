@@ -128,6 +128,7 @@ def with_readings(labels: pd.DataFrame, tables: Sequence[Path]) -> pd.DataFrame:
         TableError: a column is missing, or a usable row has no such level or grade.
     """
     result = labels.copy()
+    graded = {column: set(labels.index[labels[column].notna()]) for column in CELL_COLUMNS}
     for path in tables:
         frame = read_text_table(path, ("study_id", "level", "grade"))
         if "usable" in frame.columns:
@@ -139,7 +140,7 @@ def with_readings(labels: pd.DataFrame, tables: Sequence[Path]) -> pd.DataFrame:
             raise errors[0]
         for study_id, level, grade in zip(frame["study_id"], levels, grades, strict=True):
             column = Cell(Condition.CANAL, level).column
-            if study_id in result.index and pd.isna(result.at[study_id, column]):
+            if study_id in result.index and study_id not in graded[column]:
                 result.at[study_id, column] = float(grade)
     return result
 
