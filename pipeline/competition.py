@@ -29,6 +29,7 @@ from pipeline.tables import (
     read_row_ids,
     read_series_table,
     read_text_table,
+    with_readings,
 )
 
 __all__ = [
@@ -101,13 +102,18 @@ class StudyRef:
 
 @dataclass(frozen=True)
 class Competition:
-    """A folder of studies with what its tables say about them; made by :func:`open_competition`."""
+    """A folder of studies with what its tables say about them; made by :func:`open_competition`.
+
+    ``readings`` are tables of canal grades for studies that ``train.csv`` does not grade, see
+    :func:`pipeline.tables.with_readings`.
+    """
 
     root: Path
     split: str | None
     images: Path
     studies: tuple[StudyRef, ...]
     problems: tuple[Problem, ...]
+    readings: tuple[Path, ...] = ()
 
     @cached_property
     def _by_id(self) -> dict[str, StudyRef]:
@@ -129,9 +135,10 @@ class Competition:
         """Grades 0, 1, 2 or NaN by study_id (str) and ``CELL_COLUMNS``; None where there is no such table.
 
         Raises:
-            TableError: ``train.csv`` holds something that is not a grade.
+            TableError: ``train.csv`` or a table of readings holds something that is not a grade.
         """
-        return self._read(f"{self.split or 'train'}.csv", read_labels)
+        labels = self._read(f"{self.split or 'train'}.csv", read_labels)
+        return labels if labels is None else with_readings(labels, self.readings)
 
     @cached_property
     def coordinates(self) -> pd.DataFrame | None:

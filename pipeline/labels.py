@@ -97,6 +97,18 @@ CELL_COLUMNS: tuple[str, ...] = tuple(cell.column for cell in CELLS)
 CELL_INDEX: dict[Cell, int] = {cell: index for index, cell in enumerate(CELLS)}
 
 
+def companion(cell: Cell, family: Family) -> Cell:
+    """The cell of a family at the level of another cell, on its side where the family has sides.
+
+    Raises:
+        ValueError: the family has sides and the cell has none.
+    """
+    for condition in CONDITIONS:
+        if condition.family is family and condition.side in (None, cell.condition.side):
+            return Cell(condition, cell.level)
+    raise ValueError(f"{cell.column} has no side, so no {family} cell goes with it")
+
+
 def level_title(level: str) -> str:
     """``l1_l2`` as ``train_label_coordinates.csv`` writes it: ``L1/L2``."""
     return level.replace("_", "/").upper()

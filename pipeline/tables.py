@@ -16,7 +16,15 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import pandas as pd
 
-from pipeline.labels import CELL_COLUMNS, GRADE_NAMES, SeriesKind, condition_from_title, level_from_title
+from pipeline.labels import (
+    CELL_COLUMNS,
+    GRADE_NAMES,
+    Cell,
+    Condition,
+    SeriesKind,
+    condition_from_title,
+    level_from_title,
+)
 from pipeline.names import guarded, unguarded
 
 T = TypeVar("T")
@@ -139,6 +147,35 @@ def read_labels(path: Path) -> Table[pd.DataFrame]:
         columns[column] = _parse(frame[column], lambda text: grades[text], path, column, expected, errors)
     index = pd.Index(frame["study_id"].astype(str), name="study_id")
     return Table(pd.DataFrame(columns, index=index, dtype=np.float64), tuple(errors))
+
+
+def with_readings(labels: pd.DataFrame, tables: Sequence[Path]) -> pd.DataFrame:
+    """Grades with those of canal readings where a study has none of its own.
+
+    Args:
+        labels: as :func:`read_labels` gives them.
+        tables: with the columns study_id, level (``L1/L2``), grade (0, 1, 2) and, if not all are to be used, usable
+            (1 or 0). Studies that ``labels`` do not have are passed over.
+
+    Raises:
+        TableError: a column is missing, or a usable row has no such level or grade.
+    """
+    result = labels.copy()
+    graded = {column: set(labels.index[labels[column].notna()]) for column in CELL_COLUMNS}
+    for path in tables:
+        frame = read_text_table(path, ("study_id", "level", "grade"))
+        if "usable" in frame.columns:
+            frame = frame[frame["usable"] == "1"]
+        errors: list[TableError] = []
+        levels = _parse(frame["level"], level_from_title, path, "level", "a level such as L4/L5", errors)
+        grades = _parse(frame["grade"], ("0", "1", "2").index, path, "grade", "0, 1 or 2", errors)
+        if errors:
+            raise errors[0]
+        for study_id, level, grade in zip(frame["study_id"], levels, grades, strict=True):
+            column = Cell(Condition.CANAL, level).column
+            if study_id in result.index and study_id not in graded[column]:
+                result.at[study_id, column] = float(grade)
+    return result
 
 
 def read_coordinates(path: Path) -> Table[pd.DataFrame]:

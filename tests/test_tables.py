@@ -24,6 +24,7 @@ from pipeline.tables import (
     read_labels,
     read_row_ids,
     read_series_table,
+    with_readings,
 )
 
 FEW = settings(max_examples=60, deadline=None)
@@ -128,3 +129,20 @@ def test_studies_on_the_disk_are_there_whatever_the_tables_hold(series, sample):
         (root / "sample_submission.csv").write_bytes(sample)
         found = {study.study_id for study in open_competition(root, strict=False).studies}
         assert {"100", "200"} <= found
+
+
+def test_readings_grade_the_canal_where_train_csv_does_not(tmp_path):
+    truth = tmp_path / "train.csv"
+    columns = ",".join(CELL_COLUMNS)
+    truth.write_text(f"study_id,{columns}\n1,Severe{',' * 24}\n2{',' * 25}\n")
+    readings = tmp_path / "readings.csv"
+    rows = ["study_id,level,grade,usable", "1,L1/L2,0,1", "2,L4/L5,1,1", "2,L5/S1,2,0", "3,L1/L2,2,1"]
+    readings.write_text("\n".join(rows) + "\n")
+    labels = read_labels(truth).content
+    found = with_readings(labels, [readings])
+    assert found.at["1", "spinal_canal_stenosis_l1_l2"] == 2, "the competition's own grade stands"
+    assert found.loc["2"].dropna().to_dict() == {"spinal_canal_stenosis_l4_l5": 1.0}
+    assert labels.loc["2"].isna().all(), "the table that was given is as it was"
+    readings.write_text("study_id,level,grade\n1,L1/L2,0\n2,L4/L5,3\n")
+    with pytest.raises(TableError, match=r"row 3, column 'grade'.*expected 0, 1 or 2"):
+        with_readings(labels, [readings])

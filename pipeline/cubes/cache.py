@@ -11,13 +11,14 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -67,6 +68,7 @@ class CubeCache:
         margin: what was added to them.
         pixels: by (kind, source): (studies, cells, slices, rows, cols) float16, memory-mapped.
         present: by (kind, source): (studies, cells, slices) bool.
+        held: those of ``pixels`` that are kept on a device, see :meth:`keep_on`.
     """
 
     family: Family
@@ -76,6 +78,22 @@ class CubeCache:
     margin: Margin
     pixels: Mapping[tuple[SeriesKind, Source], NDArray[np.float16]]
     present: Mapping[tuple[SeriesKind, Source], NDArray[np.bool_]]
+    held: dict[tuple[SeriesKind, Source], torch.Tensor] = field(default_factory=dict)
+
+    def keep_on(self, device: torch.device, share: float = 0.5) -> bool:
+        """Copy all cubes to a GPU where they take no more than ``share`` of its free memory; returns whether they did.
+
+        The memory maps stay the source of everything else; on a CPU nothing is copied.
+        """
+        needed = sum(values.nbytes for values in self.pixels.values())
+        if device.type != "cuda" or self.held or needed > share * torch.cuda.mem_get_info(device)[0]:
+            return bool(self.held)
+        for key, values in self.pixels.items():
+            target = torch.empty(values.shape, dtype=torch.float16, device=device)
+            for first in range(0, len(values), 64):
+                target[first : first + 64] = torch.from_numpy(np.array(values[first : first + 64])).to(device)
+            self.held[key] = target
+        return True
 
     def shown(self, source: Source) -> NDArray[np.bool_]:
         """(studies, cells) whether any view shows the cell at the points of ``source``."""

@@ -80,6 +80,28 @@ class PointExamples(Dataset[dict[str, Any]]):
                 for name in data.files:
                     parts.setdefault(name, []).append(data[name][rows["index"].to_numpy()])
         self.targets = {name: np.concatenate(values) for name, values in parts.items()}
+        self.images: Tensor | None = None
+
+    def keep_in_memory(self, most_bytes: float = 6e9) -> None:
+        """Hold all images, as half floats, if they take no more than this; afterwards batches come from there."""
+        shapes = [np.load(Path(file).with_suffix(".npy"), mmap_mode="r").shape[1:] for file in set(self.files[:1])]
+        if not shapes or 2 * len(self) * int(np.prod(shapes[0])) > most_bytes:
+            return
+        images = torch.empty((len(self), *shapes[0]), dtype=torch.float16)
+        for file in pd.unique(self.files):
+            rows = np.flatnonzero(self.files == file)
+            held = np.load(Path(file).with_suffix(".npy"), mmap_mode="r")
+            images[torch.from_numpy(rows)] = torch.from_numpy(held[self.index[rows]].astype(np.float16))
+        self.images = images
+
+    def fetch(self, indices: np.ndarray) -> dict[str, Any]:
+        """Some examples as a batch."""
+        if self.images is None:
+            return torch.utils.data.default_collate([self[int(i)] for i in indices])  # type: ignore[no-any-return]
+        batch = {"image": self.images[torch.from_numpy(indices)].float()[:, None]}
+        return batch | {
+            name: torch.from_numpy(np.asarray(values[indices], np.float32)) for name, values in self.targets.items()
+        }
 
     def __len__(self) -> int:
         return len(self.table)
@@ -123,6 +145,7 @@ class PointTask(Task):
         if settings.start_from:
             self.model.load_state_dict(read_network(Path(settings.start_from).read_bytes()))
         self.train_set = PointExamples(train)
+        self.train_set.keep_in_memory()
         self.held_out = PointExamples(_spread(held_out, settings.evaluated)) if len(held_out) else None
         self.sample_weights = sample_weights(train, settings.data_weights)
         self.augmentation = StackAugmentation(settings.augment)
@@ -201,9 +224,8 @@ class PointTask(Task):
         assert self.held_out is not None  # both callers have checked
         size = self.settings.loop.batch_size
         for start in range(0, len(self.held_out), size):
-            items = [self.held_out[i] for i in range(start, min(start + size, len(self.held_out)))]
-            batch = {name: torch.stack([item[name] for item in items]).to(device) for name in items[0]}
-            yield self._framed(batch)
+            batch = self.held_out.fetch(np.arange(start, min(start + size, len(self.held_out))))
+            yield self._framed({name: values.to(device) for name, values in batch.items()})
 
     def _framed(self, batch: Batch) -> Batch:
         """Cut the middle of the network's size out of a larger canvas; points that fall outside are not asked for."""

@@ -23,6 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--landmark-errors", type=Path, metavar="JSON", help="the localiser's errors, which set the jitter"
     )
+    parser.add_argument(
+        "--readings",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="CSV",
+        help="canal grades for studies without: study_id, level, grade 0 to 2 and, if some are not to be used, usable",
+    )
     parser.add_argument("--split", type=Path, metavar="CSV", help="study_id,fold (default: made from the labels)")
     parser.add_argument("--oof", type=Path, metavar="CSV", help="out-of-fold table for the label-noise filter")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The classifier: slices through a backbone, tokens of all views through a head, one vector to three logits.
+"""The classifier: slices through a backbone, tokens of all views through a head, one vector to three logits a family.
 
 Every view gives tokens: one a slice (``sequence``) or one in all (``multichannel``, ``3d``). A token that is absent,
 because the stack ended, the series is missing or the view was dropped in training, is masked in the head, so any
@@ -21,20 +21,23 @@ from pipeline.severity.settings import NetworkSettings, view_name
 
 
 class SeverityModel(nn.Module):
-    """Three logits per cell from the cubes of its views.
+    """Three logits per cell and family from the cubes of its views.
 
     Args:
         settings: the network.
         views: the views in the order of their tokens.
-        pretrained: start from ``settings.initial_file``; False where trained weights are loaded afterwards.
+        pretrained: start from ``settings.initial``; False where trained weights are loaded afterwards.
+        families: that are graded from one cube.
     """
 
-    def __init__(self, settings: NetworkSettings, views: Sequence[ViewSettings], pretrained: bool = False) -> None:
+    def __init__(
+        self, settings: NetworkSettings, views: Sequence[ViewSettings], pretrained: bool = False, families: int = 1
+    ) -> None:
         super().__init__()
         if not views:
             raise ValueError("a severity network needs at least one view")
         self.names = tuple(view_name(view.kind) for view in views)
-        self.view_drop = settings.view_drop
+        self.view_drop, self.families = settings.view_drop, families
         encoders: dict[str, nn.Module] = {}
         for view, name in zip(views, self.names, strict=True):
             shared = encoders.get(self.names[0]) if settings.share_encoder else None
@@ -45,12 +48,12 @@ class SeverityModel(nn.Module):
         self.head = make_head(settings.head, settings.width)
         self.level_embedding = nn.Embedding(len(LEVELS), settings.level_width) if settings.level_width else None
         self.dropout = nn.Dropout(settings.dropout)
-        self.classify = nn.Linear(settings.width + settings.level_width, len(GRADES))
+        self.classify = nn.Linear(settings.width + settings.level_width, families * len(GRADES))
         nn.init.normal_(self.classify.weight, std=0.01)
         nn.init.zeros_(self.classify.bias)
 
     def start_at(self, probabilities: Sequence[float]) -> None:
-        """Let the untrained network answer with these class probabilities, all above 0."""
+        """Let the untrained network answer with these class probabilities, three a family, all above 0."""
         with torch.no_grad():
             self.classify.bias.copy_(torch.log(torch.tensor(probabilities)))
 
@@ -63,7 +66,7 @@ class SeverityModel(nn.Module):
             level: (B,) int64, 0 for L1/L2 to 4 for L5/S1.
 
         Returns:
-            (B, 3) logits, not probabilities.
+            (B, families, 3) logits, not probabilities.
         """
         masks = self._kept([present[name] for name in self.names])
         tokens, known = [], []
@@ -75,11 +78,11 @@ class SeverityModel(nn.Module):
         if self.level_embedding is not None:
             vector = torch.cat([vector, self.level_embedding(level)], 1)
         logits: Tensor = self.classify(self.dropout(vector))
-        return logits
+        return logits.unflatten(1, (self.families, len(GRADES)))
 
     def log_probabilities(self, pixels: Mapping[str, Tensor], present: Mapping[str, Tensor], level: Tensor) -> Tensor:
-        """(B, 3) log-probabilities in float32; the only softmax of the classifier."""
-        return torch.log_softmax(self(pixels, present, level).float(), 1)
+        """(B, families, 3) log-probabilities in float32; the only softmax of the classifier."""
+        return torch.log_softmax(self(pixels, present, level).float(), -1)
 
     def _kept(self, masks: list[Tensor]) -> list[Tensor]:
         """The masks with whole views dropped at random in training, never the last one of a cell."""

@@ -68,8 +68,8 @@ def write_oof(table: OofTable, folder: Path) -> None:
             **{name: table.log_p[:, k] for k, name in enumerate(_LOG_P)},
         }
     )
-    table = guarded_frame(frame)
-    write_atomically(folder / "oof.csv", lambda partial: table.to_csv(partial, index=False, float_format="%.6g"))
+    rows = guarded_frame(frame)
+    write_atomically(folder / "oof.csv", lambda partial: rows.to_csv(partial, index=False, float_format="%.6g"))
     study_ids = sorted({str(study_id) for study_id in table.study_id})
     log_p = table.array(study_ids)
     known = np.isfinite(log_p).all(-1, keepdims=True)

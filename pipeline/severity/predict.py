@@ -14,7 +14,7 @@ from pipeline.cubes import Cube, CubeSettings, StudyCubes
 from pipeline.cubes.cache import family_cells
 from pipeline.cubes.settings import ViewSettings
 from pipeline.ensemble.manifest import Member, WeightsError
-from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind
+from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind, companion
 from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
@@ -50,9 +50,12 @@ def load_member(folder: Path, member: Member, device: str) -> SeverityGrader:
         settings = from_dict(SeveritySettings, member.config.get("severity"), "severity.")
         views = settings.views_of(family)
         settings.inference_views(family)
+        families = len(settings.families(family))
     except ValueError as error:
         raise WeightsError(f"network {member.name}: {error}") from error
-    model = load_network(member.name, member.read(folder), lambda: SeverityModel(settings.network, views))
+    model = load_network(
+        member.name, member.read(folder), lambda: SeverityModel(settings.network, views, families=families)
+    )
     fold_encoders(model, views)
     return SeverityGrader(model, settings, family, device)
 
@@ -66,6 +69,28 @@ def fold_encoders(model: SeverityModel, views: Sequence[ViewSettings]) -> None:
             generator = torch.Generator().manual_seed(0)
             example = torch.rand(1, channels, view.pixels, view.pixels, generator=generator)
             encoder.backbone = folded(encoder.backbone, example)
+
+
+def by_cell(cells: Sequence[int], log_p: np.ndarray, families: Sequence[Family]) -> np.ndarray:
+    """What a classifier says of a study's cells; of a further family's cell, the mean of what is said of it.
+
+    Args:
+        cells: positions in ``CELLS`` of the classifier's own cells.
+        log_p: (len(cells), families, 3) log-probabilities.
+        families: its own first.
+
+    Returns:
+        (25, 3) normalised log-probabilities, NaN rows where nothing was said.
+    """
+    total, counted = np.zeros((len(CELLS), len(GRADES))), np.zeros((len(CELLS), 1))
+    for row, cell in enumerate(cells):
+        for number, family in enumerate(families):
+            target = CELL_INDEX[companion(CELLS[cell], family)] if number else cell
+            total[target] += log_p[row, number]
+            counted[target] += 1
+    with np.errstate(invalid="ignore"):
+        mean = total / counted
+    return mean - np.log(np.exp(mean).sum(1, keepdims=True))
 
 
 def over_numberings(log_p: np.ndarray, numbering: np.ndarray) -> np.ndarray:
@@ -115,27 +140,25 @@ class SeverityGrader:
         self.views = settings.views_of(family)
 
     def predict(self, cubes: StudyCubes) -> np.ndarray:
-        """(25, 3) log-probabilities; NaN rows where there is no cube or the cell is of another family.
+        """(25, 3) log-probabilities; NaN rows where there is no cube or the cell is of a family it does not grade.
 
         Where several series of a kind show a cell, the mean of their log-probabilities (normalised).
         """
-        result = np.full((len(CELLS), len(GRADES)), np.nan)
         kinds = [view.kind for view in self.views]
         cells = [c for c in family_cells(self.family) if any(cubes.get(CELLS[c], kind) for kind in kinds)]
+        families = self.settings.families(self.family)
         if not cells:
-            return result
+            return by_cell([], np.zeros((0, len(families), len(GRADES))), families)
         rounds = max(len(cubes.get(CELLS[c], kind)) for c in cells for kind in kinds)
-        total = np.zeros((len(cells), len(GRADES)))
-        counted = np.zeros((len(cells), 1))
+        total = np.zeros((len(cells), len(families), len(GRADES)))
+        counted = np.zeros((len(cells), 1, 1))
         for number in range(rounds):
             # A cell with fewer series sits out the further rounds.
             chosen = [n for n, c in enumerate(cells) if any(len(cubes.get(CELLS[c], k)) > number for k in kinds)]
             batch = self._batch(cubes, [cells[n] for n in chosen], kinds, number)
             total[chosen] += predict_batch(self.model, batch, self.views, self.settings, self.device)
             counted[chosen] += 1
-        mean = total / counted
-        result[cells] = mean - np.log(np.exp(mean).sum(1, keepdims=True))
-        return result
+        return by_cell(cells, total / counted, families)
 
     def _batch(
         self, cubes: StudyCubes, cells: list[int], kinds: list[SeriesKind], number: int

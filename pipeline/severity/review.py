@@ -55,7 +55,7 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) 
             held_out_studies=_studies(task, task.held_out) if fold is not None else (),
             # Weighted batches have another mix of grades each; sampling by grade has the prior's.
             prior_loss=task.prior_loss,
-            predict=lambda model, batch: model(*task.inputs(batch), batch["level"]),
+            predict=lambda model, batch: model(*task.inputs(batch), batch["level"])[:, 0],
         )
     )
     write_text(out / "review.json", json.dumps(report, indent=1))
@@ -97,12 +97,14 @@ def augmented_sheet(task: SeverityTask) -> NDArray[np.uint8]:
     count = min(_SHOWN, len(task.train_table))
     chosen = generator.choice(len(task.train_table), count, replace=False)
     items = [{**task.train_set[int(index)], "dataset_index": int(index)} for index in chosen]
-    batch = task.augment(task.collate(items), torch.Generator().manual_seed(0))
+    batch = task.collate(items)
+    device = batch[f"pixels_{view_name(task.views[0].kind)}"].device
+    batch = task.augment(batch, torch.Generator(device).manual_seed(0))
     tiles, titles = [], []
     for n, index in enumerate(chosen):
         cell = CELLS[task.cache.cells[int(task.train_table.cell[index])]]
         for view in task.views:
-            tiles.append(batch[f"pixels_{view_name(view.kind)}"][n, view.slices // 2].numpy())
+            tiles.append(batch[f"pixels_{view_name(view.kind)}"][n, view.slices // 2].cpu().numpy())
             titles.append(f"{cell.level} {int(task.train_table.grade[index])}")
     return contact_sheet(tiles, titles)
 

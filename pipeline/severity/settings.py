@@ -23,6 +23,7 @@ Encoder = Literal["sequence", "multichannel", "3d"]
 Head = Literal["mean", "attention", "lstm", "transformer"]
 Loss = Literal["weighted", "plain", "focal", "ordinal"]
 Sampling = Literal["uniform", "grade", "condition_level"]
+Mixing = Literal["none", "cutmix", "mixup"]
 
 
 @dataclass(frozen=True)
@@ -113,14 +114,37 @@ class JitterSettings:
 
 
 @dataclass(frozen=True)
+class MixSettings:
+    """Training windows mixed with those of another cell of the batch, and their losses with them.
+
+    Attributes:
+        kind: ``cutmix`` puts a rectangle of the other cell's window in (Yun et al. 2019), ``mixup`` averages the two
+            (Zhang et al. 2018).
+        share: probability that a batch is mixed.
+        alpha: both parameters of the beta distribution that the share of the other cell is drawn from.
+    """
+
+    kind: Mixing = "none"
+    share: float = 0.5
+    alpha: float = 0.4
+
+    def __post_init__(self) -> None:
+        check_range(self, "share", least=0, most=1)
+        check_range(self, "alpha", above=0, most=1000)
+
+
+@dataclass(frozen=True)
 class SeveritySettings:
     """Everything that makes a family's classifier; saved with its weights.
 
     Attributes:
         views: the cubes it sees; empty takes the family's own of :class:`CubeSettings`.
+        also: further families that it grades from the same cubes: what a foramen's window says of the recess on its
+            side and of the canal at its level. The canal is the mean of what the windows of both sides say.
+        also_weight: of their losses, against 1 for the network's own family.
         margin_mm: what the training cache holds beyond the window.
         margin_slices: the same along the stack.
-        network, loss, jitter, loop: the parts.
+        network, loss, jitter, mix, loop: the parts.
         augment: changes of the image; places, turns and sizes are the jitter's.
         in_plane: further changes of the plane by albumentations, in the loading processes; None for none.
         sampling: ``uniform`` draws cells equally often; ``grade`` by 1/2/4 with the loss' weights taken out, which is
@@ -138,11 +162,14 @@ class SeveritySettings:
     """
 
     views: tuple[ViewSettings, ...] = ()
+    also: tuple[Family, ...] = ()
+    also_weight: float = 0.5
     margin_mm: float = 9.0
     margin_slices: int = 1
     network: NetworkSettings = field(default_factory=NetworkSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     jitter: JitterSettings = field(default_factory=JitterSettings)
+    mix: MixSettings = field(default_factory=MixSettings)
     augment: AugmentSettings = LIGHT
     in_plane: InPlaneSettings | None = None
     loop: LoopSettings = field(default_factory=LoopSettings)
@@ -159,6 +186,19 @@ class SeveritySettings:
         check_range(self, "margin_mm", "margin_slices", "shift_mm", least=0, most=200)
         check_range(self, "worst", least=-20, most=20)
         check_kinds(self.views)
+        check_range(self, "also_weight", least=0, most=100)
+        if len(set(self.also)) != len(self.also):
+            raise ValueError(f"also names a family twice: {', '.join(self.also)}")
+
+    def families(self, own: Family) -> tuple[Family, ...]:
+        """All that a classifier of a family grades, its own first.
+
+        Raises:
+            ValueError: ``also`` names the family itself, or the canal's classifier is to grade a side.
+        """
+        if own in self.also or (self.also and own is Family.CANAL):
+            raise ValueError(f"also is {', '.join(self.also)}: a classifier of {own} cannot grade that besides")
+        return (own, *self.also)
 
     def cubes(self, family: Family) -> CubeSettings:
         """The cube settings with this family's views put in."""

@@ -66,7 +66,7 @@ def store_run(
 def seconds_per_study(settings: SeveritySettings, family: Family) -> float:
     """The time of the family's cells of one complete study through the network, on one CPU thread."""
     views = settings.views_of(family)
-    model = SeverityModel(settings.network, views).eval()
+    model = SeverityModel(settings.network, views, families=len(settings.families(family))).eval()
     fold_encoders(model, views)
     cells = family_cells(family)
     batch: dict[str, torch.Tensor] = {"level": torch.tensor([cell % 5 for cell in cells])}

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from pipeline.console import say
 from pipeline.cubes.cache import CubeCache
@@ -22,13 +21,13 @@ from pipeline.severity.items import CellTable, CubeItems, draw_weights
 from pipeline.severity.losses import severity_loss
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
-from pipeline.severity.windows import drop_slices, middle_window, random_window, slices_around
+from pipeline.severity.windows import drop_slices, middle_window, mixed, random_window, slices_around
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.store import read_network
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.training.tracking import contact_sheet
 
-_EVALUATION_BATCH = 64
+_EVALUATION_BATCH = 256
 
 
 class SeverityTask(Task):
@@ -56,9 +55,14 @@ class SeverityTask(Task):
     ) -> None:
         self.name, self.family, self.settings, self.cache, self.out = name, family, settings, cache, out
         self.views: tuple[ViewSettings, ...] = settings.views_of(family)
+        self.families = settings.families(family)
         torch.manual_seed(settings.loop.seed)
-        self.model: nn.Module = SeverityModel(settings.network, self.views, pretrained=not settings.start_from)
-        self.prior, self.prior_loss = starting_point(train.grade, settings.loss.kind)
+        self.model: nn.Module = SeverityModel(settings.network, self.views, not settings.start_from, len(self.families))
+        self.weights = [1.0] + [settings.also_weight] * len(settings.also)
+        starts = [starting_point(grades[grades >= 0], settings.loss.kind) for grades in train.grades.T]
+        self.prior = [value for start, _ in starts for value in start]
+        losses = [loss for _, loss in starts]
+        self.prior_loss = None if None in losses else float(np.average(losses, weights=self.weights))  # type: ignore[arg-type]
         if settings.start_from:
             self.model.load_state_dict(read_network(Path(settings.start_from).read_bytes()))
             self.prior_loss = None  # what has learnt already is better than the prior
@@ -85,17 +89,29 @@ class SeverityTask(Task):
             window = random_window(batch[f"pixels_{name}"], view.pixels, view.spacing_mm, jitter, generator)
             changed[f"pixels_{name}"] = self.augmentation(window, generator, present=present).pixels
             changed[f"present_{name}"] = present
-        return changed
+        return mixed(changed, [view_name(view.kind) for view in self.views], self.settings.mix, generator)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The configured loss on a batch of windows."""
+        """The configured loss on a batch of windows, averaged over families; mixed as the windows are."""
         logits = model(*self.inputs(batch), batch["level"])
         reweighted = self.settings.sampling == "grade" and self.settings.loss.kind == "weighted"
-        return severity_loss(logits, batch["grade"], self.settings.loss, reweighted), {}
+        targets = [(batch["grade"], 1.0)]
+        if "other_grade" in batch:
+            share = float(batch["other_share"][0])
+            targets = [(batch["grade"], 1 - share), (batch["other_grade"], share)]
+        total = logits.new_zeros(())
+        for number, weight in enumerate(self.weights):
+            for grades, share in targets:
+                own = number == 0 and reweighted
+                total = total + weight * share * severity_loss(
+                    logits[:, number], grades[:, number], self.settings.loss, own
+                )
+        return total / sum(self.weights), {}
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """The competition's term on the held-out cells; tables per level go to ``figures/``."""
-        log_p = self.predict(model, device, self.held_out)
+        every = self.predict(model, device, self.held_out)
+        log_p = every[:, 0]
         grades, levels = self.held_out.grade, self.held_out.level
         self._evaluations += 1
         rows = level_figures(log_p, grades, levels)
@@ -111,14 +127,21 @@ class SeverityTask(Task):
         if len(likeliest) == 1 and len(np.unique(grades)) > 1:
             say(f"{self.name}: {GRADES[likeliest[0]]} is the likeliest grade of all {len(log_p)} held-out cells")
         everything = rows[-1]
-        return {"score": family_score(log_p, grades), "f1": float(everything["macro_f1"])}
+        further = {
+            str(family): family_score(every[:, number], self.held_out.grades[:, number])
+            for number, family in enumerate(self.families)
+            if number and (self.held_out.grades[:, number] >= 0).any()
+        }
+        return {"score": family_score(log_p, grades), "f1": float(everything["macro_f1"]), **further}
 
     def predict(self, model: nn.Module, device: torch.device, table: CellTable) -> np.ndarray:
-        """(N, 3) log-probabilities of the cells at their predicted points, else at their labelled ones."""
+        """(N, families, 3) log-probabilities of the cells at their predicted points, else at their labelled ones."""
         items = CubeItems(self.cache, table, beside=1 if self.settings.beside else 0)
-        loader = DataLoader(items, batch_size=_EVALUATION_BATCH, collate_fn=self.collate)
-        results = [predict_batch(model, batch, self.views, self.settings, device) for batch in loader]
-        return np.concatenate(results) if results else np.zeros((0, 3))
+        results = [np.zeros((0, len(self.families), len(GRADES)))]
+        for first in range(0, len(table), _EVALUATION_BATCH):
+            batch = items.fetch(np.arange(first, min(first + _EVALUATION_BATCH, len(table))))
+            results.append(predict_batch(model, batch, self.views, self.settings, device))
+        return np.concatenate(results)
 
     def picture(self, model: nn.Module, device: torch.device) -> np.ndarray | None:
         """The middle slices of a few held-out cells with their grade and the predicted probabilities."""
@@ -128,10 +151,10 @@ class SeverityTask(Task):
         chosen = np.zeros(len(self.held_out), dtype=bool)
         chosen[np.random.default_rng(0).choice(len(chosen), count, replace=False)] = True
         table = self.held_out.rows(chosen)
-        p = np.exp(self.predict(model, device, table))
+        p = np.exp(self.predict(model, device, table)[:, 0])
         items = CubeItems(self.cache, table)
         name = f"pixels_{view_name(self.views[0].kind)}"
-        tiles = [middle_slice(items[n][name], self.views[0].pixels) for n in range(count)]
+        tiles = [middle_slice(items[n][name].cpu().numpy(), self.views[0].pixels) for n in range(count)]
         titles = [f"{g}: " + " ".join(f"{100 * v:.0f}" for v in row) for g, row in zip(table.grade, p, strict=True)]
         return contact_sheet(tiles, titles)
 
@@ -165,7 +188,7 @@ def starting_point(grades: np.ndarray, loss: Loss) -> tuple[list[float], float |
 def predict_batch(
     model: nn.Module, batch: Batch, views: Sequence[ViewSettings], settings: SeveritySettings, device: torch.device
 ) -> np.ndarray:
-    """(B, 3) log-probabilities, averaged over shifted windows (the mean of logits) and over slices (of probabilities).
+    """(B, families, 3) log-probabilities: the mean of shifted windows (as logits) and of slices (as probabilities).
 
     Args:
         model: a :class:`SeverityModel` in evaluation mode.
@@ -182,7 +205,7 @@ def predict_batch(
     answers = []
     with torch.inference_mode():
         for step in steps:
-            total = torch.zeros(len(level), len(GRADES), device=device)
+            logits = []
             for rows, cols in shifts:
                 pixels, present = {}, {}
                 for view in views:
@@ -190,14 +213,15 @@ def predict_batch(
                     window = middle_window(batch[f"pixels_{name}"], view.pixels, (rows * shift, cols * shift))
                     slices, there = slices_around(window, batch[f"present_{name}"], view.slices, step)
                     pixels[name], present[name] = slices.to(device), there.to(device)
-                total += model.log_probabilities(pixels, present, level)  # type: ignore[operator]
-            answers.append(torch.log_softmax(total / len(shifts), 1))
+                logits.append(model.log_probabilities(pixels, present, level))  # type: ignore[operator]
+            answers.append(torch.log_softmax(torch.stack(logits).mean(0), -1))
         log_p = torch.stack(answers).double()
         expected_grade = (log_p.exp() * torch.arange(len(GRADES), device=device)).sum(-1)
         weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]].to(device)
-        weights = torch.log_softmax(weights.T.clamp(min=1e-9).log() + settings.worst * expected_grade, 0)
+        believed = weights.T.clamp(min=1e-9).log()[..., None]
+        weights = torch.log_softmax(believed + settings.worst * expected_grade, 0)
         mean = torch.logsumexp(log_p + weights[..., None], 0)
-    return np.asarray(torch.log_softmax(mean, 1).cpu().numpy(), dtype=np.float64)
+    return np.asarray(torch.log_softmax(mean, -1).cpu().numpy(), dtype=np.float64)
 
 
 def _slice_weights(batch: Batch, views: Sequence[ViewSettings], beside: float) -> Tensor:

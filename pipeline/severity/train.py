@@ -25,11 +25,12 @@ from pipeline.console import say
 from pipeline.cubes.cache import CubeCache, Margin, build_cache
 from pipeline.ensemble.seen import seen_studies
 from pipeline.files import write_text
-from pipeline.labels import Family
+from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family
 from pipeline.severity.figures import family_score, level_figures, level_lines
 from pipeline.severity.items import CellTable, cell_table, study_positions
 from pipeline.severity.jitter import fitted_jitter
 from pipeline.severity.oof import OofTable, read_oof, write_oof
+from pipeline.severity.predict import by_cell
 from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
@@ -67,7 +68,7 @@ def train(args: argparse.Namespace) -> int:
     settings = load_settings(SeveritySettings, args.preset, family.value, args.set)
     if args.landmark_errors:
         settings = replace(settings, jitter=fitted_jitter(settings.jitter, args.landmark_errors, family))
-    competitions = [open_competition(path, split="train") for path in args.data]
+    competitions = [replace(open_competition(path, split="train"), readings=tuple(args.readings)) for path in args.data]
     tables, split = list(args.landmarks), getattr(args, "split", None)
     with main_process_first():
         data = load_data(competitions, family, settings, args.cache, tables, split, args.workers)
@@ -88,11 +89,16 @@ def _merge_folds(family: Family, data: SeverityData, out: Path) -> None:
         return
     table = OofTable.concatenate([read_oof(file) for file in files])
     write_oof(table, out)
-    lines = level_lines(_figures(table))
+    lines: list[str] = []
+    for one in Family:
+        mine = np.array([CELLS[cell].condition.family is one for cell in table.cell]) & (table.grade >= 0)
+        if mine.any():
+            log_p, grades = table.log_p[mine], table.grade[mine]
+            lines += [f"{one}: out-of-fold {family_score(log_p, grades):.4f} on {int(mine.sum())} cells"]
+            lines += level_lines(level_figures(log_p, grades, table.cell[mine] % len(LEVELS)))
     write_text(out / "oof.txt", "\n".join(lines) + "\n")
     say(*lines)
-    score = family_score(table.log_p, table.grade)
-    say(f"{family}: out-of-fold {score:.4f} on {int((table.grade >= 0).sum())} cells; wrote {out / 'oof.csv'}")
+    say(f"{family}: wrote {out / 'oof.csv'}")
 
 
 def load_data(
@@ -119,7 +125,7 @@ def load_data(
     labels = pd.concat([c.labels for c in competitions if c.labels is not None])
     labels = labels[~labels.index.duplicated()].loc[list(cache.study_ids)]
     folds = _folds(competitions, labels, split)
-    return SeverityData(cache, cell_table(cache, labels), labels, folds)
+    return SeverityData(cache, cell_table(cache, labels, settings.families(family)[1:]), labels, folds)
 
 
 def train_fold(
@@ -161,6 +167,9 @@ def train_fold(
     seen = seen_studies(trained, settings.start_from, tested if fold is not None else ())
     name = f"{family} fold {fold}"
     task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
+    if settings.loop.device != "cpu" and working_gpu():
+        data.cache.keep_on(torch.device("cuda"))
+        task.model.to("cuda")  # the ladder climbs where the training will run
     if is_main_process() and not (resume and (out / "last.ckpt").exists()):
         review(task, data, fold, out)
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
@@ -175,21 +184,20 @@ def _predict_fold(
     device = torch.device("cuda" if working_gpu() and task.settings.loop.device != "cpu" else "cpu")
     task.model.load_state_dict(load_file(weights))
     model = task.model.to(device).eval()
-    log_p = task.predict(model, device, cells)
-    table = OofTable(
-        study_id=np.array([data.cache.study_ids[study] for study in cells.study]),
-        cell=np.array([data.cache.cells[cell] for cell in cells.cell]),
-        fold=np.full(len(cells), -1 if fold is None else fold),
-        grade=cells.grade,
-        predicted_point=cells.predicted,
-        log_p=log_p,
-    )
+    every = task.predict(model, device, cells)
+    table = _by_study(task, data, cells, every, fold)
     write_oof(table, out)
-    figures = _figures(table)
+    log_p = every[:, 0]
+    figures = level_figures(log_p, cells.grade, cells.level)
     summary: dict[str, Any] = {
         "family": task.family.value,
         "fold": fold,
         "score": family_score(log_p, cells.grade),
+        "further": {
+            str(family): family_score(table.log_p[mine], table.grade[mine])
+            for family in task.families[1:]
+            if (mine := np.array([CELLS[cell].condition.family is family for cell in table.cell])).any()
+        },
         "cells": int((cells.grade >= 0).sum()),
         "predicted_points": int(cells.predicted.sum()),
         "levels": figures,
@@ -200,9 +208,31 @@ def _predict_fold(
     return table
 
 
-def _figures(table: OofTable) -> list[dict[str, Any]]:
-    levels = np.array([int(cell) % 5 for cell in table.cell])
-    return level_figures(table.log_p, table.grade, levels)
+def _by_study(
+    task: SeverityTask, data: SeverityData, cells: CellTable, log_p: NDArray[np.float64], fold: int | None
+) -> OofTable:
+    """The answers (N, families, 3) about held-out cells as a table with a row a cell of every family."""
+    columns, place = list(CELL_COLUMNS), np.array(data.cache.cells)[cells.cell]
+    grades = data.labels.loc[list(data.cache.study_ids), columns].to_numpy(dtype=float)
+    rows: list[tuple[int, int]] = []
+    answers, at_predicted = [], []
+    for study in np.unique(cells.study):
+        mine = cells.study == study
+        values = by_cell(place[mine].tolist(), log_p[mine], task.families)
+        for cell in np.flatnonzero(np.isfinite(values).all(1)):
+            rows.append((int(study), int(cell)))
+            answers.append(values[cell])
+            at_predicted.append(bool(cells.predicted[mine].all()))
+    study_rows, cell_rows = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+    known = grades[study_rows, cell_rows]
+    return OofTable(
+        study_id=np.array([data.cache.study_ids[study] for study in study_rows]),
+        cell=cell_rows,
+        fold=np.full(len(rows), -1 if fold is None else fold),
+        grade=np.where(np.isfinite(known), known, -1).astype(np.int64),
+        predicted_point=np.array(at_predicted, dtype=bool),
+        log_p=np.array(answers).reshape(-1, len(GRADES)),
+    )
 
 
 def _folds(competitions: Sequence[Competition], labels: pd.DataFrame, split: Path | None) -> pd.Series:

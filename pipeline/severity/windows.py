@@ -5,11 +5,15 @@ Both run on batches on the training device. A shift is in millimetres, like the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.severity.settings import JitterSettings
+from pipeline.severity.settings import JitterSettings, MixSettings
+from pipeline.training.task import Batch
 
 
 def middle_window(pixels: Tensor, size: int, shift: tuple[int, int] = (0, 0)) -> Tensor:
@@ -65,6 +69,53 @@ def drop_slices(present: Tensor, share: float, generator: torch.Generator) -> Te
     hidden = torch.rand(present.shape, device=present.device, generator=generator) < share
     hidden[:, present.shape[1] // 2] = False
     return present & ~hidden
+
+
+def mixed(batch: Batch, views: Sequence[str], settings: MixSettings, generator: torch.Generator) -> Batch:
+    """A batch with its windows mixed with those of its cells in another order, or as it is.
+
+    Args:
+        batch: ``pixels_<view>`` (B, S, H, W), ``present_<view>`` (B, S), ``grade`` (B, families).
+        views: names.
+        settings: what is done, and how often.
+        generator: on the device of the pixels.
+
+    Returns:
+        The batch; where it was mixed, ``other_grade`` (B, families) are the grades of the other cells and
+        ``other_share`` (B,) is how much they count, the same for all. A slice is present
+        where it is in both, or as it was where they share none.
+    """
+    pixels = batch[f"pixels_{views[0]}"]
+    device, count = pixels.device, len(pixels)
+    chance = torch.rand(2, device=device, generator=generator).tolist()
+    if settings.kind == "none" or count < 2 or chance[0] >= settings.share:
+        return batch
+    seed = int(torch.randint(2**31, (1,), device=device, generator=generator))
+    draw = np.random.default_rng(seed)
+    share = float(draw.beta(settings.alpha, settings.alpha))
+    order = torch.from_numpy(draw.permutation(count)).to(device)
+    result = dict(batch)
+    box = draw.random(2)
+    for view in views:
+        mine, side = batch[f"pixels_{view}"], batch[f"pixels_{view}"].shape[-1]
+        if settings.kind == "mixup":
+            result[f"pixels_{view}"] = torch.lerp(mine, mine[order], share)
+        else:
+            length = min(round(side * share**0.5), side)
+            top, left = ((side - length) * box).astype(int)
+            window = mine.clone()
+            window[..., top : top + length, left : left + length] = mine[order][
+                ..., top : top + length, left : left + length
+            ]
+            result[f"pixels_{view}"] = window
+        both = batch[f"present_{view}"] & batch[f"present_{view}"][order]
+        result[f"present_{view}"] = torch.where(both.any(1, keepdim=True), both, batch[f"present_{view}"])
+    if settings.kind == "cutmix":
+        side = pixels.shape[-1]
+        share = min(round(side * share**0.5), side) ** 2 / side**2
+    result["other_grade"] = batch["grade"][order.to(batch["grade"].device)]
+    result["other_share"] = torch.full((count,), share, device=device)
+    return result
 
 
 def slices_around(pixels: Tensor, present: Tensor, count: int, step: int) -> tuple[Tensor, Tensor]:

@@ -219,5 +219,5 @@ def _check_settings(preset: str | None, sections: dict[str, list[str]], folders:
 
 def _newer(result: Path, runs: Sequence[Path]) -> bool:
     """Whether a result is there that was made after the weights of all folds of some runs."""
-    weights = [file.stat().st_mtime for run in runs for file in run.glob("fold*/best.safetensors")]
+    weights = [file.stat().st_mtime for run in runs for file in run.glob("fold*/last.safetensors")]
     return result.is_file() and result.stat().st_mtime >= max(weights, default=0.0)

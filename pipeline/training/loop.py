@@ -112,7 +112,7 @@ class _Run:
             collate_fn=task.collate,
             num_workers=settings.loader_workers,
             persistent_workers=settings.loader_workers > 0,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=self.device.type == "cuda" and settings.loader_workers > 0,
         )
         self.model = task.model.to(self.device)
         if settings.channels_last:
@@ -141,7 +141,7 @@ class _Run:
                 self._finish_epoch()
         self.tracker.close()
         self.accelerator.wait_for_everyone()  # or another process would read weights that are not written yet
-        return FitResult(self.best, self.best_epoch, tuple(self.history), self.out / "best.safetensors")
+        return FitResult(self.best, self.best_epoch, tuple(self.history), self.out / "last.safetensors")
 
     def _train_epoch(self) -> None:
         """The remaining steps of this epoch."""

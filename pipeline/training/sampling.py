@@ -125,6 +125,15 @@ class SeededItems(Dataset[dict[str, Any]]):
         seed_everything(draw.seed)
         return {**self.items[draw.item], "dataset_index": draw.item}
 
+    def __getitems__(self, draws: list[Draw]) -> list[dict[str, Any]] | dict[str, Any]:
+        """What a loader asks for; a dataset that has ``fetch`` gives the batch at once, seeded by its first draw."""
+        fetch = getattr(self.items, "fetch", None)
+        if fetch is None:
+            return [self[draw] for draw in draws]
+        seed_everything(draws[0].seed)
+        indices = np.array([draw.item for draw in draws])
+        return {**fetch(indices), "dataset_index": torch.from_numpy(indices)}
+
 
 def _checked_weights(weights: np.ndarray | None, items: int) -> np.ndarray:
     """Weights that sum to 1, (items,) float64."""

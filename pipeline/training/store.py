@@ -34,7 +34,7 @@ def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **r
     probability by more than 0.01; the median error of five localisers on SPIDER went from 1.783 to 1.789 mm.
 
     Args:
-        runs: folders with ``best.safetensors`` and ``seen.txt``; of several the :func:`averaged` network is stored.
+        runs: folders with ``last.safetensors`` and ``seen.txt``; of several the :func:`averaged` network is stored.
         weights: the folder; its manifest must exist.
         name: of the member; a member of that name is replaced.
         task: of the member.
@@ -69,7 +69,7 @@ def check_runs(runs: Sequence[Path], task: str, fold: int | None) -> None:
     """
     seen: dict[str, Any] = {}
     for run in runs:
-        missing = [name for name in ("config.yaml", "best.safetensors", "seen.txt") if not (run / name).is_file()]
+        missing = [name for name in ("config.yaml", "last.safetensors", "seen.txt") if not (run / name).is_file()]
         if missing:
             place = f"{run}: not a finished run of one fold, such as RUN/fold0"
             raise WeightsError(f"{place} (it has no {', '.join(missing)})")
@@ -99,7 +99,7 @@ def averaged(runs: Sequence[Path]) -> dict[str, Tensor]:
         OSError: a run is not complete.
         WeightsError: their tensors differ in name or shape.
     """
-    first, *others = (read_network((run / "best.safetensors").read_bytes()) for run in runs)
+    first, *others = (read_network((run / "last.safetensors").read_bytes()) for run in runs)
     shapes = {name: tensor.shape for name, tensor in first.items()}
     for run, other in zip(runs[1:], others, strict=True):
         if {name: tensor.shape for name, tensor in other.items()} != shapes:

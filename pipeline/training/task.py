@@ -24,7 +24,8 @@ class Task(abc.ABC):
 
     ``train_set[i]`` returns a dictionary of tensors, arrays, numbers or strings. It may use the global generators of
     ``random``, ``numpy.random`` and ``torch``: the loop seeds all three before each item from (seed, epoch, position),
-    so an interrupted run draws the same items again whatever the number of loading processes.
+    so an interrupted run draws the same items again whatever the number of loading processes. A set that also has
+    ``fetch(indices)`` gives whole batches at once; then they are seeded once a batch.
     """
 
     name: str
@@ -48,8 +49,10 @@ class Task(abc.ABC):
         """Random changes on the training device; all randomness from ``generator``. The default changes nothing."""
         return batch
 
-    def collate(self, items: Sequence[dict[str, Any]]) -> Batch:
-        """Items to a batch; the default stacks tensors and lists strings."""
+    def collate(self, items: Sequence[dict[str, Any]] | Batch) -> Batch:
+        """Items to a batch; the default stacks tensors and lists strings. What is a batch already stays as it is."""
+        if isinstance(items, dict):
+            return items
         return torch.utils.data.default_collate(list(items))  # type: ignore[no-any-return]
 
     def picture(self, model: nn.Module, device: torch.device) -> np.ndarray | None:  # noqa: ARG002

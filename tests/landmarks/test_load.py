@@ -28,7 +28,7 @@ def write_run(folder, channels, seen, scores=(4.0, 2.5)):
     """What a training run leaves."""
     folder.mkdir(parents=True)
     model = PointNet(PointModelSettings("test_efficientnet", "random", channels=channels, size_px=64, width=8))
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "best.safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "last.safetensors")
     config = to_dict(LandmarkTrainSettings(model=model_settings(channels)))
     (folder / "config.yaml").write_text(yaml.safe_dump({"task": "landmarks", "config": config}))
     write_seen(folder / "seen.txt", seen_studies(seen))
@@ -80,7 +80,7 @@ def test_a_member_that_is_named_twice_is_the_mean_of_its_runs_and_has_no_score(w
     assert member.score is None  # what the mean of two networks is worth, neither run has measured
     assert len(manifest.seen(member)) == 4
     stored = load_point_net(tmp_path, member).heat.weight
-    expected = sum(load_file(run / "best.safetensors")["heat.weight"] for run in runs) / 2
+    expected = sum(load_file(run / "last.safetensors")["heat.weight"] for run in runs) / 2
     torch.testing.assert_close(stored, expected, atol=1e-3, rtol=0, check_device=False)
 
 
@@ -88,7 +88,7 @@ def test_stored_weights_are_half_precision_and_load_as_float(weights):
     assert load_file(weights / "landmarks-0.safetensors")["heat.weight"].dtype == torch.float16
     model = load_point_net(weights, Manifest.load(weights).members[0])
     assert model.heat.weight.dtype == torch.float32
-    original = load_file(weights.parent / "a" / "best.safetensors")["heat.weight"]
+    original = load_file(weights.parent / "a" / "last.safetensors")["heat.weight"]
     assert torch.allclose(model.heat.weight, original, atol=1e-3)
     assert not model.training
 
@@ -145,10 +145,10 @@ def test_inference_asks_nobody_for_pretrained_weights_whatever_the_settings_say(
 
 def test_a_network_whose_answer_is_not_finite_is_refused_by_name(tmp_path):
     run = write_run(tmp_path / "run", 10, ["1"])
-    tensors = load_file(run / "best.safetensors")
+    tensors = load_file(run / "last.safetensors")
     name = next(name for name in tensors if name.endswith("running_var"))
     tensors[name].fill_(-1.0)  # a finite number of which the root is none
-    save_file(tensors, run / "best.safetensors")
+    save_file(tensors, run / "last.safetensors")
     folder = tmp_path / "set"
     folder.mkdir()
     Manifest(folder, "default", "for a test").save()

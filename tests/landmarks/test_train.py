@@ -278,7 +278,7 @@ def test_a_run_leaves_weights_settings_and_the_hashes_of_what_it_saw(folder, tmp
     seen = set((run / "seen.txt").read_text().split())
     assert seen == {study_hash(study) for study in folds.index[folds != 2]}
     assert not seen & {study_hash(study) for study in folds.index[folds == 2]}
-    tensors = load_file(run / "best.safetensors")
+    tensors = load_file(run / "last.safetensors")
     assert tensors["heat.weight"].shape == (10, 8, 1, 1)
     assert "test_efficientnet" in (run / "config.yaml").read_text()
     assert list(run.glob("pictures/*"))

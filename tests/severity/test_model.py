@@ -48,7 +48,7 @@ def test_every_encoder_answers_for_any_subset_of_views(encoder, head):
     model = SeverityModel(replace(SMALL, encoder=encoder, head=head), VIEWS).eval()
     pixels, present, level = batch()
     whole = model(pixels, present, level)
-    assert whole.shape == (4, 3)
+    assert whole.shape == (4, 1, 3)
     present["axial_t2"][:] = False
     without = model(pixels, present, level)
     pixels["axial_t2"] = torch.rand_like(pixels["axial_t2"])
@@ -61,10 +61,18 @@ def test_it_gives_logits_and_one_softmax():
     model.start_at([0.7, 0.2, 0.1])
     pixels, present, level = batch()
     logits = model(pixels, present, level)
-    assert not torch.allclose(logits.sum(1), torch.ones(4))
+    assert not torch.allclose(logits.sum(-1), torch.ones(4, 1))
     log_p = model.log_probabilities(pixels, present, level)
-    torch.testing.assert_close(log_p.exp().sum(1), torch.ones(4))
-    np.testing.assert_allclose(log_p.exp().mean(0).detach().numpy(), [0.7, 0.2, 0.1], atol=0.1)
+    torch.testing.assert_close(log_p.exp().sum(-1), torch.ones(4, 1))
+    np.testing.assert_allclose(log_p.exp().mean((0, 1)).detach().numpy(), [0.7, 0.2, 0.1], atol=0.1)
+
+
+def test_further_families_have_logits_of_their_own_from_the_same_vector():
+    model = SeverityModel(SMALL, VIEWS, families=3).eval()
+    model.start_at([0.7, 0.2, 0.1, 0.1, 0.2, 0.7, 0.2, 0.6, 0.2])
+    log_p = model.log_probabilities(*batch())
+    assert log_p.shape == (4, 3, 3)
+    np.testing.assert_allclose(log_p.exp().mean(0).detach().numpy()[1], [0.1, 0.2, 0.7], atol=0.1)
 
 
 def test_views_are_dropped_in_training_but_never_the_last_one():

@@ -1,5 +1,6 @@
 """Training on a small cache: what is drawn, what is dropped, what is learnt, and that a fold is held out."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,76 @@ def test_slices_beside_are_kept_as_far_as_the_cache_has_them():
         CubeItems(data.cache, data.cells, beside=2)
 
 
+def test_a_batch_is_what_its_items_are_and_is_decided_by_the_first_seed():
+    data = make_data()
+    items = CubeItems(data.cache, data.cells)
+    batch = items.fetch(np.array([4, 0, 31]))
+    for row, index in enumerate((4, 0, 31)):
+        for name, value in items[index].items():
+            assert torch.equal(batch[name][row], value), name
+    seeded = SeededItems(CubeItems(data.cache, data.cells, jitter_slices=0.5))
+    once, again, other = (
+        seeded.__getitems__([Draw(n, seed) for n in range(40)])["pixels_sagittal_t1"] for seed in (1, 1, 2)
+    )
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+
+
+def test_a_cell_that_has_both_points_is_taken_at_either_and_without_its_own_at_the_other():
+    data = make_data()
+    key = SeriesKind.SAGITTAL_T1
+    pixels = data.cache.pixels[key, "true"]
+    pixels[:] = 0
+    other = replace(
+        data.cache,
+        pixels={**data.cache.pixels, (key, "predicted"): np.ones_like(pixels)},
+        present={**data.cache.present, (key, "predicted"): np.ones(pixels.shape[:3], dtype=bool)},
+    )
+    table = cell_table(other, data.labels)
+    index = np.arange(len(table))
+    values = CubeItems(other, table, predicted_share=0.3).fetch(index)["pixels_sagittal_t1"].amax((1, 2, 3)).numpy()
+    assert set(values[table.true]) == {0.0, 1.0}
+    assert 0.2 < values[table.true].mean() < 0.4
+    assert (values[~table.true] == 1).all()
+
+
+def test_further_families_are_trained_scored_and_reported_at_their_own_cells(tmp_path):
+    data = make_data()
+    loop = replace(SETTINGS.loop, epochs=5)
+    settings = replace(
+        SETTINGS, also=(Family.SUBARTICULAR, Family.CANAL), also_weight=1.0, sampling="uniform", loop=loop
+    )
+    labels = data.labels.copy()
+    for condition in ("left_subarticular_stenosis", "right_subarticular_stenosis", "spinal_canal_stenosis"):
+        for level in ("l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1"):
+            side = "right" if condition.startswith("right") else "left"
+            labels[f"{condition}_{level}"] = 2 - labels[f"{side}_neural_foraminal_narrowing_{level}"]
+    data = replace(data, labels=labels, cells=cell_table(data.cache, labels, settings.also))
+    first = data.cells.rows(np.arange(len(data.cells)) == 1)
+    assert first.also.tolist() == [
+        [labels.iloc[0][f"left_subarticular_stenosis_{level}"], labels.iloc[0][f"spinal_canal_stenosis_{level}"]]
+        for level in ("l2_l3",)
+    ]
+    table = train_fold(data, Family.FORAMINAL, settings, 1, tmp_path)
+    families = np.array([CELLS[cell].condition.family for cell in table.cell])
+    for family in (Family.FORAMINAL, Family.SUBARTICULAR):
+        mine = (families == family) & (table.grade >= 0)
+        assert (table.log_p[mine].argmax(1) == table.grade[mine]).mean() > 0.65, family
+    assert (families == Family.CANAL).sum() == 4 * 5, "one row a level: the mean of both sides"
+    np.testing.assert_allclose(np.exp(table.log_p).sum(1), 1, atol=1e-6)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result["further"]) == {"subarticular", "canal"}
+
+
+def test_what_a_classifier_cannot_grade_besides_is_refused():
+    with pytest.raises(ValueError, match="cannot grade that besides"):
+        replace(SETTINGS, also=(Family.FORAMINAL,)).families(Family.FORAMINAL)
+    with pytest.raises(ValueError, match="cannot grade that besides"):
+        replace(SETTINGS, also=(Family.FORAMINAL,)).families(Family.CANAL)
+    with pytest.raises(ValueError, match="twice"):
+        replace(SETTINGS, also=(Family.CANAL, Family.CANAL))
+
+
 def test_in_plane_changes_are_the_same_for_all_slices_in_float_and_decided_by_the_seed():
     data = make_data()
     array = data.cache.pixels[SeriesKind.SAGITTAL_T1, "true"]
@@ -103,9 +174,9 @@ def test_in_plane_changes_are_the_same_for_all_slices_in_float_and_decided_by_th
     settings = InPlaneSettings(affine_share=1, holes_share=0.5, blur_share=0.5, gain_share=1)
     items = SeededItems(CubeItems(data.cache, data.cells, in_plane=settings))
     pixels = [items[Draw(3, seed)]["pixels_sagittal_t1"] for seed in (1, 1, 2)]
-    assert pixels[0].dtype == np.float32
+    assert pixels[0].dtype == torch.float32
     assert pixels[0].shape == (3, 36, 36)
-    assert np.abs(pixels[0] - pixels[0][:1]).max() < 1e-6, "every slice alike"
+    assert (pixels[0] - pixels[0][:1]).abs().max() < 1e-6, "every slice alike"
     assert len(np.unique(pixels[0][0])) > 256, "no 8-bit steps"
     assert np.array_equal(pixels[0], pixels[1])
     assert not np.array_equal(pixels[0], pixels[2])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pipeline.severity.settings import JitterSettings
-from pipeline.severity.windows import drop_slices, middle_window, random_window, slices_around
+from pipeline.severity.settings import JitterSettings, MixSettings
+from pipeline.severity.windows import drop_slices, middle_window, mixed, random_window, slices_around
 
 STILL = JitterSettings(sd_mm=0, turn_degrees=0, scale=0)
 
@@ -56,3 +56,39 @@ def test_slices_beside_the_middle_and_the_middle_where_there_is_none():
     assert there.tolist() == [[True, True, True], [True, True, False]]
     back, _ = slices_around(pixels, present, 3, -1)
     assert back[:, :, 0, 0].tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+def mixable(count=6, side=20):
+    pixels = torch.arange(float(count))[:, None, None, None].expand(count, 3, side, side).clone()
+    present = torch.ones(count, 3, dtype=torch.bool)
+    present[0, 0] = False
+    return {"pixels_axial_t2": pixels, "present_axial_t2": present, "grade": torch.arange(count)[:, None]}
+
+
+@pytest.mark.parametrize("kind", ["cutmix", "mixup"])
+def test_labels_are_mixed_as_the_pixels_are(kind):
+    before = mixable()
+    settings = MixSettings(kind, share=1.0, alpha=1.0)
+    for seed in range(8):
+        batch = mixed(before, ["axial_t2"], settings, torch.Generator().manual_seed(seed))
+        share = batch["other_share"][:, None]
+        expected = (1 - share) * batch["grade"] + share * batch["other_grade"]
+        found = batch["pixels_axial_t2"].mean((1, 2, 3))[:, None]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        with_first = (batch["grade"] == 0) | (batch["other_grade"] == 0)
+        assert torch.equal(batch["present_axial_t2"][:, 0], ~with_first[:, 0])
+
+
+def test_nothing_is_mixed_where_it_is_not_asked_for_and_the_seed_decides():
+    before = mixable()
+    for settings in (MixSettings(), MixSettings("cutmix", share=0.0)):
+        assert mixed(before, ["axial_t2"], settings, torch.Generator().manual_seed(0)) is before
+    always = MixSettings("cutmix", share=1.0)
+    once, again, other = (
+        mixed(before, ["axial_t2"], always, torch.Generator().manual_seed(seed))["pixels_axial_t2"]
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+    with pytest.raises(ValueError, match="share"):
+        MixSettings("cutmix", share=1.5)

@@ -84,7 +84,7 @@ def test_a_second_call_does_not_measure_the_landmarks_again(commands, monkeypatc
 def test_localisers_that_were_trained_again_are_measured_again(commands, monkeypatch, tmp_path):
     folder(monkeypatch, TITLES)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 0
-    best = tmp_path / "axial" / "fold3" / "best.safetensors"
+    best = tmp_path / "axial" / "fold3" / "last.safetensors"
     best.parent.mkdir(parents=True)
     best.touch()
     os.utime(best, (time.time() + 60,) * 2)

@@ -46,7 +46,7 @@ def write_run(folder: Path, task: str, **views) -> Path:
     folder.mkdir(parents=True)
     config = {"task": task, "config": {"views": views, "network": {"initial": folder.name, "width": 8}}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    for name in ("best.safetensors", "seen.txt"):
+    for name in ("last.safetensors", "seen.txt"):
         (folder / name).touch()
     return folder
 

@@ -23,7 +23,7 @@ def run(tmp_path):
         "bn.running_var": torch.full((2,), 1e-9),
         "bn.num_batches_tracked": torch.tensor(7),
     }
-    save_file(tensors, folder / "best.safetensors")
+    save_file(tensors, folder / "last.safetensors")
     write_seen(folder / "seen.txt", seen_studies(["17"]))
     return folder
 
@@ -53,11 +53,11 @@ def test_weights_are_halved_and_short_statistics_are_not(run, weights):
 
 def test_large_tensors_are_stored_as_bytes_with_a_scale_a_channel(run, weights):
     generator = torch.Generator().manual_seed(0)
-    tensors = load_file(run / "best.safetensors")
+    tensors = load_file(run / "last.safetensors")
     size = torch.tensor([1e-3, 1.0, 50.0, 0.0])[:, None, None, None]  # channels of very different size
     tensors["large.weight"] = torch.randn(4, 128, 3, 3, generator=generator) * size
     tensors["depthwise.weight"] = torch.randn(512, 1, 3, 3, generator=generator)
-    save_file(tensors, run / "best.safetensors")
+    save_file(tensors, run / "last.safetensors")
     manifest = store_network([run], weights / "default", "a", "canal")
     content = manifest.members[0].read(manifest.folder)
     stored = load(content)
@@ -74,9 +74,9 @@ def test_large_tensors_are_stored_as_bytes_with_a_scale_a_channel(run, weights):
 def test_several_runs_of_one_network_become_the_mean_of_their_weights(run, weights, tmp_path):
     more = tmp_path / "more"
     more.mkdir()
-    tensors = load_file(run / "best.safetensors")
+    tensors = load_file(run / "last.safetensors")
     further = {name: tensor * 3 for name, tensor in tensors.items()}
-    save_file(further, more / "best.safetensors")
+    save_file(further, more / "last.safetensors")
     write_seen(more / "seen.txt", seen_studies(["17", "19"]))
     manifest = store_network([run, more], weights / "default", "a", "axial")
     back = read_network(manifest.members[0].read(manifest.folder))
@@ -84,7 +84,7 @@ def test_several_runs_of_one_network_become_the_mean_of_their_weights(run, weigh
     torch.testing.assert_close(back["bn.running_var"], tensors["bn.running_var"] * 2)
     assert back["bn.num_batches_tracked"] == 7  # a count is no weight
     assert manifest.seen(manifest.members[0]) == {study_hash("17"), study_hash("19")}
-    save_file(further | {"conv.weight": torch.zeros(3, 2)}, more / "best.safetensors")
+    save_file(further | {"conv.weight": torch.zeros(3, 2)}, more / "last.safetensors")
     with pytest.raises(WeightsError, match=r"more and .*run are not runs of one network"):
         store_network([run, more], weights / "default", "a", "axial")
 
