@@ -80,6 +80,7 @@ def snapshot(folder="."):
         (["--wide", "submission.work/wide.csv"], "lies inside the work folder submission.work"),
         (["--weights", "set", "--out", "set/submission.csv"], "lies inside --weights set"),
         (["--out", "to-data/submission.csv"], "lies inside --data data"),
+        (["--out", "."], "--out .: is a folder"),
         (["--out", "link.csv"], "link.csv: is a link"),
         (["--out", "pipe"], "pipe: is a link, a pipe or a device"),
         (["--out", "notes.csv"], "is no log of submit.py; it is left as it is"),
