@@ -91,7 +91,7 @@ def sha256_of(path: Path) -> str:
 def _pip_download(out: Path, requirements: Path, python_version: str) -> Sequence[str]:
     platforms = [part for platform in PLATFORMS for part in ("--platform", platform)]
     return [
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-cache-dir"),
         *("--only-binary=:all:", "--no-deps", "--implementation", "cp", "--python-version", python_version),
         *platforms,
         *("--dest", str(out), "--requirement", str(requirements)),
