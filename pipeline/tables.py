@@ -90,6 +90,31 @@ def read_text_table(path: Path, columns: Sequence[str], content: bytes | None = 
     return frame[(frame != "").any(axis=1)]
 
 
+def read_written(path: Path, texts: Sequence[str], numbers: Sequence[str], of: str) -> pd.DataFrame:
+    """A table that this program wrote, numbers as numbers (NaN where a cell is empty).
+
+    Args:
+        path: the file.
+        texts, numbers: columns that it must have; there may be others.
+        of: the command that writes such a table, for messages.
+
+    Raises:
+        TableError: the file is missing, is no such table, or a number is none or infinite.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+    except OSError as error:
+        raise TableError(path, None, None, f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise TableError(path, None, None, f"is not a CSV table: {str(error).strip()}") from error
+    if missing := [name for name in (*texts, *numbers) if name not in frame.columns]:
+        raise TableError(path, 1, None, f"no column {', '.join(missing)}; expected a table of `{of}`")
+    for column in numbers:
+        if not pd.api.types.is_numeric_dtype(frame[column]) or np.isinf(frame[column].to_numpy(dtype=float)).any():
+            raise TableError(path, None, column, f"is not of finite numbers; expected a table of `{of}`")
+    return frame
+
+
 def read_series_table(path: Path) -> Table[pd.DataFrame]:
     """``*_series_descriptions.csv``: columns study_id, series_id (str), kind (:class:`SeriesKind`; UNKNOWN if new)."""
     frame = read_text_table(path, SERIES_COLUMNS)
