@@ -66,21 +66,12 @@ class Table(Generic[T]):
 
 
 def guarded_frame(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with every text in it guarded against spreadsheets; :func:`read_frame` takes it off the ids."""
+    """The frame with every text in it guarded against spreadsheets; :func:`read_written` takes it off the ids."""
     result = frame.copy()
     for name in frame.columns:
         if not pd.api.types.is_numeric_dtype(frame[name]):
             result[name] = [guarded(cell) if isinstance(cell, str) else cell for cell in frame[name]]
     return result
-
-
-def read_frame(path: Path) -> pd.DataFrame:
-    """A table that the program wrote, as pandas takes it, but for ids: these are text, also one that says NA."""
-    frame = pd.read_csv(path)
-    ids = pd.read_csv(path, usecols=lambda name: name in ID_COLUMNS, dtype=str, keep_default_na=False)
-    for column in ids.columns:
-        frame[column] = ids[column].map(unguarded)
-    return frame
 
 
 def read_text_table(path: Path, columns: Sequence[str], content: bytes | None = None) -> pd.DataFrame:
@@ -118,6 +109,34 @@ def read_text_table(path: Path, columns: Sequence[str], content: bytes | None = 
     for column in set(ID_COLUMNS) & set(frame.columns):
         frame[column] = frame[column].map(unguarded)
     return frame[(frame != "").any(axis=1)]
+
+
+def read_written(path: Path, texts: Sequence[str], numbers: Sequence[str], of: str) -> pd.DataFrame:
+    """A table that this program wrote, numbers as numbers (NaN where a cell is empty), ids as text, also one that says NA.
+
+    Args:
+        path: the file.
+        texts, numbers: columns that it must have; there may be others.
+        of: the command that writes such a table, for messages.
+
+    Raises:
+        TableError: the file is missing, is no such table, or a number is none or infinite.
+    """
+    try:
+        frame = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+        ids = pd.read_csv(path, usecols=lambda name: name in ID_COLUMNS, dtype=str, keep_default_na=False)
+    except OSError as error:
+        raise TableError(path, None, None, f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise TableError(path, None, None, f"is not a CSV table: {str(error).strip()}") from error
+    for column in ids.columns:
+        frame[column] = ids[column].map(unguarded)
+    if missing := [name for name in (*texts, *numbers) if name not in frame.columns]:
+        raise TableError(path, 1, None, f"no column {', '.join(missing)}; expected a table of `{of}`")
+    for column in numbers:
+        if not pd.api.types.is_numeric_dtype(frame[column]) or np.isinf(frame[column].to_numpy(dtype=float)).any():
+            raise TableError(path, None, column, f"is not of finite numbers; expected a table of `{of}`")
+    return frame
 
 
 def read_series_table(path: Path) -> Table[pd.DataFrame]:

@@ -19,7 +19,7 @@ from pipeline.landmarks.landmarks import Landmarks
 from pipeline.names import stem
 from pipeline.owned import RefusedError, claim
 from pipeline.report.overlay import slice_picture, study_picture
-from pipeline.tables import read_frame
+from pipeline.tables import read_written
 from pipeline.training.tracking import save_png
 from pipeline.volumes import StudyVolumes, read_study
 
@@ -86,7 +86,8 @@ def _points(path: Path) -> pd.DataFrame:
     """The table of points."""
     if not path.is_file():
         raise FileNotFoundError(f"no {path.name} in {path.parent}; expected what submit.py --stages wrote there")
-    return read_frame(path)
+    numbers = ("instance_number", "x", "y", "x_mm", "y_mm", "z_mm")
+    return read_written(path, ("study_id", "series_id", "condition", "level"), numbers, "submit.py --stages")
 
 
 def _middle_slices(volumes: StudyVolumes) -> np.ndarray:

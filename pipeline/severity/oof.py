@@ -14,7 +14,7 @@ from pipeline.ensemble.prior import read_prior
 from pipeline.ensemble.submission import write_submission
 from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES
-from pipeline.tables import TableError, guarded_frame, read_frame
+from pipeline.tables import TableError, guarded_frame, read_written
 
 _LOG_P = tuple(f"log_p_{grade}" for grade in GRADES)
 _COLUMNS = ("study_id", "column", "fold", "grade", "predicted_point", *_LOG_P)
@@ -83,16 +83,16 @@ def read_oof(path: Path) -> OofTable:
     Raises:
         TableError: a column or a value is not as written.
     """
-    frame = read_frame(path)
-    missing = [name for name in _COLUMNS if name not in frame.columns]
-    if missing:
-        raise TableError(path, 1, None, f"no column {', '.join(missing)}; expected an oof.csv of `train severity`")
+    frame = read_written(path, _COLUMNS[:2], _COLUMNS[2:], "train severity")
     cells = frame["column"].map({column: index for index, column in enumerate(CELL_COLUMNS)})
     if cells.isna().any():
         raise TableError(path, None, "column", f"unknown cell {frame['column'][cells.isna()].iloc[0]!r}")
     log_p = frame[list(_LOG_P)].to_numpy(dtype=float)
     if not np.isfinite(log_p).all() or not np.allclose(np.exp(log_p).sum(1), 1, atol=1e-3):
         raise TableError(path, None, None, "log-probabilities that do not add up to probability 1")
+    for column in ("fold", "grade"):
+        if not frame[column].between(-1, 1000).all():
+            raise TableError(path, None, column, "is not a whole number from -1 to 1000 in every row")
     return OofTable(
         study_id=frame["study_id"].to_numpy(dtype=str),
         cell=np.asarray(cells, dtype=np.int64),

@@ -25,7 +25,7 @@ from pipeline.console import say
 from pipeline.cubes.cache import CubeCache, Margin, build_cache
 from pipeline.ensemble.seen import seen_studies
 from pipeline.files import write_text
-from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family
+from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family, condition_from_title, level_from_title
 from pipeline.severity.figures import family_score, level_figures, level_lines
 from pipeline.severity.items import CellTable, cell_table, study_positions
 from pipeline.severity.jitter import fitted_jitter
@@ -34,7 +34,7 @@ from pipeline.severity.predict import by_cell
 from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
-from pipeline.tables import TableError, read_frame
+from pipeline.tables import TableError, read_written
 from pipeline.training.device import working_gpu
 from pipeline.training.folder import claim_run
 from pipeline.training.loop import fit
@@ -254,14 +254,18 @@ def _read_points(paths: Sequence[Path]) -> pd.DataFrame:
     """The rows of several tables of predicted points.
 
     Raises:
-        TableError: a table lacks patient millimetres.
+        TableError: a table lacks patient millimetres, or is none of points.
     """
     frames = []
     for path in paths:
-        frame = read_frame(path)
-        missing = {"study_id", "condition", "level", "x_mm", "y_mm", "z_mm"} - set(frame.columns)
-        if missing:
-            text = f"no column {', '.join(sorted(missing))}; expected a label_coordinates.csv of `evaluate landmarks`"
-            raise TableError(path, 1, None, text)
+        texts = ("study_id", "series_id", "condition", "level")
+        numbers = ("instance_number", "x", "y", "x_mm", "y_mm", "z_mm")
+        frame = read_written(path, texts, numbers, "evaluate landmarks")
+        for column, parse in (("condition", condition_from_title), ("level", level_from_title)):
+            for text in frame[column].unique():
+                try:
+                    parse(str(text))
+                except ValueError as error:
+                    raise TableError(path, None, column, str(error)) from error
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)

@@ -24,7 +24,7 @@ from pipeline.config import ConfigError
 from pipeline.console import say
 from pipeline.labels import Condition, Family
 from pipeline.names import shown
-from pipeline.tables import TableError, read_frame
+from pipeline.tables import TableError, read_written
 
 ERRORS_FILE = "landmark_errors.json"
 
@@ -165,12 +165,12 @@ def store_errors(errors_csv: Path, weights: Path) -> None:
     from pipeline.ensemble.manifest import Manifest
     from pipeline.landmarks.evaluate import error_distribution
 
-    errors = read_frame(errors_csv)
-    if missing := sorted({"condition", "in_plane_mm", "slices"} - set(errors.columns)):
-        raise TableError(
-            errors_csv, 1, None, f"no column {', '.join(missing)}; expected errors.csv of evaluate landmarks"
-        )
-    Manifest.load(weights).add_file(ERRORS_FILE, json.dumps(error_distribution(errors), indent=1).encode())
+    errors = read_written(errors_csv, ("condition",), ("in_plane_mm", "slices"), "evaluate landmarks")
+    try:
+        distribution = error_distribution(errors)
+    except ValueError as error:
+        raise TableError(errors_csv, None, "condition", str(error)) from error
+    Manifest.load(weights).add_file(ERRORS_FILE, json.dumps(distribution, indent=1).encode())
 
 
 def _labelled_families(competitions: Sequence[Competition]) -> set[Family]:

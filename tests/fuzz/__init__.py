@@ -8,4 +8,9 @@ Each target is a module that :data:`TARGETS` names, with three functions:
 * ``keep(corpus, seed, number, path)``: write a case that failed, for whoever looks into it.
 """
 
-TARGETS = {"dicom": "tests.fuzz.dicom", "work": "tests.fuzz.work"}
+TARGETS = {
+    "dicom": "tests.fuzz.dicom",
+    "work": "tests.fuzz.work",
+    "weights": "tests.fuzz.weights",
+    "tables": "tests.fuzz.tables",
+}
