@@ -37,7 +37,8 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
                 os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.filename in (None, str(partial)):
+            error.filename = str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)

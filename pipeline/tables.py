@@ -112,7 +112,7 @@ def read_text_table(path: Path, columns: Sequence[str], content: bytes | None = 
 
 
 def read_written(path: Path, texts: Sequence[str], numbers: Sequence[str], of: str) -> pd.DataFrame:
-    """A table that this program wrote, numbers as numbers (NaN where a cell is empty), ids as text, also one that says NA.
+    """A table that this program wrote: numbers as numbers (NaN where a cell is empty), ids as text, also "NA".
 
     Args:
         path: the file.

@@ -49,6 +49,9 @@ class Pool(Protocol):
             BrokenProcessPool: a worker died, and with it all that was under way.
         """
 
+    def halve(self) -> int:
+        """Use half as many workers from now on; returns how many."""
+
     def kill(self) -> None:
         """End the workers now, whatever they do."""
 
@@ -88,6 +91,10 @@ class WorkerPool:
             raise
         return found
 
+    def halve(self) -> int:
+        self.workers = max(self.workers // 2, 1)
+        return self.workers
+
     def kill(self) -> None:
         # Of this very executor: asking loky for one again could first wait for what is under way.
         if self._executor is not None:
@@ -119,6 +126,9 @@ class SameProcess:
     def finished(self, seconds: float) -> list[Finished]:  # noqa: ARG002  # there is nothing to wait for
         found, self._found = self._found, []
         return found
+
+    def halve(self) -> int:
+        return 1
 
     def kill(self) -> None:
         self._found.clear()

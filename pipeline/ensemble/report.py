@@ -165,9 +165,11 @@ class RunReport:
         found = []
         rows, prior = sum(self.rows_by_source.values()), self.rows_by_source.get("prior", 0)
         if rows and 2 * prior >= rows:
+            failure = self.extra.get("first_failure")
+            hint = f"a study failed with {failure}" if failure else f"is {self.extra['images']} the right folder?"
             found.append(
                 f"{prior} of {rows} rows are class frequencies and say nothing of the images; submission.log says why "
-                f"(is {self.extra['images']} the right folder?)"
+                f"({hint})"
             )
         if self.extra["device"] == "cuda" and (studies := self.extra["devices"].get("cpu")):
             found.append(f"--device cuda, but no GPU completed a convolution: {studies} studies ran on the CPU")

@@ -106,12 +106,14 @@ class Run:
                 del pending[study_id]
                 self._take(result, bar, pending)
         suspects = [task for task in pending.values() if work.was_started(task.study)]
+        crowded = len(suspects) > 1
         if not suspects:  # it died between two studies, so no study can be blamed; the next may be
             suspects = list(pending.values())[:1]
         for task in suspects:
             try:
                 results = list(self._results([task], self.pool))
             except BrokenProcessPool:
+                crowded = False
                 detail = "the process that read or graded the study alone was killed"
                 results = [fallen(work.load(task.study), task.study, Reason.WORKER_DIED, detail)]
                 with contextlib.suppress(OSError):
@@ -120,6 +122,8 @@ class Run:
             for result in results:
                 del pending[result.study_id]
                 self._take(result, bar, pending)
+        if crowded:  # each can be graded alone, so together they need more memory than there is
+            self.pace.workers = self.pool.halve()
 
     def _results(self, tasks: Sequence[StudyTask], pool: Pool) -> Iterator[StudyResult]:
         """Results as they come.

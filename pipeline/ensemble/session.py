@@ -175,6 +175,7 @@ class Session:
                 "devices": dict(self._tally.devices),
                 "stage_seconds": {name: round(value, 2) for name, value in self._tally.seconds.items()},
                 "rows_by_network": dict(self._tally.rows),
+                "first_failure": self._tally.first_failure,
                 "score": None if self.labels is None else self._score().to_dict(),
             },
         )
@@ -238,6 +239,7 @@ class _Tally:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.devices: Counter[str] = Counter()
         self.rows: Counter[str] = Counter()
+        self.first_failure: str | None = None
         self._before: dict[str, tuple[int, dict[str, float], tuple[str, ...]]] = {}
 
     def note(self, problem: Problem, log: TextIO) -> None:
@@ -245,6 +247,8 @@ class _Tally:
         self.problems[problem.what] += 1
         if problem.study_id and problem.what != NOTE:
             self.faulty.add(problem.study_id)
+        if problem.what == "study-failed" and self.first_failure is None:
+            self.first_failure = problem.detail
         log.write(f"{problem}\n")
 
     def add(self, result: StudyResult, log: TextIO) -> None:

@@ -18,7 +18,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from pipeline.ensemble.seen import write_seen
 from pipeline.files import write_text
+from pipeline.parallel import why_no_workers
 from pipeline.training import checkpoint, device
 from pipeline.training.averaging import AveragedModel
 from pipeline.training.checkpoint import ResumeError
@@ -106,14 +107,6 @@ class _Run:
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
         )
-        self.loader: DataLoader[Any] = DataLoader(
-            SeededItems(task.train_set),
-            batch_sampler=self.order,
-            collate_fn=task.collate,
-            num_workers=settings.loader_workers,
-            persistent_workers=settings.loader_workers > 0,
-            pin_memory=self.device.type == "cuda" and settings.loader_workers > 0,
-        )
         self.model = task.model.to(self.device)
         if settings.channels_last:
             self.model = device.channels_last(self.model)
@@ -130,6 +123,7 @@ class _Run:
         self.totals = EpochTotals()
         self.saved_at = time.monotonic()
         self._open_folder(resume)
+        self.loader = self._open_loader(settings.loader_workers)
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -151,7 +145,7 @@ class _Run:
         bar = tqdm(total=self.order.batches, initial=self.step, desc=title, unit="step", disable=not self.main)
         began = time.monotonic()
         with bar:
-            for batch in self.loader:
+            for batch in self._batches():
                 waited = time.monotonic() - began
                 loss, parts = self._step(batch)
                 self.step += 1
@@ -162,6 +156,32 @@ class _Run:
                 bar.update()
                 self._obey(bar)
                 began = time.monotonic()
+
+    def _open_loader(self, workers: int) -> DataLoader[Any]:
+        if workers and (why := why_no_workers()):
+            self.tracker.say(f"no loading processes, so this one loads: {why}")
+            workers = 0
+        return DataLoader(
+            SeededItems(self.task.train_set),
+            batch_sampler=self.order,
+            collate_fn=self.task.collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.device.type == "cuda" and workers > 0,
+        )
+
+    def _batches(self) -> Iterator[Batch]:
+        """The remaining batches of this epoch; where loading processes fail, the same batches from this one."""
+        try:
+            yield from self.loader
+        except (RuntimeError, OSError) as error:
+            if not self.loader.num_workers:
+                raise
+            reason = str(error).strip().splitlines()[-1]
+            self.tracker.say(f"loading processes failed, so this one loads ({reason}); has /dev/shm enough room?")
+            self.loader = self._open_loader(0)
+            self.order.place(self.epoch, self.step)
+            yield from self.loader
 
     def _step(self, batch: Batch) -> tuple[float, dict[str, float]]:
         """One optimiser step; returns the loss and its parts."""

@@ -59,7 +59,7 @@ class FakeNetworks:
 
     Study ids that contain a word are special: ``dies`` (the process is killed), ``later`` (it is killed by every
     family's second network), ``hangs``, ``wedged`` (no signal ends it), ``raises``, ``blind`` (no point is found),
-    ``nothing`` (the networks give NaN), ``canalfails``.
+    ``nothing`` (the networks give NaN), ``canalfails``, ``crowded`` (the process is killed beside another such one).
     """
 
     manifest: Manifest
@@ -86,6 +86,14 @@ class FakeNetworks:
         (self.scratch / f"{study}.{time.monotonic_ns()}.found").touch()
         if "dies" in study:
             os.kill(os.getpid(), signal.SIGKILL)
+        if "crowded" in study:
+            mine = self.scratch / f"{os.getpid()}.here"
+            mine.touch()
+            time.sleep(0.5)
+            if any(_is_alive(int(path.stem)) for path in self.scratch.glob("*.here") if path != mine):
+                time.sleep(0.5)  # the other one is to see it, too
+                os.kill(os.getpid(), signal.SIGKILL)
+            mine.unlink()
         if "hangs" in study:
             time.sleep(600)
         if "wedged" in study:  # as in compiled code, where no signal arrives
@@ -133,3 +141,10 @@ class FakeNetworks:
     def times_found(self, study: str) -> int:
         """How often the points of a study were looked for."""
         return len(list(self.scratch.glob(f"{study}.*.found")))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -33,6 +33,13 @@ def test_class_frequencies_in_half_of_the_rows_are_not_overlooked(rows):
     assert "is data the right folder?" in line
 
 
+def test_what_the_studies_failed_with_is_said_rather_than_a_wrong_folder():
+    extra = {"images": "data", "device": "cpu", "first_failure": "MemoryError at a.py:1: "}
+    (line,) = report(rows_by_source={"prior": 50}, extra=extra).warnings()
+    assert "(a study failed with MemoryError at a.py:1: )" in line
+    assert "folder" not in line
+
+
 def test_a_gpu_that_was_asked_for_and_not_there_is_said():
     (line,) = report(extra={"images": "data", "device": "cuda", "devices": {"cuda:0": 1, "cpu": 1}}).warnings()
     assert "1 studies ran on the CPU" in line

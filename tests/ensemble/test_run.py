@@ -107,6 +107,16 @@ def test_a_worker_that_dies_costs_only_the_study_that_kills_it(tmp_path):
 
 
 @pytest.mark.slow
+def test_workers_that_need_too_much_memory_together_become_fewer(tmp_path):
+    names = [f"{number}-crowded" for number in range(6)]
+    setup = Setup(tmp_path, names, workers=2).go()
+    for name in names:
+        assert set(setup.result(name).source) == {Source.MODEL}, name
+    assert sum(setup.networks.times_found(name) for name in names) == 6 + 2
+    assert setup.run.pace.workers == 1
+
+
+@pytest.mark.slow
 def test_a_worker_that_dies_in_a_later_round_leaves_what_earlier_rounds_gave(tmp_path):
     setup = Setup(tmp_path, ["1", "2-later"], workers=2, copies=2, minutes=5.0).go()
     assert len(setup.plan.rounds) == 2

@@ -1,11 +1,13 @@
 """What the networks are taught: labelled points on their slices, and what is not said about the others."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.competition import open_competition
 from pipeline.labels import CELLS, LEVELS, Cell, Condition, SeriesKind
 from pipeline.landmarks.canvas import whole_slice_canvases
 from pipeline.landmarks.examples import (
@@ -13,10 +15,12 @@ from pipeline.landmarks.examples import (
     FORAMINAL_CHANNELS,
     ExampleSettings,
     axial_examples,
+    build_examples,
     labelled_points,
     sagittal_targets,
 )
 from tests.landmarks.spine import CANAL, HEIGHTS, axial, sagittal, study, truth
+from tests.volumes.oracle import SAGITTAL, write_series
 
 SETTINGS = ExampleSettings()
 T1, T2 = SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2
@@ -259,3 +263,16 @@ def test_mirrored_storage_changes_no_target(spine):
     _, other = targets_of(replace(plain), renumbered)
     assert np.abs(one.points - other.points).max() < 1e-3
     assert (one.visible == other.visible).all()
+
+
+def test_examples_of_a_study_of_any_name_stay_in_the_cache(tmp_path):
+    root = tmp_path / os.fsdecode(b"d\xe9")
+    names = ["x" * 250, "../../../../outside"]
+    write_series(root / "train_images" / names[0] / "7", SAGITTAL)
+    labels = [f"{name},7,1,Spinal Canal Stenosis,L1/L2,3,2" for name in names]
+    columns = "study_id,series_id,instance_number,condition,level,x,y"
+    (root / "train_label_coordinates.csv").write_text("\n".join([columns, *labels]) + "\n")
+    build_examples([open_competition(root)], "sagittal", tmp_path / "cache", SETTINGS)
+    (made,) = tmp_path.rglob("*.npz")
+    assert made.name.startswith("x" * 40 + ".")
+    assert made.is_relative_to(tmp_path / "cache")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.report import check
 from tests.volumes.oracle import AXIAL, SAGITTAL, X, positions, turned, write_series
 
+describe = check.describe_study
 HEADER = "study_id,series_id,series_description"
 
 
@@ -110,6 +114,43 @@ def test_problems_of_one_kind_are_named_five_times_and_then_counted(competition,
     assert said.out.count(": stray-file: ") == 5
     assert said.out.endswith("  ! stray-file: 59 more\n")
     assert f"{series} holds no study; expected" in said.err
+
+
+def dies_on_200(ref, limits, coordinates=None):
+    if ref.study_id == "200":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return describe(ref, limits, coordinates)
+
+
+@pytest.mark.slow
+def test_a_study_that_kills_its_reader_costs_itself_alone(competition, monkeypatch, capsys):
+    monkeypatch.setattr(check, "describe_study", dies_on_200)
+    assert main(["check", str(competition), "--workers", "2"]) == 1
+    text = capsys.readouterr().out
+    assert "  series 3: Axial T2, 5 slices, 2 orientations" in text
+    assert "! 200: worker-died: the process that read the study alone was killed" in text
+    assert "problems: worker-died 1; 1 studies would fall back" in text
+
+
+def test_names_of_any_bytes_are_shown_escaped(competition, capsys):
+    images = competition / "test_images"
+    (images / "100").rename(images / os.fsdecode(b"caf\xe9\n\x1b[2J"))
+    (images / "200" / "1").rename(images / "200" / "\u202egpj")
+    (images / "200" / "\u202egpj" / os.fsdecode(b"\r\xff.dcm")).write_bytes(b"no DICOM")
+    for options in ([], ["--json"]):
+        assert main(["check", str(competition), *options]) == 1
+        printed = capsys.readouterr().out
+        assert all(line.isprintable() for line in printed.split("\n"))
+    studies = {study["study_id"]: study for study in json.loads(printed)["studies"]}
+    assert "caf\\xe9\\x0a\\x1b[2J" in studies
+    assert "\\u202egpj" in [series["series_id"] for series in studies["200"]["series"]]
+    assert "\\x0d\\xff.dcm" in [problem["file"] for problem in studies["200"]["problems"]]
+
+
+def test_a_table_of_labels_that_is_damaged_is_a_wrong_call(competition, capsys):
+    (competition / "test_label_coordinates.csv").write_text("study_id\n1\n")
+    assert main(["check", str(competition)]) == 2
+    assert "test_label_coordinates.csv, row 1, column 'series_id': the column is missing" in capsys.readouterr().err
 
 
 @pytest.mark.real

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+import numpy as np
 import pytest
 
 from pipeline.landmarks.landmarks import Landmarks
+from pipeline.names import plain_id
 from pipeline.report.pictures import main
+from pipeline.tables import guarded_frame
 from tests.volumes.oracle import SAGITTAL, write_series
 
 
@@ -45,3 +50,20 @@ def test_a_folder_of_other_things_is_left_as_it_is(images, tmp_path, capsys):
     assert pictures(images, tmp_path) == 2
     assert "was not made by this program" in capsys.readouterr().err
     assert (tmp_path / "out" / "1_3.png").read_bytes() == b"holiday"
+
+
+@pytest.mark.parametrize("name", ["NA", "=1+1", os.fsdecode(b"caf\xe9")])
+def test_points_are_found_under_the_studys_own_name(images, tmp_path, monkeypatch, name):
+    (images / "3").rename(images / name)
+    study_id = plain_id(name)
+    points = Landmarks.empty(study_id)
+    points.points_mm[0] = 1.0
+    guarded_frame(points.to_frame()).to_csv(tmp_path / "label_coordinates.csv", index=False)
+    drawn = []
+    monkeypatch.setattr(
+        "pipeline.report.pictures.study_picture",
+        lambda volumes, landmarks: (drawn.append(landmarks), np.zeros((4, 4, 3), np.uint8))[1],
+    )
+    assert pictures(images, tmp_path, "--count", "1") == 0
+    (found,) = drawn
+    assert (found.study_id, found.found.sum()) == (study_id, 1)

@@ -10,6 +10,7 @@ import torch
 import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.utils.data import get_worker_info
 
 from pipeline.training.checkpoint import ResumeError, load_state
 from pipeline.training.loop import TrainingStopped, fit
@@ -51,6 +52,31 @@ def test_loading_processes_draw_the_same_items_as_the_training_process(tmp_path)
     fit(ToyTask(), SETTINGS, tmp_path / "alone")
     fit(ToyTask(), dataclasses.replace(SETTINGS, loader_workers=2), tmp_path / "workers")
     assert_same_weights(tmp_path / "alone" / "last.safetensors", tmp_path / "workers" / "last.safetensors")
+
+
+def without_room(index):
+    """As where /dev/shm is full: an item comes from the training process alone, and the first ones from any."""
+    if index > 30 and get_worker_info() is not None:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
+def without_locks(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("at_the_start", [False, True])
+def test_loading_processes_that_fail_cost_no_batch(tmp_path, monkeypatch, capsys, at_the_start):
+    fit(ToyTask(), SETTINGS, tmp_path / "alone")
+    item = Ramp.__getitem__
+    if at_the_start:
+        monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", without_locks)
+    else:
+        monkeypatch.setattr(Ramp, "__getitem__", lambda self, index: without_room(index) or item(self, index))
+    fit(ToyTask(), dataclasses.replace(SETTINGS, loader_workers=2), tmp_path / "workers")
+    assert_same_weights(tmp_path / "alone" / "last.safetensors", tmp_path / "workers" / "last.safetensors")
+    printed = capsys.readouterr().out
+    assert printed.count("so this one loads") == 1
+    assert "No space left on device" in printed
 
 
 def test_training_learns_and_leaves_everything_that_the_folder_promises(tmp_path):
