@@ -41,7 +41,8 @@ from tests.fuzz.weights import set_somewhere
 STUDIES = ["100", "101", "102", "103", "104", "105"]
 CELL_TEXTS = (
     b"", b"nan", b"inf", b"-1", b"1e308", b"1e999", b"9" * 400, b"-0", b"0.1", b"=cmd()", b'"', b'""', b'"a,b"',
-    b"a\nb", b"\x1b[2J", b"\x00", b"\xff\xfe", "é\u202e".encode(), b"x" * 5000, b"../..", b"L1/L2", b"Severe", b"Axial T2", b",",
+    b"a\nb", b"\x1b[2J", b"\x00", b"\xff\xfe", "é\u202e".encode(), b"x" * 5000, b"../..", b"L1/L2", b"Severe",
+    b"Axial T2", b",",
 )  # fmt: skip
 
 
