@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, CONDITIONS, Family, SeriesKind
 from pipeline.tables import (
     Table,
@@ -233,18 +234,18 @@ def make_folds(labels: pd.DataFrame, n: int = 5, seed: int = 0) -> pd.Series:
 
 def write_folds(folds: pd.Series, path: Path) -> None:
     """Write ``study_id,fold`` lines."""
-    folds.rename("fold").rename_axis("study_id").to_csv(path)
+    write_atomically(path, folds.rename("fold").rename_axis("study_id").to_csv)
 
 
-def read_folds(path: Path) -> pd.Series:
-    """The inverse of :func:`write_folds`.
+def read_folds(path: Path, content: bytes | None = None) -> pd.Series:
+    """The inverse of :func:`write_folds`; ``content`` is that of the file where it has been read already.
 
     Raises:
         TableError: a fold that is not a whole number of 0 or more, or a study twice.
     """
-    frame = read_text_table(path, ("study_id", "fold"))
+    frame = read_text_table(path, ("study_id", "fold"), content)
     for row, text in frame["fold"].items():
-        if not text.isdecimal():
+        if not (text.isascii() and text.isdecimal() and len(text) <= 6):
             raise TableError(path, int(str(row)), "fold", f"found {text!r}, expected 0, 1, 2, ...")
     for row, study_id in frame.loc[frame.duplicated("study_id"), "study_id"].items():
         raise TableError(path, int(str(row)), "study_id", f"{study_id!r} is listed a second time")

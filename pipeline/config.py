@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import operator
 import types
 import typing
@@ -22,6 +23,10 @@ import yaml
 T = TypeVar("T")
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
+
+
+_SHOWN = 200
+"""Characters of a wrong value that a message repeats; it may come from a file and be of any length."""
 
 
 class ConfigError(ValueError):
@@ -89,21 +94,23 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(settings, field.name)) for field in dataclasses.fields(settings)}
 
 
-def from_dict(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
-    """An instance of dataclass ``cls`` from a mapping, nested dataclasses included.
+def from_dict(cls: type[T], mapping: Any, where: str = "") -> T:
+    """An instance of dataclass ``cls`` from a mapping (of whatever a file holds), nested dataclasses included.
 
     Raises:
         ConfigError: an unknown or missing key, or a value of the wrong type; ``where`` prefixes the key's name.
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls!r} is not a dataclass")
+    if not isinstance(mapping, Mapping):
+        raise _wrong(where.rstrip(".") or cls.__name__, mapping, f"a mapping of {cls.__name__}")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     values: dict[str, Any] = {}
     for key, value in mapping.items():
-        name = f"{where}{key}"
+        name = f"{where}{key!s:.{_SHOWN}}"
         if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
+            near = difflib.get_close_matches(name.removeprefix(where), fields, n=1, cutoff=0.0)
             hint = f"; did you mean {where}{near[0]}?" if near else ""
             raise ConfigError(f"unknown setting {name!r} of {cls.__name__}{hint}")
         values[key] = _convert(hints[key], value, name)
@@ -141,7 +148,7 @@ def check_range(
         value = getattr(settings, name)
         if value is not None and not all(fits(value, limit) for limit, _, fits in asked):
             expected = " and ".join(f"{words} {limit:g}" for limit, words, _ in asked)
-            raise ValueError(f"{type(settings).__name__}: {name} is {value!r}, expected {expected}")
+            raise ValueError(f"{type(settings).__name__}: {name} is {value!r:.{_SHOWN}}, expected {expected}")
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
@@ -163,12 +170,10 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         if not isinstance(value, Mapping):
             raise _wrong(name, value, "a mapping")
         key_hint, item = typing.get_args(hint)
-        return {_convert(key_hint, k, name): _convert(item, v, f"{name}.{k}") for k, v in value.items()}
+        return {_convert(key_hint, k, name): _convert(item, v, f"{name}.{k!s:.{_SHOWN}}") for k, v in value.items()}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if isinstance(value, hint):
             return value
-        if not isinstance(value, Mapping):
-            raise _wrong(name, value, f"a mapping of {hint.__name__}")
         return from_dict(hint, value, where=f"{name}.")
     if isinstance(hint, type) and issubclass(hint, Enum):
         try:
@@ -183,14 +188,14 @@ def _convert_scalar(hint: Any, value: Any, name: str) -> Any:
         return value
     if hint is int and isinstance(value, int) and not isinstance(value, bool):
         return value
-    if hint is float and not isinstance(value, bool):
-        if isinstance(value, int | float):
-            return float(value)
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-            try:
-                return float(value)
-            except ValueError:
-                pass
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            number = float(value)  # YAML 1.1 reads 1e-3 as text
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+        raise _wrong(name, value, "a finite number")
     if hint is str and isinstance(value, str):
         return value
     if hint is Path and isinstance(value, str | Path):
@@ -267,7 +272,7 @@ def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _wrong(name: str, value: Any, expected: str) -> ConfigError:
-    return ConfigError(f"setting {name!r}: expected {expected}, found {value!r} ({_kind(value)})")
+    return ConfigError(f"setting {name!r}: expected {expected}, found {value!r:.{_SHOWN}} ({_kind(value)})")
 
 
 def _kind(value: Any) -> str:

@@ -44,16 +44,27 @@ def read_bounded(path: Path, most: int) -> bytes:
     """The content of a regular file of at most ``most`` bytes. No link is followed, no pipe or device waited for.
 
     Raises:
-        OSError: it is missing, cannot be read, is no regular file or is larger.
+        OSError: it is missing, cannot be read, is no regular file, is larger, or grows while it is read.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        found = os.fstat(file.fileno())
+    try:
+        handle = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "is a link; put the file itself there", str(path)) from error
+        raise
+    try:
+        found = os.fstat(handle)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "is no regular file", str(path))
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"has more than the {most} bytes that are read of such a file", str(path))
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, f"has {found.st_size} bytes, more than the {most} that it may have", str(path))
+        with open(handle, "rb", closefd=False) as file:  # a handle has no path to open it by
+            content = file.read(found.st_size + 1)
+    finally:
+        os.close(handle)
+    if len(content) > found.st_size:
+        raise OSError(errno.EAGAIN, "grows while it is read", str(path))
     return content
 
 

@@ -15,7 +15,7 @@ import re
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +38,13 @@ class BusyError(Exception):
     """Another process holds the lock; exit status 1, for the same call may be right a little later."""
 
 
-def check_claim(folder: Path, kind: str) -> None:
+def check_claim(folder: Path, kind: str, besides: Collection[str] = ()) -> None:
     """Say before any work whether :func:`claim` would be refused; writes nothing.
+
+    Args:
+        folder: to claim.
+        kind: of what the program will write there.
+        besides: names that a user may have put there before; a folder of nothing else counts as empty.
 
     Raises:
         RefusedError: there is a file, or a folder that is not empty and does not carry the mark of this kind.
@@ -49,7 +54,9 @@ def check_claim(folder: Path, kind: str) -> None:
         return
     if not folder.is_dir():
         raise RefusedError(f"{folder}: is no folder and is left as it is; name a new or empty folder")
-    names = sorted(path.name for path in folder.iterdir() if not _UNFINISHED_MARK.fullmatch(path.name))
+    names = sorted(
+        path.name for path in folder.iterdir() if path.name not in besides and not _UNFINISHED_MARK.fullmatch(path.name)
+    )
     found = _mark(folder).get("kind")
     if names and found != kind:
         made = "was not made by this program" if found is None else f"was made for {found!r}, not for {kind!r}"
@@ -59,14 +66,14 @@ def check_claim(folder: Path, kind: str) -> None:
         )
 
 
-def claim(folder: Path, kind: str) -> None:
+def claim(folder: Path, kind: str, besides: Collection[str] = ()) -> None:
     """Make ``folder`` the program's own, for files of ``kind``; its mark says so to later calls.
 
     Raises:
         RefusedError: as :func:`check_claim`.
         OSError: it cannot be made or marked.
     """
-    check_claim(folder, kind)
+    check_claim(folder, kind, besides)
     made = not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
     if not is_owned(folder, kind):
@@ -137,6 +144,47 @@ def check_apart(
                 raise RefusedError(
                     f"{other} {place} lies inside {name} {path}, from which this program deletes; name another {name}"
                 )
+
+
+def check_table(name: str, path: Path, columns: Sequence[str]) -> None:
+    """A file that is there is replaced only if it is empty or a table of the same kind, for it may be somebody's work.
+
+    Args:
+        name: what the user calls it, e.g. ``--out``.
+        path: of the table to be written.
+        columns: of that table.
+
+    Raises:
+        RefusedError: it is something else.
+    """
+    header = first_line(path) if is_there(name, path) else ""
+    if header and [column.strip(' "') for column in header.split(",")] != list(columns):
+        expected = ",".join(columns) if len(columns) <= 5 else f"{','.join(columns[:2])},..."
+        raise RefusedError(
+            f"{name} {path}: exists and starts with {header[:60]!r}, not with {expected!r}; "
+            "it is left as it is, name another file or remove it"
+        )
+
+
+def is_there(name: str, path: Path) -> bool:
+    """Whether there is a file that could be replaced.
+
+    Raises:
+        RefusedError: there is a folder, a link, a device or a pipe.
+    """
+    if path.is_dir():
+        raise RefusedError(f"{name} {path}: is a folder; expected the name of a file")
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise RefusedError(
+            f"{name} {path}: is a link, a pipe or a device and is left as it is; expected the name of a file"
+        )
+    return path.is_file()
+
+
+def first_line(path: Path) -> str:
+    """What the first line of a file says, without its end; empty where there is nothing."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline(10_000).strip().removeprefix("\ufeff")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ which must never stop, leaves the bad rows out and counts them.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,15 +55,25 @@ class Table(Generic[T]):
         return self.content
 
 
-def read_text_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def read_text_table(path: Path, columns: Sequence[str], content: bytes | None = None) -> pd.DataFrame:
     """A CSV file as text cells, indexed by row number (first data row = 2); rows without any content left out.
+
+    Args:
+        path: the file.
+        columns: that it must have.
+        content: of the file, where it has been read already.
 
     Raises:
         TableError: the file is missing, is not CSV in UTF-8, or lacks or repeats one of ``columns``.
     """
     try:
         frame = pd.read_csv(
-            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig", index_col=False
+            path if content is None else io.BytesIO(content),
+            dtype=str,
+            keep_default_na=False,
+            skip_blank_lines=False,
+            encoding="utf-8-sig",
+            index_col=False,
         )
     except OSError as error:
         raise TableError(path, None, None, f"cannot be read: {error.strerror or error}") from error

@@ -26,11 +26,12 @@ from pipeline.competition import Competition, StudyRef
 from pipeline.config import to_dict
 from pipeline.cubes.cut import cut_cubes
 from pipeline.cubes.settings import CubeSettings, ViewSettings
-from pipeline.files import check_space
+from pipeline.files import check_space, write_atomically
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.examples import labelled_points
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.landmarks.mislabelled import mislabelled
+from pipeline.owned import claim
 from pipeline.volumes import StudyVolumes, read_study
 
 Source = Literal["true", "predicted"]
@@ -113,6 +114,7 @@ def build_cache(
 
     Raises:
         ValueError: no study has a grade of the family, or there are neither labelled nor predicted points.
+        RefusedError: the folder of these cubes holds something else.
     """
     cells = family_cells(family)
     work = list(_graded_studies(competitions, cells, predicted))
@@ -129,8 +131,8 @@ def build_cache(
         folder = root / f"{family}-{source}-{_fingerprint(work, family, wide, source)}"
         _fill(folder, work, family, wide, source, jobs)
         for view in views:
-            pixels[view.kind, source] = np.load(_file(folder, view.kind, "pixels"), mmap_mode="r")
-            present[view.kind, source] = np.load(_file(folder, view.kind, "present"))
+            pixels[view.kind, source] = np.load(_file(folder, view.kind, "pixels"), mmap_mode="r", allow_pickle=False)
+            present[view.kind, source] = np.load(_file(folder, view.kind, "present"), allow_pickle=False)
     return CubeCache(family, tuple(job.study.study_id for job in work), cells, views, margin, pixels, present)
 
 
@@ -217,13 +219,14 @@ def _allocate(folder: Path, shapes: Mapping[SeriesKind, tuple[int, ...]], work: 
     """Make the arrays and the index; ``done.npy`` comes last, so a half-made folder is made again."""
     if (folder / "done.npy").exists():
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, "cache")
     for kind, shape in shapes.items():
         for what, extent, dtype in (("pixels", shape, np.float16), ("present", shape[:3], np.bool_)):
             np.lib.format.open_memmap(_file(folder, kind, what), mode="w+", dtype=dtype, shape=extent)
     columns = [CELLS[cell].column for cell in family_cells(family)]
     rows = [(n, c, job.study.study_id, column) for n, job in enumerate(work) for c, column in enumerate(columns)]
-    pd.DataFrame(rows, columns=["study", "cell", "study_id", "column"]).to_csv(folder / "index.csv", index=False)
+    index = pd.DataFrame(rows, columns=["study", "cell", "study_id", "column"])
+    write_atomically(folder / "index.csv", lambda partial: index.to_csv(partial, index=False))
     np.lib.format.open_memmap(folder / "done.npy", mode="w+", dtype=np.bool_, shape=(len(work),)).flush()
 
 

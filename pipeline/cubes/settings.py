@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.config import check_range
 from pipeline.labels import Family, SeriesKind
+
+MOST_PIXELS = 2**22
+"""Of one window over all its slices, so that a study's cubes fit into memory whatever a set of weights asks for."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,14 @@ class ViewSettings:
     def __post_init__(self) -> None:
         if self.slices < 1 or self.slices % 2 == 0:
             raise ValueError(f"slices of view {self.kind}: found {self.slices}, expected an odd number of 1 or more")
-        check_range(self, "size_mm", "pixels", "reach_mm", "gap_mm", above=0)
+        check_range(self, "size_mm", least=1, most=1000)
+        check_range(self, "reach_mm", "gap_mm", above=0, most=1000)
+        check_range(self, "pixels", least=2, most=2048)
+        if self.slices * self.pixels**2 > MOST_PIXELS:
+            raise ValueError(
+                f"view {self.kind}: {self.slices} slices of {self.pixels} x {self.pixels} pixels are more than the "
+                f"{MOST_PIXELS:,} pixels that a window may have"
+            )
 
     @property
     def spacing_mm(self) -> float:
@@ -48,6 +59,18 @@ class ViewSettings:
         return ViewSettings(
             self.kind, self.spacing_mm * pixels, pixels, self.slices + 2 * slices, self.reach_mm, self.gap_mm
         )
+
+
+def check_kinds(views: Sequence[ViewSettings]) -> None:
+    """Refuse views of which two show the same kind of series: a network knows its views by their kind.
+
+    Raises:
+        ValueError: naming the kind.
+    """
+    kinds = [view.kind for view in views]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise ValueError(f"{kinds.count(kind)} views of {kind}, expected one of each kind of series")
 
 
 def _views(*kinds: SeriesKind, size_mm: float = 80.0, slices: int = 3) -> tuple[ViewSettings, ...]:
@@ -73,6 +96,12 @@ class CubeSettings:
     subarticular: tuple[ViewSettings, ...] = field(default_factory=lambda: _views(SeriesKind.AXIAL_T2))
     max_tilt_degrees: float = 25.0
     series: int = 1
+
+    def __post_init__(self) -> None:
+        check_range(self, "max_tilt_degrees", least=0, most=90)
+        check_range(self, "series", least=1, most=20)
+        for family in Family:
+            check_kinds(self.of(family))
 
     def of(self, family: Family) -> tuple[ViewSettings, ...]:
         """The views of a family."""

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
 
+from pipeline.config import check_range
 from pipeline.labels import GRADE_WEIGHTS, GRADES
 
 _WEIGHTS = np.asarray(GRADE_WEIGHTS, dtype=np.float64)
+MOST_BIAS = 100
+"""More on a logit is certainty, and certainty is no calibration."""
 _RIDGE = 1e-3
 """Pulls log T and b towards 0: with a few dozen cells an unbounded fit would be certain."""
 
@@ -33,8 +35,9 @@ class Calibration:
     bias: tuple[float, ...] = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or len(self.bias) != len(GRADES):
-            raise ValueError(f"expected a temperature above 0 and three biases, found {self}")
+        check_range(self, "temperature", least=0.01, most=100)
+        if len(self.bias) != len(GRADES) or not all(abs(value) <= MOST_BIAS for value in self.bias):
+            raise ValueError(f"bias is {self.bias}, expected three numbers between -{MOST_BIAS} and {MOST_BIAS}")
 
     def apply(self, log_p: np.ndarray) -> np.ndarray:
         """Adjusted log-probabilities of (..., 3); NaN stays NaN."""
@@ -62,6 +65,8 @@ def fit_calibration(log_p: np.ndarray, grades: np.ndarray, with_bias: bool = Tru
         grades: (N,) 0, 1, 2.
         with_bias: fit the bias too.
     """
+    from scipy.optimize import minimize  # here, because applying a calibration needs none of it
+
     if not len(grades):
         return Calibration()
 

@@ -8,7 +8,6 @@ averaged evenly and left as they are.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +21,11 @@ from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.ensemble.metric import FAMILY_COLUMNS
 from pipeline.labels import CELLS, Family
+from pipeline.untrusted import parse_json
 
 ENSEMBLE_FILE = "ensemble.json"
 CONTEXT_FILE = "context.safetensors"
+FITTED = (ENSEMBLE_FILE, CONTEXT_FILE)
 
 Average = Literal["logits", "probabilities"]
 
@@ -50,9 +51,11 @@ class EnsembleFit:
     trust: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = (set(self.calibration) | set(self.trust)) - {family.value for family in Family}
-        if unknown or any(weight < 0 for weight in self.recipes.values()):
-            raise ValueError(f"expected families in calibration and trust, and weights of 0 or more, found {self}")
+        if unknown := (set(self.calibration) | set(self.trust)) - {family.value for family in Family}:
+            raise ValueError(f"calibration and trust of {sorted(unknown)!r:.200}, expected of {', '.join(Family)}")
+        for name, most, values in (("recipes", 1e6, self.recipes), ("trust", 1.0, self.trust)):
+            if wrong := [value for value in values.values() if not 0 <= value <= most]:
+                raise ValueError(f"{name} has {wrong[0]}, expected 0 to {most:g}")
 
 
 def combine(manifest: Manifest, predictions: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +84,7 @@ def fitted(manifest: Manifest) -> tuple[EnsembleFit, ContextModel | None]:
     """What was fitted for a set of weights; the plain average and None where nothing was.
 
     Raises:
-        WeightsError: a fitted file is damaged.
+        WeightsError: a fitted file is damaged, or holds what no fit gives.
     """
     return _fitted(manifest.folder, tuple(sorted(manifest.files.items())))
 
@@ -171,13 +174,15 @@ def recipe_of(member: str) -> str:
 def _fitted(folder: Path, files: tuple[tuple[str, str], ...]) -> tuple[EnsembleFit, ContextModel | None]:
     """The fitted files of a weights folder; ``files`` (name and checksum) makes the cache notice a change."""
     manifest = Manifest(folder, "", "", files=dict(files))
-    path = manifest.file(ENSEMBLE_FILE)
-    if path is None:
+    content = manifest.file(ENSEMBLE_FILE)
+    if content is None:
         return EnsembleFit(), None
+    name = ENSEMBLE_FILE
     try:
-        fit = from_dict(EnsembleFit, json.loads(path.read_text(encoding="utf-8")))
-        context_path = manifest.file(CONTEXT_FILE) if fit.context else None
-        context = ContextModel.load(context_path) if context_path is not None else None
+        fit = from_dict(EnsembleFit, parse_json(content))
+        name, stored = CONTEXT_FILE, manifest.file(CONTEXT_FILE) if fit.context else None
+        return fit, None if stored is None else ContextModel.load(stored)
+    except WeightsError:
+        raise
     except ValueError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    return fit, context
+        raise WeightsError(f"{folder / name}: {error}") from error

@@ -11,16 +11,21 @@ Inference is numpy; the weights are arrays in a safetensors file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
 from pipeline.ensemble.calibration import normalised
 from pipeline.labels import CELL_INDEX, CELLS, CONDITIONS, GRADES, LEVELS, Cell, Condition, Side
 
 _SPAN = 6.0
 """Log-ratios are clipped to this before they enter the network."""
+
+MOST_WEIGHT = 1e6
+"""Far beyond any that a fit gives, and small enough that no sum of products leaves what a float holds."""
+_ARRAYS = ("prior", "hidden", "hidden_bias", "out", "out_bias")
+_INPUTS = 5 * len(CELLS)
+"""Numbers that the network sees of a study, see :func:`inputs`."""
 
 _OTHER_SIDE = {"left": "right", "right": "left"}
 
@@ -73,23 +78,38 @@ class ContextModel:
         result[~known.any(1)] = normalised(self.prior)
         return result
 
-    def save(self, path: Path) -> None:
-        """Write the arrays."""
-        names = ("prior", "hidden", "hidden_bias", "out", "out_bias")
-        save_file({name: np.ascontiguousarray(getattr(self, name), dtype=np.float64) for name in names}, path)
+    def __post_init__(self) -> None:
+        members, units = self.hidden.shape[0], self.hidden.shape[-1]
+        shapes = {
+            "prior": (len(CELLS), len(GRADES)),
+            "hidden": (members, _INPUTS, units),
+            "hidden_bias": (members, len(LEVELS), units),
+            "out": (members, units, 3 * len(OUTPUTS)),
+            "out_bias": (members, 3 * len(OUTPUTS)),
+        }
+        for name, shape in shapes.items():
+            values = getattr(self, name)
+            if values.shape != shape:
+                raise ValueError(f"{name} is of shape {values.shape}, expected {shape}")
+            if not (np.abs(values) <= MOST_WEIGHT).all():  # nor NaN
+                raise ValueError(f"{name} holds numbers that are not finite or beyond {MOST_WEIGHT:g}")
+
+    def to_bytes(self) -> bytes:
+        """The content of its file, for :meth:`load`."""
+        return bytes(save({name: np.ascontiguousarray(getattr(self, name), dtype=np.float64) for name in _ARRAYS}))
 
     @staticmethod
-    def load(path: Path) -> ContextModel:
-        """Read what :meth:`save` wrote.
+    def load(content: bytes) -> ContextModel:
+        """The inverse of :meth:`to_bytes`.
 
         Raises:
-            ValueError: the file does not hold these arrays.
+            ValueError: it does not hold these arrays.
         """
         try:
-            arrays = load_file(path)
-            return ContextModel(*(arrays[name] for name in ("prior", "hidden", "hidden_bias", "out", "out_bias")))
+            arrays = load(content)
+            return ContextModel(*(arrays[name].astype(np.float64) for name in _ARRAYS))
         except Exception as error:  # safetensors raises its own kinds
-            raise ValueError(f"{path}: not a study-context model: {error!r}") from error
+            raise ValueError(f"not a study-context model: {error!r:.500}") from error
 
 
 def inputs(log_p: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ predictions are hidden from it.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -28,9 +29,12 @@ from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.ensemble.metric import FAMILY_COLUMNS
 from pipeline.ensemble.networks import Networks
 from pipeline.ensemble.plan import make_plan
-from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+from pipeline.ensemble.prior import own_prior
 from pipeline.ensemble.workers import limit_threads, usable_gpus
+from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family
+from pipeline.landmarks.evaluate import EVALUATION
+from pipeline.owned import RefusedError, claim
 from pipeline.severity.evidence import (
     GRADINGS,
     agreement,
@@ -72,14 +76,15 @@ def run(args: argparse.Namespace) -> int:
     try:
         competitions = [open_competition(path, split="train") for path in args.data]
         studies = [study for competition in competitions for study in _studies(competition, args.fold, args.limit)]
+        claim(args.out, EVALUATION)
         figures = _evaluate(competitions, studies, args)
-    except (CompetitionError, TableError) as error:
+    except (CompetitionError, RefusedError, TableError) as error:
         print(f"evaluate severity: {error}", file=sys.stderr)
         return 2
     except WeightsError as error:
         print(f"evaluate severity: {error}", file=sys.stderr)
         return 1
-    (args.out / "severity.json").write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    write_text(args.out / "severity.json", json.dumps(figures, indent=1))
     print("\n".join(evidence_lines(figures)))
     print(f"wrote {args.out}")
     return 0
@@ -109,12 +114,13 @@ def _evaluate(
         index = pd.MultiIndex.from_product([study_ids, LEVELS])
         findings = gradings.reindex(index).to_numpy(float).reshape(len(studies), len(LEVELS), len(GRADINGS))
     other = None if context is None else hidden_answers(own, context)
-    args.out.mkdir(parents=True, exist_ok=True)
-    _predictions_table(study_ids, own, other).to_csv(args.out / "predictions.csv", index=False, float_format="%.5f")
+    table = _predictions_table(study_ids, own, other)
+    write = functools.partial(table.to_csv, index=False, float_format="%.5f")
+    write_atomically(args.out / "predictions.csv", write)
     figures = evidence(
         own,
         labels.reindex(study_ids)[list(CELL_COLUMNS)].to_numpy(float),
-        read_prior(manifest.file("prior.csv") or PRIOR_FILE),
+        own_prior(manifest),
         other,
         findings,
     )

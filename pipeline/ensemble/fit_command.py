@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     """Fit, save, report; returns the exit status."""
     from pipeline.config import ConfigError
     from pipeline.ensemble.manifest import WeightsError
+    from pipeline.owned import RefusedError
     from pipeline.tables import TableError
 
     try:
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             preset=args.preset,
             overrides=args.set,
         )
-    except ConfigError as error:
+    except (ConfigError, RefusedError) as error:
         print(f"ensemble: {error}", file=sys.stderr)
         return 2
     except (OSError, TableError, WeightsError, ValueError) as error:
@@ -112,6 +113,7 @@ def fit_and_save(
 
     Raises:
         ValueError: the tables and the grades do not fit each other.
+        RefusedError: a file that would be written is not the program's own.
     """
     from pipeline.competition import open_competition
     from pipeline.config import load_settings, to_dict
@@ -119,36 +121,37 @@ def fit_and_save(
     from pipeline.ensemble.context import ContextSettings
     from pipeline.ensemble.fit import fit_ensemble, report_lines
     from pipeline.ensemble.manifest import Manifest
-    from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+    from pipeline.ensemble.prior import own_prior
     from pipeline.labels import Family
+    from pipeline.owned import claim
     from pipeline.severity.oof import OofTable, read_oof, write_oof
 
     settings = load_settings(ContextSettings, preset, "context", list(overrides))
     manifest = Manifest.load(weights)
+    manifest.check_free(ENSEMBLE_FILE, CONTEXT_FILE, REPORT_FILE)
+    if save_oof is not None:
+        claim(save_oof, "oof")
     recipes = sorted({recipe_of(member.name) for member in manifest.members if member.task in list(Family)})
     if recipes and (unknown := sorted(set(tables) - set(recipes))):
         raise ValueError(f"--oof: no network of recipe {', '.join(unknown)} in {weights}; it has {', '.join(recipes)}")
-    prior = read_prior(manifest.file("prior.csv") or PRIOR_FILE)
+    prior = own_prior(manifest)
     competitions = [open_competition(path, split="train") for path in data]
     read = {name: OofTable.concatenate([read_oof(path) for path in paths]) for name, paths in tables.items()}
     found = read or predicted_tables(manifest, competitions, workers)
     if not read and save_oof is not None:
         for name, table in found.items():
-            (save_oof / name).mkdir(parents=True, exist_ok=True)
             write_oof(table, save_oof / name)
     out_of_fold = gather(found, [c.labels for c in competitions if c.labels is not None])
     fitted = fit_ensemble(out_of_fold, prior, settings, average, with_context, fixed, ablation)
-    (weights / ENSEMBLE_FILE).write_text(json.dumps(to_dict(fitted.fit), indent=1) + "\n", encoding="utf-8")
-    manifest = manifest.add_file(ENSEMBLE_FILE)
     if fitted.context is not None:
-        fitted.context.save(weights / CONTEXT_FILE)
-        manifest.add_file(CONTEXT_FILE)
+        manifest.add_file(CONTEXT_FILE, fitted.context.to_bytes())
+    manifest.add_file(ENSEMBLE_FILE, _json(to_dict(fitted.fit)))
     report = {
         "studies": len(out_of_fold.grades),
         "tables": {name: len(table.study_id) for name, table in found.items()},
         "stages": fitted.report,
     }
-    (weights / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    manifest.add_file(REPORT_FILE, _json(report))
     print("\n".join(report_lines(fitted.report)))
     print(f"ensemble: fitted on {len(out_of_fold.grades)} studies; wrote {weights / ENSEMBLE_FILE}")
 
@@ -211,7 +214,7 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
 
 
 def _one_of(folds: Sequence[int], study_id: str) -> int:
-    from pipeline.ensemble.manifest import study_hash
+    from pipeline.ensemble.seen import study_hash
 
     return folds[int(study_hash(study_id), 16) % len(folds)] if folds else -1
 
@@ -248,6 +251,10 @@ def gather(tables: dict[str, OofTable], labels: Sequence[pd.DataFrame]) -> OutOf
         grades=grades.loc[study_ids, list(CELL_COLUMNS)].to_numpy(dtype=float),
         folds=np.array([folds[study_id] for study_id in study_ids]),
     )
+
+
+def _json(content: object) -> bytes:
+    return f"{json.dumps(content, indent=1)}\n".encode()
 
 
 def _named(texts: Sequence[str]) -> dict[str, list[Path]]:

@@ -3,6 +3,9 @@
 The manifest names every member of the ensemble with its checksum, its settings, its measured score and cost, and
 the studies it has seen. A file whose checksum differs is refused: a damaged or swapped network would still give
 numbers. Studies are stored as truncated hashes, enough to tell whether a study was seen and no list of ids.
+
+A set may have been downloaded, so nothing in it is trusted: names are plain names inside the folder, files are regular
+and of a bounded size, and what is used is the very bytes whose checksum was compared.
 """
 
 from __future__ import annotations
@@ -10,22 +13,31 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import shutil
-from collections.abc import Iterable, Iterator
+import os
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from pipeline.config import ConfigError, from_dict
-from pipeline.files import write_text
+from pipeline.config import ConfigError, check_range, from_dict
+from pipeline.files import read_bounded, write_atomically, write_text
 from pipeline.labels import Family
+from pipeline.owned import RefusedError, check_claim
+from pipeline.untrusted import check_name, parse_json
 
 MANIFEST_NAME = "manifest.json"
 LANDMARK_TASKS = ("landmarks", "axial")
 TASKS = (*LANDMARK_TASKS, *(family.value for family in Family))
 PRIOR_SCORE = 0.79
 """Log loss of reweighted class frequencies on the competition's training set: what a member's score is compared to."""
+
+MOST_MANIFEST_BYTES = 2**22
+MOST_NETWORK_BYTES = 2**28
+"""More than the largest network that is of use here, a ConvNeXt-large as bytes (200 MB)."""
+MOST_FILE_BYTES = 2**26
+MOST_FILES = 1000
 
 
 class WeightsError(ValueError):
@@ -37,9 +49,8 @@ class Member:
     """One trained network. ``task`` is landmarks, axial or a condition family.
 
     ``fold`` is the held-out fold (None: trained on all studies); ``file`` and ``seen`` are names inside the weights
-    folder or, as ``../default/axial-fold0.safetensors``, inside the one of another set beside it; ``score`` is the
-    measured value of its task on held-out studies (log loss for a family); ``seconds_per_study`` was measured on one
-    CPU thread.
+    folder; ``score`` is the measured value of its task on held-out studies (log loss for a family);
+    ``seconds_per_study`` was measured on one CPU thread.
     """
 
     name: str
@@ -48,29 +59,39 @@ class Member:
     sha256: str
     family: str | None = None
     fold: int | None = None
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict, hash=False)
     seen: str | None = None
     score: float | None = None
     seconds_per_study: float = 1.0
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
-            raise ValueError(f"member {self.name!r}: unknown task {self.task!r}, expected one of {', '.join(TASKS)}")
-        for name in (self.file, self.seen):
+            raise ValueError(f"unknown task {self.task!r:.100}, expected one of {', '.join(TASKS)}")
+        for name in (self.name, self.file, self.seen):
             if name is not None:
-                _check_name(name)
-        if self.seconds_per_study <= 0:
-            raise ValueError(f"member {self.name!r}: seconds_per_study is {self.seconds_per_study}, expected above 0")
+                check_name(name)
+        _check_checksum(self.file, self.sha256)
+        check_range(self, "fold", least=0, most=1000)
+        check_range(self, "score", least=0, most=1000)
+        check_range(self, "seconds_per_study", least=1e-6, most=86_400)
 
     @property
     def value_per_second(self) -> float:
         """How far its log loss lies below the prior's, per second of one study; 0 where it was never measured."""
         return 0.0 if self.score is None else max(PRIOR_SCORE - self.score, 0.0) / self.seconds_per_study
 
+    def read(self, folder: Path) -> bytes:
+        """The content of the network's file in a weights folder, its checksum compared.
+
+        Raises:
+            WeightsError: the file is missing, another one than the manifest records, or none that may be read.
+        """
+        return _read_verified(folder / self.file, self.sha256, MOST_NETWORK_BYTES)
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """The members of one set of weights. ``files`` are further files (name to sha256), named as a member's are."""
+    """The members of one set of weights. ``files`` are further files of its folder (name to sha256)."""
 
     folder: Path
     set: str
@@ -78,32 +99,59 @@ class Manifest:
     members: tuple[Member, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for text, most in ((self.set, 100), (self.description, 2000)):
+            if len(text) > most or not text.isprintable():
+                raise ValueError(f"{text!r:.100}: expected one line of at most {most} printable characters")
+        for name, checksum in self.files.items():
+            check_name(name)
+            _check_checksum(name, checksum)
+        if max(len(self.members), len(self.files)) > MOST_FILES:
+            raise ValueError(f"{len(self.members)} members, {len(self.files)} files; expected at most {MOST_FILES}")
+        names = {member.file for member in self.members} | self.files.keys()
+        if len({name.lower() for name in names}) < len(names):
+            raise ValueError("names that differ in capitals alone, which some disks take for one file")
+        members = [member.name for member in self.members]
+        if twice := sorted({name for name in members if members.count(name) > 1}):
+            raise ValueError(f"a member's name is there twice: {twice[0]}")
+
     @classmethod
     def load(cls, folder: Path) -> Manifest:
-        """Read ``folder/manifest.json``. Checksums are compared by :meth:`verify` and :meth:`file`, when used.
+        """Read ``folder/manifest.json``. Checksums are compared when a file is read.
 
         Raises:
             WeightsError: there is none, or it is not a manifest.
         """
         path = folder / MANIFEST_NAME
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(read_bounded(path, MOST_MANIFEST_BYTES))
         except OSError as error:
             raise WeightsError(
                 f"{path}: {error.strerror or error}; expected the manifest of a set of weights"
             ) from error
         except ValueError as error:
-            raise WeightsError(f"{path}: is not JSON: {error}") from error
+            raise WeightsError(f"{path}: {error}") from error
         if not isinstance(content, dict):
             raise WeightsError(f"{path}: expected an object with set, description, members and files")
         try:
-            manifest = from_dict(cls, {**content, "folder": folder})
+            return from_dict(cls, {**content, "folder": folder})
         except ConfigError as error:
             raise WeightsError(f"{path}: {error}") from error
-        names = [member.name for member in manifest.members]
-        if len(set(names)) != len(names):
-            raise WeightsError(f"{path}: a member's name is there twice: {', '.join(sorted(names))}")
-        return manifest
+
+    @classmethod
+    def open(cls, folder: Path, name: str, description: str) -> Manifest:
+        """The set of weights in a folder; where the folder is new or empty, one of this name is begun.
+
+        Raises:
+            RefusedError: the folder holds other things; it is left as it is.
+            WeightsError: its manifest is none.
+        """
+        if os.path.lexists(folder / MANIFEST_NAME):
+            return cls.load(folder)
+        check_claim(folder, "weights")
+        begun = cls(folder, name, description)
+        begun.save()
+        return begun
 
     def save(self) -> None:
         """Write the manifest into its folder."""
@@ -116,99 +164,90 @@ class Manifest:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         write_text(self.folder / MANIFEST_NAME, text)
 
-    def add_member(self, member: Member) -> Manifest:
-        """Record a member (one of the same name is replaced) and its files' checksums; the manifest is saved.
+    def add_member(self, member: Member, network: bytes, seen: bytes = b"") -> Manifest:
+        """Record a member (one of the same name is replaced), and write its network and the list of what it has seen.
 
         Read, changed and written under a lock, so trainings that end together do not lose each other's member.
-        """
-        with _lock(self.folder):
-            current = Manifest.load(self.folder) if (self.folder / MANIFEST_NAME).is_file() else self
-            files = dict(current.files)
-            if member.seen is not None:
-                files[member.seen] = sha256_of(self.folder / member.seen)
-            member = replace(member, sha256=sha256_of(self.folder / member.file))
-            kept = tuple(other for other in current.members if other.name != member.name)
-            changed = replace(current, members=(*kept, member), files=files)
-            changed.save()
-        return changed
-
-    def add_file(self, name: str) -> Manifest:
-        """Record a further file of the folder (prior, calibration, folds) with its checksum; the manifest is saved."""
-        _check_name(name)
-        with _lock(self.folder):
-            current = Manifest.load(self.folder) if (self.folder / MANIFEST_NAME).is_file() else self
-            changed = replace(current, files={**current.files, name: sha256_of(self.folder / name)})
-            changed.save()
-        return changed
-
-    def share(self, names: Iterable[str], other: Manifest) -> Manifest:
-        """Record members of another set whose folder lies beside this one, without a copy; the manifest is saved.
-
-        To be done again when the other set's network changes: the checksum recorded here is of the file as it is now.
 
         Raises:
-            WeightsError: the folders are not side by side, or the other set has no such member, or not the file that
-                its manifest records.
+            RefusedError: a file of such a name is there that the manifest does not name.
+            OSError: a file cannot be written.
         """
-        if self.folder.resolve().parent != other.folder.resolve().parent:
-            raise WeightsError(f"{other.folder}: is not beside {self.folder}, so it cannot share its networks")
-        known = {member.name: member for member in other.members}
-        changed = self
+        member = replace(member, sha256=hashlib.sha256(network).hexdigest())
+        return self._add({member.file: network}, {} if member.seen is None else {member.seen: seen}, member)
+
+    def add_file(self, name: str, content: bytes) -> Manifest:
+        """Record and write a further file of the folder (prior, calibration, folds).
+
+        Raises:
+            RefusedError, OSError: as :meth:`add_member`.
+        """
+        return self._add({}, {name: content})
+
+    def check_free(self, *names: str) -> None:
+        """Say before any work whether files of these names may be written.
+
+        Raises:
+            RefusedError: one is there that the manifest does not name, so it is somebody else's.
+        """
+        known = self.files.keys() | {member.file for member in self.members}
         for name in names:
-            if name not in known:
-                raise WeightsError(f"{other.folder}: has no member {name!r}, only {', '.join(known)}")
-            member = known[name]
-            other.verify(member)
-            other.seen(member)
-            seen = None if member.seen is None else _beside(other, member.seen)
-            changed = changed.add_member(replace(member, file=_beside(other, member.file), seen=seen))
+            if name not in known and os.path.lexists(self.folder / name):
+                raise RefusedError(
+                    f"{self.folder / name}: is not among the files of {MANIFEST_NAME} beside it, so it is not this "
+                    "program's and is left as it is; move it, or give it another name"
+                )
+
+    def _add(self, networks: dict[str, bytes], files: dict[str, bytes], *members: Member) -> Manifest:
+        with _lock(self.folder):
+            there = os.path.lexists(self.folder / MANIFEST_NAME)
+            current = Manifest.load(self.folder) if there else self
+            current.check_free(*networks, *files)
+            kept = tuple(other for other in current.members if other.name not in {member.name for member in members})
+            sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+            changed = replace(current, members=(*kept, *members), files={**current.files, **sums})
+            changed.save()  # first, so that whatever lies there after a kill is known to be ours
+            for name, content in (networks | files).items():
+                _write(self.folder / name, content)
         return changed
 
     def gather(self, folder: Path) -> Manifest:
-        """Copy everything the manifest names into one folder, with a manifest that names no other.
+        """Copy everything the manifest names, and a manifest, into another folder.
 
         Raises:
             WeightsError: a file is missing or not what the manifest records.
             OSError: a file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        for name, checksum in self._checksums().items():
-            target = folder / _own_name(name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self._verified(name, checksum), target)
-        members = tuple(
-            replace(m, file=_own_name(m.file), seen=None if m.seen is None else _own_name(m.seen)) for m in self.members
-        )
-        files = {_own_name(name): checksum for name, checksum in self.files.items()}
-        gathered = replace(self, folder=folder, members=members, files=files)
+        for member in self.members:
+            _write(folder / member.file, member.read(self.folder))
+        for name, checksum in self.files.items():
+            _write(folder / name, _read_verified(self.folder / name, checksum, MOST_FILE_BYTES))
+        gathered = replace(self, folder=folder)
         gathered.save()
         return gathered
 
-    def verify(self, member: Member) -> Path:
-        """The path of a member's network, its checksum compared.
+    def file(self, name: str) -> bytes | None:
+        """The content of a further file, its checksum compared; None where the set has no such file.
 
         Raises:
-            WeightsError: the file is missing or another one than the manifest records.
-        """
-        return self._verified(member.file, member.sha256)
-
-    def file(self, name: str) -> Path | None:
-        """The path of a further file, its checksum compared; None where the set has no such file.
-
-        Raises:
-            WeightsError: the manifest records the file, but it is missing or another one.
+            WeightsError: the manifest records the file, but it is missing, another one, or none that may be read.
         """
         expected = self.files.get(name)
-        return None if expected is None else self._verified(name, expected)
+        return None if expected is None else _read_verified(self.folder / name, expected, MOST_FILE_BYTES)
 
     def seen(self, member: Member) -> frozenset[str]:
-        """Hashes (see :func:`study_hash`) of the studies the member was trained on; empty where none are recorded."""
+        """Hashes of the studies the member was trained on (``seen.study_hash``); empty where none are recorded.
+
+        Raises:
+            WeightsError: the list is not what the manifest records, or is no such list.
+        """
         if member.seen is None:
             return frozenset()
-        path = self.file(member.seen)
-        if path is None:
+        content = self.file(member.seen)
+        if content is None:
             raise WeightsError(f"{self.folder / member.seen}: not among the files of the manifest")
-        return frozenset(path.read_text(encoding="utf-8").split())
+        return hashes_in(self.folder / member.seen, content)
 
     def of_task(self, *tasks: str) -> tuple[Member, ...]:
         """The members of these tasks, in manifest order."""
@@ -223,96 +262,53 @@ class Manifest:
         longest = max(map(len, ranked), default=0)
         return tuple(tuple(order[i] for order in ranked if i < len(order)) for i in range(longest))
 
-    def _checksums(self) -> dict[str, str]:
-        return {**{member.file: member.sha256 for member in self.members}, **self.files}
 
-    def _verified(self, name: str, expected: str) -> Path:
-        path = self.folder / name
-        try:
-            found = sha256_of(path)
-        except OSError as error:
-            raise WeightsError(
-                f"{path}: {error.strerror or error}; the manifest of set {self.set!r} names it"
-            ) from error
-        if found != expected:
-            raise WeightsError(
-                f"{path}: sha256 is {found[:16]}…, the manifest records {expected[:16]}…; "
-                "the file is damaged or belongs to another set: fetch the weights again"
-            )
-        return path
+def _check_checksum(name: str, checksum: str) -> None:
+    if checksum and not re.fullmatch("[0-9a-f]{64}", checksum):
+        raise ValueError(f"{name}: the checksum is {checksum!r:.100}, expected 64 hexadecimal digits")
 
 
-def study_hash(study_id: str) -> str:
-    """16 hexadecimal digits that stand for a study in a list of seen studies."""
-    return hashlib.sha256(study_id.encode()).hexdigest()[:16]
-
-
-def seen_studies(study_ids: Iterable[str], start_from: str = "", held_out: Iterable[str] = ()) -> list[str]:
-    """The hashes of the studies that a network has seen when its training ends, sorted.
-
-    Args:
-        study_ids: what the run trains on.
-        start_from: weights that it goes on from; what they have seen, the new ones have seen too.
-        held_out: studies that must not be among those.
+def _read_verified(path: Path, expected: str, most: int) -> bytes:
+    """The content of a file, once its checksum is the expected one.
 
     Raises:
-        WeightsError: the weights have no list, or have seen a held-out study.
+        WeightsError: it is not, or the file is not one that may be read.
     """
-    hashes = {study_hash(study_id) for study_id in study_ids}
-    if start_from:
-        before = _seen_by(Path(start_from))
-        if leaked := [study_id for study_id in held_out if study_hash(study_id) in before]:
-            raise WeightsError(
-                f"{start_from} was trained on {len(leaked)} of the held-out studies, the first is {leaked[0]}; "
-                "start from weights of the same held-out fold"
-            )
-        hashes |= before
-    return sorted(hashes)
+    try:
+        content = read_bounded(path, most)
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror or error}; the manifest beside it names it") from error
+    if (found := hashlib.sha256(content).hexdigest()) != expected:
+        raise WeightsError(
+            f"{path}: sha256 is {found[:16]}…, the manifest records {expected[:16]}…; "
+            "the file is damaged or belongs to another set: fetch the weights again"
+        )
+    return content
 
 
-def write_seen(path: Path, hashes: Iterable[str]) -> None:
-    """Write a list of :func:`seen_studies`, a hash a line."""
-    write_text(path, "".join(f"{line}\n" for line in hashes))
+def hashes_in(path: Path, content: bytes) -> frozenset[str]:
+    """The hashes of a list of seen studies.
+
+    Raises:
+        WeightsError: it holds something else.
+    """
+    found = content.decode("ascii", "replace").split()
+    if wrong := [line for line in found if not re.fullmatch("[0-9a-f]{16}", line)]:
+        raise WeightsError(f"{path}: found {wrong[0]!r:.60}, expected 16 hexadecimal digits a line")
+    return frozenset(found)
 
 
-def _seen_by(weights: Path) -> set[str]:
-    """The list beside a member's file (``NAME.seen.txt``) or in a run's folder (``seen.txt``)."""
-    for path in (weights.with_name(f"{weights.stem}.seen.txt"), weights.with_name("seen.txt")):
-        if path.is_file():
-            return set(path.read_text(encoding="utf-8").split())
-    raise WeightsError(
-        f"{weights}: neither {weights.stem}.seen.txt nor seen.txt lies beside it, so nobody knows which studies these "
-        "weights have seen; start from a run's or a weights folder"
-    )
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_name(name: str) -> None:
-    parts = PurePosixPath(name).parts
-    # Another set is named as ../SET/FILE and in no other way, so that a name never leads out of the folder of all sets.
-    inside = parts[1:] if parts[:1] == ("..",) and len(parts) > 2 else parts
-    if not inside or name.startswith("/") or ".." in inside or "\\" in name:
-        raise ValueError(f"{name!r} is not the name of a file inside the weights folder or, as ../SET/FILE, beside it")
-
-
-def _beside(other: Manifest, name: str) -> str:
-    """A file of another set, as the manifest of a set beside it names it."""
-    return name if name.startswith("../") else f"../{other.folder.resolve().name}/{name}"
-
-
-def _own_name(name: str) -> str:
-    """The name under which a file of another set is copied into a folder of its own: ``default-axial.safetensors``."""
-    return name.removeprefix("../").replace("/", "-") if name.startswith("../") else name
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda partial: partial.write_bytes(content))
 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    # Nothing is written into it, and a link of that name is not followed to where it leads.
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pipeline.competition import Problem
-from pipeline.config import from_dict
-from pipeline.ensemble.manifest import Manifest, Member, WeightsError
+from pipeline.config import ConfigError, from_dict
+from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.ensemble.workers import limit_torch_threads
 from pipeline.labels import CELLS, GRADES, Family
 
@@ -45,29 +45,45 @@ class Grader(Protocol):
 
 @dataclass(frozen=True)
 class Networks:
-    """The members of a manifest whose files were verified; picklable, it holds paths and no tensors."""
+    """The members of a manifest whose files were verified; picklable, it holds paths and no tensors.
+
+    What it says of them counts to the end of the run: the manifest is not read again.
+    """
 
     manifest: Manifest
     members: tuple[Member, ...]
 
     @classmethod
     def open(cls, manifest: Manifest) -> tuple[Networks, list[Problem]]:
-        """Compare every checksum; a member or file that is damaged or missing is left out and becomes a problem."""
+        """Compare every checksum; a member or file that cannot be used is left out and becomes a problem."""
+        from pipeline.ensemble.combine import FITTED, fitted
+
         usable: list[Member] = []
         problems: list[Problem] = []
+
+        def refuse(name: str, error: ValueError) -> None:
+            problems.append(Problem("", None, name, "weights-refused", str(error)))
+
         for member in manifest.members:
             try:
-                manifest.verify(member)
+                member.read(manifest.folder)
+                if member.task not in LANDMARK_TASKS:
+                    _cube_settings(member)
                 usable.append(member)
             except WeightsError as error:
-                problems.append(Problem("", None, member.file, "weights-refused", str(error)))
+                refuse(member.file, error)
         files: dict[str, str] = {}
         for name, checksum in manifest.files.items():
             try:
                 manifest.file(name)
                 files[name] = checksum
             except WeightsError as error:
-                problems.append(Problem("", None, name, "weights-refused", str(error)))
+                refuse(name, error)
+        try:
+            fitted(replace(manifest, files=files))
+        except WeightsError as error:  # an even average is an answer too
+            refuse(FITTED[0], error)
+            files = {name: checksum for name, checksum in files.items() if name not in FITTED}
         return cls(replace(manifest, files=files), tuple(usable)), problems
 
     def named(self, name: str) -> Member:
@@ -91,13 +107,13 @@ class Networks:
             if device == "cpu" or device in _broken or points is not None:
                 break
             try:
-                finder = _finder(self.manifest.folder, tuple(names), device)
+                finder = self._finder(names, device)
                 finder.batch //= parts  # for good: what did not fit once will not fit the next time
                 points = finder.predict(volumes)
             except RuntimeError as error:
                 _after_failure(error, device)
         if points is None:
-            points = _finder(self.manifest.folder, tuple(names), "cpu").predict(volumes)
+            points = self._finder(names, "cpu").predict(volumes)
         notes = tuple(Problem(volumes.study_id, None, None, "landmarks", note) for note in points.notes)
         return points, notes
 
@@ -107,7 +123,7 @@ class Networks:
 
         wanted: dict[str, tuple[CubeSettings, set[Family]]] = {}
         for name in names:
-            settings = self._cube_settings(name)
+            settings = _cube_settings(self.named(name))
             wanted.setdefault(repr(settings), (settings, set()))[1].add(self.family(name))
         return {key: cut_cubes(volumes, points, settings, families) for key, (settings, families) in wanted.items()}
 
@@ -119,21 +135,24 @@ class Networks:
         from pipeline.severity.predict import over_numberings
 
         limit_torch_threads(threads)
-        own = cubes[repr(self._cube_settings(name))]
-        return over_numberings(self._grade(name, own, device), own.numbering)
+        own = cubes[repr(_cube_settings(self.named(name)))]
+        return over_numberings(self._grade(self.named(name), own, device), own.numbering)
 
-    def _grade(self, name: str, own: StudyCubes, device: str) -> np.ndarray:
+    def _grade(self, member: Member, own: StudyCubes, device: str) -> np.ndarray:
         """(25, 3) log probabilities of the cells as they are called."""
         folder = self.manifest.folder
         attempts = [(device, 1), (device, 2)] if device != "cpu" and device not in _broken else []
         for where, parts in attempts:
             try:
-                return predict_in_parts(_grader(folder, name, where), own, parts)
+                return predict_in_parts(_grader(folder, member, where), own, parts)
             except RuntimeError as error:
                 _after_failure(error, where)
                 if where in _broken:
                     break
-        return predict_in_parts(_grader(folder, name, "cpu"), own, 2 if attempts else 1)
+        return predict_in_parts(_grader(folder, member, "cpu"), own, 2 if attempts else 1)
+
+    def _finder(self, names: Sequence[str], device: str) -> LandmarkPredictor:
+        return _finder(self.manifest.folder, tuple(map(self.named, names)), device)
 
     def combine(self, predictions: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Blend the members' log probabilities, calibrate, and let the study's own cells fill what is missing.
@@ -150,7 +169,7 @@ class Networks:
         from pipeline.ensemble.cube_store import load_cubes
 
         cubes = load_cubes(path)
-        if cubes is None or any(repr(self._cube_settings(name)) not in cubes for name in names):
+        if cubes is None or any(repr(_cube_settings(self.named(name))) not in cubes for name in names):
             return None
         return cubes
 
@@ -164,10 +183,19 @@ class Networks:
 
         save_cubes(path, cubes)
 
-    def _cube_settings(self, name: str) -> CubeSettings:
-        from pipeline.cubes import CubeSettings
 
-        return from_dict(CubeSettings, self.named(name).config.get("cubes", {}))
+def _cube_settings(member: Member) -> CubeSettings:
+    """How the cubes of a grader are cut.
+
+    Raises:
+        WeightsError: its settings are no such settings.
+    """
+    from pipeline.cubes import CubeSettings
+
+    try:
+        return from_dict(CubeSettings, member.config.get("cubes", {}), "cubes.")
+    except ConfigError as error:
+        raise WeightsError(f"member {member.name}: {error}") from error
 
 
 def predict_in_parts(grader: Grader, cubes: StudyCubes, parts: int) -> np.ndarray:
@@ -201,15 +229,14 @@ def _after_failure(error: RuntimeError, device: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _finder(folder: Path, names: tuple[str, ...], device: str) -> LandmarkPredictor:
-    from pipeline.landmarks.load import load_predictor
+def _finder(folder: Path, members: tuple[Member, ...], device: str) -> LandmarkPredictor:
+    from pipeline.landmarks.load import make_predictor
 
-    return load_predictor(folder, names, device)
+    return make_predictor(folder, members, device)
 
 
 @functools.lru_cache(maxsize=256)
-def _grader(folder: Path, name: str, device: str) -> Grader:
+def _grader(folder: Path, member: Member, device: str) -> Grader:
     from pipeline.severity.predict import load_member
 
-    member = next(one for one in Manifest.load(folder).members if one.name == name)
     return load_member(folder, member, device)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.competition import StudyRef
-from pipeline.ensemble.manifest import LANDMARK_TASKS, Member, WeightsError, study_hash
+from pipeline.ensemble.manifest import LANDMARK_TASKS, Member, WeightsError
+from pipeline.ensemble.seen import study_hash
 from pipeline.ensemble.stages import StudyTask
 from pipeline.labels import Family
 

@@ -10,12 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.ensemble.manifest import Manifest
 from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_WEIGHTS, GRADES, Cell, Condition
 from pipeline.tables import TableError, read_text_table
 
 PRIOR_FILE = Path(__file__).parent / "prior.csv"
 """The table that comes with the package, from the competition's training labels (see README for the command)."""
+COLUMNS = ("condition", "level", *GRADES, "graded")
+PRIOR_NAME = "prior.csv"
+"""Of a set of weights."""
 
 
 def make_prior(labels: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +43,7 @@ def make_prior(labels: pd.DataFrame) -> pd.DataFrame:
         counts[counts == 0] = 0.5  # never seen is not impossible, and the logarithm of 0 would be unbounded
         weighted = counts * np.asarray(GRADE_WEIGHTS)
         rows.append((cell.condition.value, cell.level, *(weighted / weighted.sum()), len(grades)))
-    return pd.DataFrame(rows, columns=["condition", "level", *GRADES, "graded"])
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def write_prior(prior: pd.DataFrame, path: Path) -> None:
@@ -47,13 +51,28 @@ def write_prior(prior: pd.DataFrame, path: Path) -> None:
     write_atomically(path, lambda file: prior.to_csv(file, index=False, float_format="%.6f"))
 
 
-def read_prior(path: Path = PRIOR_FILE) -> np.ndarray:
+def own_prior(manifest: Manifest | None) -> np.ndarray:
+    """(25, 3) probabilities of a set of weights; the package's where there is no set or it has none of its own.
+
+    Raises:
+        WeightsError: the file is not what the manifest records.
+        TableError: see :func:`read_prior`.
+    """
+    content = None if manifest is None else manifest.file(PRIOR_NAME)
+    return read_prior() if manifest is None or content is None else read_prior(manifest.folder / PRIOR_NAME, content)
+
+
+def read_prior(path: Path = PRIOR_FILE, content: bytes | None = None) -> np.ndarray:
     """(25, 3) probabilities in the order of ``CELLS``.
+
+    Args:
+        path: the table.
+        content: of the table, where it has been read already.
 
     Raises:
         TableError: a row is missing, unknown, repeated or is no distribution.
     """
-    frame = read_text_table(path, ("condition", "level", *GRADES))
+    frame = read_text_table(path, ("condition", "level", *GRADES), content)
     result = np.full((len(CELLS), len(GRADES)), np.nan)
     for row, values in frame.iterrows():
         number = int(str(row))
@@ -68,7 +87,7 @@ def read_prior(path: Path = PRIOR_FILE) -> np.ndarray:
             given = np.array([float(values[grade]) for grade in GRADES])
         except ValueError as error:
             raise TableError(path, number, None, f"a probability is not a number: {error}") from error
-        if not np.isfinite(given).all() or (given <= 0).any():
+        if not ((given > 0) & (given <= 1e6)).all():  # nor NaN
             raise TableError(path, number, None, f"found {given.tolist()}, expected three probabilities above 0")
         result[index] = given / given.sum()
     missing = [column for column, known in zip(CELL_COLUMNS, np.isfinite(result).all(1), strict=True) if not known]

@@ -20,13 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the table; 2 where the labels are not valid, 1 where it cannot be made or written."""
-    from pipeline.ensemble.prior import make_prior, write_prior
+    """Write the table; 2 where the labels are not valid or a file would be lost, 1 where it cannot be made."""
+    from pipeline.ensemble.prior import COLUMNS, make_prior, write_prior
+    from pipeline.owned import RefusedError, check_apart, check_table
     from pipeline.tables import TableError, read_labels
 
     try:
+        check_apart({"TRAIN.csv": args.labels}, {"--out": args.out}, {})
+        check_table("--out", args.out, COLUMNS)
         labels = read_labels(args.labels).strict()
-    except TableError as error:
+    except (RefusedError, TableError) as error:
         print(f"prior: {error}", file=sys.stderr)
         return 2
     try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from pipeline.competition import (
 from pipeline.config import ConfigError, load_settings
 from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest, WeightsError
-from pipeline.ensemble.prior import PRIOR_FILE, read_prior
+from pipeline.ensemble.prior import PRIOR_NAME, own_prior
 from pipeline.ensemble.report import LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
 from pipeline.ensemble.settings import EnsembleSettings, Schedule
 from pipeline.ensemble.submission import WIDE_COLUMNS
@@ -42,13 +41,12 @@ from pipeline.ensemble.work import KIND, work_folder
 from pipeline.files import read_bounded
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
-from pipeline.owned import BusyError, RefusedError, check_apart, check_claim, hold
+from pipeline.owned import BusyError, RefusedError, check_apart, check_claim, check_table, first_line, hold, is_there
 from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "default"
 FOLDS_FILE = "folds.csv"
-PRIOR_NAME = "prior.csv"
 
 
 class CallError(Exception):
@@ -181,7 +179,7 @@ def _check_paths(args: argparse.Namespace) -> None:
     """
     for option, path in (("--out", args.out), ("--wide", args.wide)):
         if path is not None:
-            _is_there(option, path)  # only a file's name gives the names beside it
+            is_there(option, path)  # only a file's name gives the names beside it
     log, report = args.out.with_suffix(".log"), args.out.with_name("run.json")
     tables = {} if args.stages is None else {f"--stages: {name}": args.stages / name for name in STAGE_TABLES}
     writes = {"--out": args.out, "--wide": args.wide, "--stages": args.stages, "the log": log, "the report": report}
@@ -190,54 +188,19 @@ def _check_paths(args: argparse.Namespace) -> None:
     check_apart(reads, writes | tables, work)
     if args.work is not None:
         check_claim(args.work, KIND)
-    _check_table("--out", args.out, ("row_id", *GRADES))
+    check_table("--out", args.out, ("row_id", *GRADES))
     if args.wide is not None:
-        _check_table("--wide", args.wide, ("study_id", *WIDE_COLUMNS))
+        check_table("--wide", args.wide, ("study_id", *WIDE_COLUMNS))
     for path, columns in zip(tables.values(), (PROVENANCE_COLUMNS, PROBLEM_COLUMNS, COLUMNS), strict=False):
-        _check_table("--stages", path, columns)
-    if _is_there("the log", log) and (first := _first_line(log)) and first != LOG_HEADER:
+        check_table("--stages", path, columns)
+    if is_there("the log", log) and (first := first_line(log)) and first != LOG_HEADER:
         raise CallError(
             f"{log}: exists and is no log of submit.py; it is left as it is, name another --out or remove it"
         )
-    if _is_there("the report", report) and not _is_report(report):
+    if is_there("the report", report) and not _is_report(report):
         raise CallError(
             f"{report}: exists and is no report of submit.py; it is left as it is, name another --out or remove it"
         )
-
-
-def _check_table(name: str, path: Path, columns: Sequence[str]) -> None:
-    """A file that is there is replaced only if it is empty or a table of the same kind, for it may be somebody's work.
-
-    Raises:
-        CallError: it is something else.
-    """
-    header = _first_line(path) if _is_there(name, path) else ""
-    if header and [column.strip(' "') for column in header.split(",")] != list(columns):
-        expected = ",".join(columns) if len(columns) <= 5 else f"{','.join(columns[:2])},..."
-        raise CallError(
-            f"{name} {path}: exists and starts with {header[:60]!r}, not with {expected!r}; "
-            "it is left as it is, name another file or remove it"
-        )
-
-
-def _is_there(name: str, path: Path) -> bool:
-    """Whether there is a file that could be replaced.
-
-    Raises:
-        CallError: there is a folder, a link, a device or a pipe.
-    """
-    if path.is_dir():
-        raise CallError(f"{name} {path}: is a folder; expected the name of a file")
-    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
-        raise CallError(
-            f"{name} {path}: is a link, a pipe or a device and is left as it is; expected the name of a file"
-        )
-    return path.is_file()
-
-
-def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline(10_000).strip().removeprefix("\ufeff")
 
 
 def _is_report(path: Path) -> bool:
@@ -262,14 +225,11 @@ def _manifest(weights: Path | None, problems: list[Problem]) -> Manifest | None:
 
 def _prior(manifest: Manifest | None, problems: list[Problem]) -> np.ndarray:
     """The weights' own prior if they have one that is in order, else the package's."""
-    if manifest is not None:
-        try:
-            own = manifest.file(PRIOR_NAME)
-            if own is not None:
-                return read_prior(own)
-        except (WeightsError, TableError) as error:
-            problems.append(Problem("", None, PRIOR_NAME, "weights-refused", f"{error}; the package's prior is used"))
-    return read_prior(PRIOR_FILE)
+    try:
+        return own_prior(manifest)
+    except (WeightsError, TableError) as error:
+        problems.append(Problem("", None, PRIOR_NAME, "weights-refused", f"{error}; the package's prior is used"))
+        return own_prior(None)
 
 
 def _held_out(
@@ -281,7 +241,7 @@ def _held_out(
         raise CallError(f"--fold {fold}: {competition.root} has no {competition.split or 'train'}.csv to score against")
     try:
         stored = None if manifest is None else manifest.file(FOLDS_FILE)
-        folds = read_folds(stored) if stored is not None else None
+        folds = read_folds(Path(FOLDS_FILE), stored) if stored is not None else None
         if folds is None or not labels.index.isin(folds.index).any():
             folds = make_folds(labels, count)
     except ValueError as error:  # too few studies, or the folds that lie with the weights are damaged

@@ -46,6 +46,8 @@ class AxialSettings:
 
     def __post_init__(self) -> None:
         check_range(self, "trust", least=0, most=1)
+        check_range(self, "pixel_mm", least=0.05, most=20)
+        check_range(self, "reach_mm", "tilt_mm", "lateral_mm", "posterior_mm", "believed_mm", least=0, most=200)
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,7 +61,13 @@ class DecodeSettings:
     numbering_temperature: float = 3.0
 
     def __post_init__(self) -> None:
-        check_range(self, "numbering_temperature", least=1)
+        check_range(self, "numbering_temperature", least=1, most=1000)
+        check_range(self, "radius_mm", "step_mm", above=0, most=200)
+        check_range(self, "candidates", least=1, most=32)
+        check_range(self, "step_log_sd", "evenness_log_sd", least=0.01, most=10)
+        check_range(self, "floor", "absent", above=0, most=1)
+        if any(abs(slope) > 100 for slope in self.lateral):
+            raise ValueError(f"lateral is {self.lateral}, expected log-odds a millimetre between -100 and 100")
         if len(self.lateral) != LEVEL_COUNT:
             raise ValueError(f"lateral is {self.lateral}, expected a number for each of {LEVEL_COUNT} levels")
 

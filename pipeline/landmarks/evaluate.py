@@ -9,6 +9,7 @@ is wrong if it lies nearer to the other side's point in patient x.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Sequence
@@ -19,14 +20,18 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition, CompetitionError, StudyRef, TableError, open_competition, studies_in_fold
+from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Family
 from pipeline.landmarks.landmarks import Landmarks
+from pipeline.owned import RefusedError, claim
 
 if TYPE_CHECKING:
     from pipeline.volumes import StudyVolumes, Volume
 
 WITHIN_MM = (3.0, 5.0, 6.0, 10.0)
 STUDIES_A_JOB = 20
+EVALUATION = "evaluation"
+"""What the mark of a folder of results says."""
 COMPARED = (
     "study_id",
     "series_id",
@@ -75,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
         Manifest.load(args.weights)
         competitions = [open_competition(path, split="train") for path in args.data]
         studies = [_studies(competition, args.fold, args.limit) for competition in competitions]
-        args.out.mkdir(parents=True, exist_ok=True)
+        claim(args.out, EVALUATION)
         _evaluate(competitions, studies, args)
-    except (CompetitionError, TableError) as error:
+    except (CompetitionError, RefusedError, TableError) as error:
         print(f"evaluate landmarks: {error}", file=sys.stderr)
         return 2
     except WeightsError as error:
@@ -102,11 +107,11 @@ def _evaluate(
         for predicted, errors in tqdm(parallel(jobs), total=len(jobs), desc=name):
             tables.append(predicted)
             comparisons.append(errors.assign(folder=name))
-    pd.concat(tables).to_csv(args.out / "label_coordinates.csv", index=False)
     errors = pd.concat(comparisons, ignore_index=True)
-    errors.to_csv(args.out / "errors.csv", index=False)
+    for file, table in (("label_coordinates.csv", pd.concat(tables)), ("errors.csv", errors)):
+        write_atomically(args.out / file, functools.partial(table.to_csv, index=False))
     summary = {str(folder): summarise(group) for folder, group in errors.groupby("folder")}
-    (args.out / "landmarks.json").write_text(json.dumps(summary, indent=1))
+    write_text(args.out / "landmarks.json", json.dumps(summary, indent=1))
     for folder, figures in summary.items():
         print(f"{folder}\n{_text(figures)}")
     if worst_cases(errors, competitions, args.out / "worst.png"):

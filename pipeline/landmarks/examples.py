@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,10 +20,11 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from pipeline.competition import Competition, CompetitionError, StudyRef
-from pipeline.files import write_atomically
+from pipeline.files import write_atomically, write_text
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
 from pipeline.landmarks.mislabelled import mislabelled
+from pipeline.owned import claim
 from pipeline.volumes import StudyVolumes, Volume, read_study
 
 CANAL_CHANNELS = slice(0, 5)
@@ -225,7 +226,7 @@ def build_examples(
     Returns:
         One row an example: ``competition, study_id, file, index``.
     """
-    key = hashlib.sha256(json.dumps([kind, asdict(settings), 4], sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([kind, asdict(settings), 5], sort_keys=True).encode()).hexdigest()[:12]
     jobs, files = [], []
     for number, competition in enumerate(competitions):
         coordinates = competition.coordinates
@@ -233,7 +234,7 @@ def build_examples(
             raise CompetitionError(f"{competition.root}: no label coordinates; landmarks cannot be learnt from it")
         place = hashlib.sha256(str(competition.images.resolve()).encode()).hexdigest()[:8]
         target = folder / f"{kind}-{key}" / place
-        target.mkdir(parents=True, exist_ok=True)
+        claim(target, "cache")
         groups = dict(tuple(coordinates.groupby("study_id")))
         for study in competition.studies:
             if study.study_id in groups:
@@ -252,7 +253,7 @@ def build_examples(
     for number, study_id, path in files:
         if not path.exists():
             continue
-        with np.load(path) as data:
+        with np.load(path, allow_pickle=False) as data:
             rows.extend((number, study_id, str(path), i) for i in range(len(data["point_weight"])))
         if path.with_suffix(_DOUBTED).is_file():
             doubted.update(path.with_suffix(_DOUBTED).read_text(encoding="utf-8").splitlines())
@@ -291,17 +292,20 @@ def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Pa
         images = np.concatenate(parts) if parts else np.zeros((0, settings.size_px, settings.size_px))
         pixel_mm = np.concatenate(sizes) if sizes else np.zeros(0)
         targets = _concatenate(several, SAGITTAL_CHANNELS)
-    np.save(path.with_suffix(".npy"), images.astype(np.float16))
     if (doubts != "").any():
-        path.with_suffix(_DOUBTED).write_text("\n".join(doubts[doubts != ""].tolist()), encoding="utf-8")
-    # The table is written last and moved into place: its presence says that the images are complete.
+        write_text(path.with_suffix(_DOUBTED), "\n".join(doubts[doubts != ""].tolist()))
+
+    def write(suffix: str, save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarray) -> None:
+        def save_to(partial: Path) -> None:
+            with partial.open("wb") as file:
+                save(file, *arrays, **named)
+
+        write_atomically(path.with_suffix(suffix), save_to, sync=False)
+
+    # The table is written last: its presence says that the images are complete.
     columns = ("points", "point_weight", "visible", "visible_weight")
-
-    def write(partial: Path) -> None:
-        with partial.open("wb") as file:
-            np.savez(file, pixel_mm=pixel_mm, **{name: getattr(targets, name) for name in columns})
-
-    write_atomically(path, write, sync=False)
+    write(".npy", np.save, images.astype(np.float16))
+    write(".npz", np.savez, pixel_mm=pixel_mm, **{name: getattr(targets, name) for name in columns})
 
 
 def _of_family(points: pd.DataFrame, family: Family) -> np.ndarray:

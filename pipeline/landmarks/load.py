@@ -11,28 +11,22 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pipeline.config import from_dict, load_settings, to_dict
-from pipeline.ensemble.manifest import Manifest, Member, study_hash
+from pipeline.config import ConfigError, from_dict, load_settings, to_dict
+from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
+from pipeline.ensemble.seen import study_hash
+from pipeline.landmarks.axial import AxialSettings
+from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
 from pipeline.training.fold import folded
-from pipeline.training.store import read_network, seconds_on_one_thread, store_network
+from pipeline.training.store import load_network, seconds_on_one_thread, store_network
 
 SAGITTAL_SLICES = 36
 """Slices of the two sagittal series of a typical study, 18 each."""
 AXIAL_WINDOWS = 10
 """Two sides of five levels."""
-
-
-def load_point_net(path: Path, settings: PointModelSettings) -> PointNet:
-    """A network from its safetensors file; what is bytes or half precision on disk becomes float.
-
-    Raises:
-        RuntimeError: if the tensors are not those of the settings' network.
-    """
-    model = PointNet(replace(settings, initial="random"))
-    model.load_state_dict(read_network(path))
-    return model.eval()
+CHANNELS = {"landmarks": SAGITTAL_CHANNELS, "axial": AXIAL_CHANNELS}
+"""Maps of a network, by its task."""
 
 
 def load_predictor(
@@ -50,16 +44,26 @@ def load_predictor(
         pipeline.ensemble.manifest.WeightsError: no manifest, or a file that is not what the manifest records.
     """
     manifest = Manifest.load(weights)
-    sagittal = _first(manifest, "landmarks", names, unseen)
-    axial = _first(manifest, "axial", names, unseen)
-    settings = LandmarkSettings()
-    recorded = (sagittal.config if sagittal else {}).get("settings")
-    if recorded:
-        settings = from_dict(LandmarkSettings, recorded)
-    if axial is not None:
-        pixel_mm = float(axial.config.get("pixel_mm", settings.axial.pixel_mm))
-        settings = replace(settings, axial=replace(settings.axial, pixel_mm=pixel_mm))
-    return LandmarkPredictor(_network(manifest, sagittal, device), _network(manifest, axial, device), device, settings)
+    found = [_first(manifest, task, names, unseen) for task in LANDMARK_TASKS]
+    return make_predictor(weights, [member for member in found if member is not None], device)
+
+
+def make_predictor(weights: Path, members: Sequence[Member], device: str) -> LandmarkPredictor:
+    """The predictor of at most one sagittal and one axial network of a weights folder.
+
+    Raises:
+        WeightsError: a file is not what the manifest records, or settings or tensors make no network.
+    """
+    sagittal, axial = (next((member for member in members if member.task == task), None) for task in LANDMARK_TASKS)
+    try:
+        settings = from_dict(LandmarkSettings, {} if sagittal is None else sagittal.config.get("settings", {}))
+        if axial is not None and "pixel_mm" in axial.config:
+            seen = from_dict(AxialSettings, {"pixel_mm": axial.config["pixel_mm"]})
+            settings = replace(settings, axial=replace(settings.axial, pixel_mm=seen.pixel_mm))
+    except ConfigError as error:
+        raise WeightsError(f"{weights}: networks {', '.join(member.name for member in members)}: {error}") from error
+    networks = [None if member is None else load_point_net(weights, member, device) for member in (sagittal, axial)]
+    return LandmarkPredictor(networks[0], networks[1], device, settings)
 
 
 def store_run(
@@ -119,16 +123,20 @@ def _first(manifest: Manifest, task: str, names: Sequence[str] | None, unseen: s
     return None
 
 
-def _network(manifest: Manifest, member: Member | None, device: str) -> PointNet | None:
-    if member is None:
-        return None
-    settings = from_dict(PointModelSettings, member.config["model"])
-    return _cached_network(manifest.verify(member), settings, device)
-
-
 @functools.lru_cache(maxsize=12)
-def _cached_network(path: Path, settings: PointModelSettings, device: str) -> PointNet:
-    network = load_point_net(path, settings)
+def load_point_net(weights: Path, member: Member, device: str = "cpu") -> PointNet:
+    """The network of a member; what is bytes or half precision on disk becomes float.
+
+    Raises:
+        WeightsError: the file is not what the manifest records, or settings or tensors make no such network.
+    """
+    try:
+        settings = replace(from_dict(PointModelSettings, member.config.get("model"), "model."), initial="random")
+        if settings.channels != (maps := CHANNELS[member.task]):
+            raise ConfigError(f"model.channels is {settings.channels}, a network of task {member.task} has {maps}")
+    except ConfigError as error:
+        raise WeightsError(f"network {member.name}: {error}") from error
+    network = load_network(member.name, member.read(weights), lambda: PointNet(settings))
     example = torch.rand(1, 1, settings.size_px, settings.size_px, generator=torch.Generator().manual_seed(0))
     return folded(network, example).to(torch.device(device))  # type: ignore[return-value]
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.config import check_range
 from pipeline.training.backbones import create_backbone
 
 
@@ -35,6 +36,11 @@ class PointModelSettings:
     channels: int = 10
     size_px: int = 192
     width: int = 64
+
+    def __post_init__(self) -> None:
+        check_range(self, "channels", least=1, most=100)
+        check_range(self, "size_px", least=16, most=2048)
+        check_range(self, "width", least=1, most=4096)
 
 
 class PointNet(nn.Module):

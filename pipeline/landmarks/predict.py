@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
+from pipeline.config import check_range
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind, Side
 from pipeline.landmarks.axial import AxialSettings, choose_slice, find_recesses
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, unit
@@ -59,6 +60,10 @@ class LandmarkSettings:
     least_confidence: float = 0.03
     sure: float = 0.15
     canal_back_mm: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range(self, "least_confidence", "sure", least=0, most=1)
+        check_range(self, "canal_back_mm", least=-100, most=100)
 
 
 class LandmarkPredictor:

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from pipeline.competition import Competition, CompetitionError, open_competition, studies_in_fold
 from pipeline.config import ConfigError, load_settings, to_dict
-from pipeline.ensemble.manifest import seen_studies
+from pipeline.ensemble.seen import seen_studies
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
 from pipeline.training.augment import AugmentSettings, StackAugmentation
@@ -75,7 +75,7 @@ class PointExamples(Dataset[dict[str, Any]]):
         self._open: OrderedDict[str, np.ndarray] = OrderedDict()
         parts: dict[str, list[np.ndarray]] = {}
         for file, rows in self.table.groupby("file", sort=False):
-            with np.load(str(file)) as data:
+            with np.load(str(file), allow_pickle=False) as data:
                 for name in data.files:
                     parts.setdefault(name, []).append(data[name][rows["index"].to_numpy()])
         self.targets = {name: np.concatenate(values) for name, values in parts.items()}
@@ -87,7 +87,7 @@ class PointExamples(Dataset[dict[str, Any]]):
         file = self.files[i]
         images = self._open.get(file)
         if images is None:
-            images = np.load(Path(file).with_suffix(".npy"), mmap_mode="r")
+            images = np.load(Path(file).with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
             self._open[file] = images
             if len(self._open) > 256:  # each is an open file
                 self._open.popitem(last=False)
@@ -120,7 +120,7 @@ class PointTask(Task):
         self.settings = settings
         self.model = PointNet(replace(settings.model, initial="random") if settings.start_from else settings.model)
         if settings.start_from:
-            self.model.load_state_dict(read_network(Path(settings.start_from)))
+            self.model.load_state_dict(read_network(Path(settings.start_from).read_bytes()))
         self.train_set = PointExamples(train)
         self.held_out = PointExamples(_spread(held_out, settings.evaluated)) if len(held_out) else None
         self.sample_weights = sample_weights(train, settings.data_weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 from tqdm import tqdm
 
+from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, GRADES, Family, SeriesKind, level_title, row_id
+from pipeline.owned import check_claim, claim
 from pipeline.phantom.acquisition import SIZES, Pose, SeriesPlan, SlicePlane, plan_study, sample_pose
 from pipeline.phantom.anatomy import Anatomy
 from pipeline.phantom.artefacts import degrade, sample_artefacts
@@ -64,7 +67,7 @@ def make_phantom(
     seeded by (seed, split, i).
 
     Args:
-        out: folder to write to; made if it is missing.
+        out: folder to write to: a new or empty one, or one of phantoms.
         studies: how many.
         split: ``train`` (public labels) or ``test`` (labels go to ``test_truth.csv`` and
             ``test_truth_coordinates.csv``, which the competition does not have). ``sample_submission.csv`` asks for
@@ -78,7 +81,8 @@ def make_phantom(
         ``out``.
 
     Raises:
-        ValueError: on an unknown split, size or defect, fewer than one study, or a folder that holds other studies.
+        ValueError: on an unknown split, size or defect, fewer than one study, or a folder that holds other studies or
+            things that are no phantoms (RefusedError).
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
@@ -91,8 +95,10 @@ def make_phantom(
         raise ValueError(f"at least one study is needed, found {studies}")
     out = Path(out)
     images = out / f"{split}_images"
+    check_claim(out, "phantom")
     _refuse_other_studies(images, {_study_id(_generator(seed, split, index), index) for index in range(studies)})
-    images.mkdir(parents=True, exist_ok=True)
+    claim(out, "phantom")
+    images.mkdir(exist_ok=True)
     settings = labels or LabelSettings()
     chosen = [defects[index % len(defects)] if defects else None for index in range(studies)]
     jobs = (
@@ -242,15 +248,19 @@ def _write_tables(out: Path, split: str, records: list[StudyRecord]) -> None:
     coordinates = pd.DataFrame(rows, columns=[*COORDINATE_COLUMNS, *PATIENT_COLUMNS])
     series = pd.DataFrame([row for record in ordered for row in record.series])
     truth = pd.DataFrame([record.truth for record in ordered])
-    series.to_csv(out / f"{split}_series_descriptions.csv", index=False)
+    _write_table(series, out / f"{split}_series_descriptions.csv")
     label_name, point_name = ("train.csv", "train_label_coordinates.csv")
     if split == "test":
         label_name, point_name = ("test_truth.csv", "test_truth_coordinates.csv")
-    labels.to_csv(out / label_name, index=False)
-    coordinates.to_csv(out / point_name, index=False, float_format="%.4f")
-    truth.to_csv(out / f"{split}_measurements.csv", index=False, float_format="%.3f")
+    _write_table(labels, out / label_name)
+    _write_table(coordinates, out / point_name, "%.4f")
+    _write_table(truth, out / f"{split}_measurements.csv", "%.3f")
     if split == "test":
-        _sample(labels["study_id"]).to_csv(out / "sample_submission.csv", index=False)
+        _write_table(_sample(labels["study_id"]), out / "sample_submission.csv")
+
+
+def _write_table(table: pd.DataFrame, path: Path, float_format: str | None = None) -> None:
+    write_atomically(path, functools.partial(table.to_csv, index=False, float_format=float_format))
 
 
 def _sample(study_ids: Iterable[object]) -> pd.DataFrame:

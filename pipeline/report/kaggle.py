@@ -3,6 +3,10 @@
 ``OUT/code``, ``OUT/weights`` and ``OUT/wheels`` become three datasets, ``OUT/kernel`` the notebook that is submitted.
 Each carries the metadata file its upload command asks for. Nothing is uploaded here: the commands are printed.
 
+A build is made beside the earlier one and takes its place when it is complete. ``OUT/build.json`` lists every file of
+a build with its checksum: what is not in that list, or was changed since, is somebody's own and is neither replaced nor
+uploaded unseen; the build is refused until it is moved.
+
 Metadata fields after Kaggle's own documentation (github.com/Kaggle/kaggle-cli, docs/kernels_metadata.md and
 docs/datasets_metadata.md, September 2026).
 """
@@ -10,14 +14,22 @@ docs/datasets_metadata.md, September 2026).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pipeline.files import read_bounded, write_text
+from pipeline.untrusted import parse_json
+
+if TYPE_CHECKING:
+    from pipeline.ensemble.manifest import Manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "kaggle_notebook.ipynb"
@@ -30,6 +42,11 @@ ACCELERATORS = ("NvidiaTeslaT4", "NvidiaTeslaT4Highmem", "none")
 DEFAULT_PYTHON = "3.12"
 """Of the current image (github.com/Kaggle/docker-python on github.com/googlecolab/backend-info, mid 2026)."""
 NO_USER = "your-kaggle-name"
+KIND = "kaggle"
+BUILD_FILE = "build.json"
+MOST_CARD_BYTES = 2**20
+_PARTIAL = re.compile(r"\.build-[a-z0-9_]{8}/.*|\.build\.json\.[0-9a-f]+\.partial")
+"""Files of a build that did not come to its end."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build the folders and print sizes and commands; returns the exit status."""
     from pipeline.ensemble.manifest import WeightsError
+    from pipeline.owned import RefusedError
     from pipeline.report.wheelhouse import WheelError
 
     if not re.fullmatch(r"3\.\d{1,2}", args.python_version):
@@ -77,9 +95,6 @@ def run(args: argparse.Namespace) -> int:
         return 2
     if args.user is not None and not re.fullmatch(r"[A-Za-z0-9-]+", args.user):
         print(f"kaggle: --user {args.user!r}: expected letters, digits and dashes, as in your profile", file=sys.stderr)
-        return 2
-    if args.out.exists() and (not args.out.is_dir() or _is_foreign(args.out)):
-        print(f"kaggle: {args.out} is not an earlier build; name a new or an empty folder", file=sys.stderr)
         return 2
     try:
         datasets = build(
@@ -89,6 +104,9 @@ def run(args: argparse.Namespace) -> int:
             None if args.no_wheels else args.python_version,
             args.accelerator,
         )
+    except RefusedError as error:
+        print(f"kaggle: {error}", file=sys.stderr)
+        return 2
     except (WeightsError, WheelError) as error:
         print(f"kaggle: {error}", file=sys.stderr)
         return 1
@@ -105,21 +123,51 @@ def build(
     """Build every folder below ``out``; returns the datasets that were made.
 
     Args:
-        out: replaced if it holds an earlier build.
+        out: a new or empty folder, or one of an earlier build, which is replaced.
         user: owner of the datasets.
         weights: a set of weights, None to go without.
         python_version: for the wheelhouse, None to go without.
         accelerator: one of :data:`ACCELERATORS`.
 
     Raises:
+        RefusedError: ``out`` holds what no build wrote, or is where something is read. Nothing was changed.
         WeightsError: the set has no manifest, or a file that is not what the manifest records.
         WheelError: the wheelhouse could not be built.
         OSError: a file could not be read or written.
     """
+    from pipeline.ensemble.manifest import Manifest
+    from pipeline.owned import check_apart, claim
+
+    check_apart({"--weights": weights, "the program's": ROOT / "pipeline"}, {}, {"OUT": out})
+    before = _earlier(out)
+    manifest = None if weights is None else Manifest.load(weights)
+    claim(out, KIND)
+    _tidy(out)
+    made = Path(tempfile.mkdtemp(prefix=".build-", dir=out))
+    try:
+        datasets = _build(made, user, manifest, python_version, accelerator)
+        _swap(made, out, before)
+    finally:
+        _tidy(out)
+    return datasets
+
+
+def _tidy(out: Path) -> None:
+    """Delete what is left of builds that did not come to their end."""
+    from pipeline.owned import delete_known
+
+    delete_known(out, KIND, _PARTIAL)
+    for folder in sorted([*out.glob(".build-*/**/"), *out.glob(".build-*")], reverse=True):
+        with contextlib.suppress(OSError):  # it is not empty, or a link
+            folder.rmdir()
+
+
+def _build(
+    out: Path, user: str, weights: Manifest | None, python_version: str | None, accelerator: str
+) -> list[Dataset]:
+    """Every folder of a build, into an empty folder."""
     from pipeline.report.wheelhouse import build_wheelhouse, requirement_names
 
-    for name in (CODE.folder, WEIGHTS.folder, WHEELS.folder, "kernel"):
-        shutil.rmtree(out / name, ignore_errors=True)
     datasets = [CODE]
     _copy_code(out / CODE.folder)
     if weights is not None:
@@ -147,15 +195,59 @@ def _copy_code(target: Path) -> None:
             _copy(path, target / path.relative_to(ROOT))
 
 
-def _copy_weights(source: Path, target: Path) -> None:
-    """The files that the manifest names, their checksums compared, in one folder, and the model card."""
-    from pipeline.ensemble.manifest import Manifest
-
-    Manifest.load(source).gather(target)
-    for folder in (source, source.parent):
-        if (folder / MODEL_CARD).is_file():
-            _copy(folder / MODEL_CARD, target / MODEL_CARD)
+def _copy_weights(source: Manifest, target: Path) -> None:
+    """The files that the manifest names, their checksums compared, and the model card."""
+    source.gather(target)
+    for folder in (source.folder, source.folder.parent):
+        if os.path.lexists(folder / MODEL_CARD):
+            (target / MODEL_CARD).write_bytes(read_bounded(folder / MODEL_CARD, MOST_CARD_BYTES))
             break
+
+
+def _earlier(out: Path) -> dict[str, list[str]]:
+    """The files of the build that lies in ``out``, by their path in it, with the checksums they may have.
+
+    Raises:
+        RefusedError: there are others, or one was changed since; or the folder is not one of builds.
+        OSError: a file could not be read.
+    """
+    from pipeline.owned import MARK, RefusedError, check_claim
+    from pipeline.report.wheelhouse import sha256_of
+
+    check_claim(out, KIND)
+    try:
+        found = parse_json(read_bounded(out / BUILD_FILE, MOST_CARD_BYTES))
+        before = {str(name): [str(checksum) for checksum in checksums] for name, checksums in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        before = {}
+    for path in out.rglob("*"):
+        name, is_link = path.relative_to(out).as_posix(), path.is_symlink()
+        if name in (MARK, BUILD_FILE) or _PARTIAL.fullmatch(name) or (path.is_dir() and not is_link):
+            continue
+        if is_link or not path.is_file() or name not in before:
+            raise RefusedError(f"{path}: is not of the earlier build and is left as it is; move it out of {out}")
+        if sha256_of(path) not in before[name]:
+            raise RefusedError(f"{path}: was changed since it was built and is left as it is; move it out of {out}")
+    return before
+
+
+def _swap(made: Path, out: Path, before: dict[str, list[str]]) -> None:
+    """Put a finished build in the place of the one before; whenever this is cut short, the next build can be made."""
+    from pipeline.owned import delete_known
+    from pipeline.report.wheelhouse import sha256_of
+
+    files = sorted(path for path in made.rglob("*") if path.is_file())
+    after = {path.relative_to(made).as_posix(): [sha256_of(path)] for path in files}
+    names = before.keys() | after.keys()
+    _write_json(out / BUILD_FILE, {name: before.get(name, []) + after.get(name, []) for name in sorted(names)})
+    gone = [re.escape(name) for name in before.keys() - after.keys()]
+    for path in files:
+        target = out / path.relative_to(made)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    if gone:
+        delete_known(out, KIND, re.compile("|".join(gone)))
+    _write_json(out / BUILD_FILE, after)
 
 
 def _dataset_metadata(dataset: Dataset, user: str) -> dict[str, Any]:
@@ -217,16 +309,10 @@ def _report(out: Path, datasets: list[Dataset], user: str | None) -> None:
     print(f"  https://www.kaggle.com/code/{_kernel_id(user or NO_USER)}")
 
 
-def _is_foreign(folder: Path) -> bool:
-    known = {CODE.folder, WEIGHTS.folder, WHEELS.folder, "kernel"}
-    return any(path.name not in known for path in folder.iterdir())
-
-
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from pipeline.competition import CompetitionError, TableError, open_competition
 from pipeline.landmarks.landmarks import Landmarks
+from pipeline.owned import RefusedError, claim
 from pipeline.report.overlay import slice_picture, study_picture
+from pipeline.training.tracking import save_png
 from pipeline.volumes import StudyVolumes, read_study
 
 POINTS_FILE = "label_coordinates.csv"
@@ -29,18 +30,19 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
     Args:
         data: competition or images folder.
         stages: what ``submit.py --stages`` wrote; a study without points in it shows its middle slices.
-        out: folder for ``<number>_<study>.png``, made if missing.
+        out: folder for ``<number>_<study>.png``; new, empty or of earlier pictures.
 
     Raises:
         CompetitionError, TableError: ``data`` is no folder of studies.
         FileNotFoundError: ``stages`` holds no table of points.
+        RefusedError: ``out`` holds other things.
         OSError: a picture cannot be written.
     """
     competition = open_competition(data, strict=False)
     table = _points(stages / POINTS_FILE)
     marked = set(table["study_id"])
     studies = sorted(competition.studies, key=lambda study: study.study_id not in marked)
-    out.mkdir(parents=True, exist_ok=True)
+    claim(out, "pictures")
     written: list[Path] = []
     for study in studies:
         if len(written) >= count:
@@ -53,7 +55,7 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
             picture = study_picture(volumes, Landmarks.from_frame(study.study_id, table))
         # The id may come from a table; a number makes the name safe and keeps the order.
         path = out / f"{len(written) + 1}_{''.join(sign for sign in study.study_id if sign.isalnum())[:40]}.png"
-        path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+        save_png(path, picture)
         written.append(path)
     return written
 
@@ -68,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     try:
         written = draw(args.data, args.stages, args.out, args.count)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, RefusedError) as error:
         print(f"pictures: {error}", file=sys.stderr)
         return 2
     except (CompetitionError, TableError, OSError) as error:

@@ -8,6 +8,7 @@ is checked from each wheel's own metadata.
 from __future__ import annotations
 
 import email.parser
+import hashlib
 import json
 import re
 import subprocess
@@ -16,8 +17,6 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from pipeline.ensemble.manifest import sha256_of
 
 MARKER = "wheelhouse.json"
 """The file by which the notebook knows a wheelhouse."""
@@ -42,17 +41,16 @@ def build_wheelhouse(out: Path, requirements: Path, python_version: str, present
     """Download wheels for the packages of a requirements file and write the marker beside them.
 
     Args:
-        out: folder, made if missing; wheels of an earlier build are removed.
+        out: a folder that does not exist yet.
         requirements: the optional packages with their version ranges.
         python_version: of the machine that will install them, e.g. ``3.12``.
         present: distributions that machine has, which a wheel may therefore need.
 
     Raises:
         WheelError: pip found no fitting wheel, or one needs what is neither present nor in the wheelhouse.
+        FileExistsError: ``out`` is there.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    for old in [*out.glob("*.whl"), out / MARKER]:
-        old.unlink(missing_ok=True)
+    out.mkdir(parents=True)
     done = subprocess.run(_pip_download(out, requirements, python_version), capture_output=True, text=True, check=False)
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
@@ -82,6 +80,12 @@ def requirement_names(path: Path) -> list[str]:
 def normalised(name: str) -> str:
     """A distribution's name as the packaging rules compare it: lower case, one dash for any run of ``-_.``."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pip_download(out: Path, requirements: Path, python_version: str) -> Sequence[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.ensemble.manifest import MOST_FILE_BYTES
+from pipeline.files import read_bounded
 from pipeline.labels import Family
 from pipeline.severity.settings import JitterSettings
 from pipeline.tables import TableError
+from pipeline.untrusted import parse_json
 
 
 def fitted_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterSettings:
@@ -18,13 +20,12 @@ def fitted_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterS
         TableError: the file is not a table of errors by family, or lacks this one.
     """
     try:
-        errors = json.loads(path.read_text(encoding="utf-8"))
+        errors = parse_json(read_bounded(path, MOST_FILE_BYTES))
         errors = errors.get("families", errors)[family.value]
-        deviation = float(errors["in_plane_sd_mm"])
         offsets = {int(offset): float(share) for offset, share in errors["slice_offsets"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        text = f"no errors of {family} (in_plane_sd_mm, slice_offsets): {error!r}; expected a landmark_errors.json"
+        total = sum(offsets.values())
+        wrong = 1 - offsets.get(0, 0.0) / total if total > 0 else jitter.slice_share
+        return replace(jitter, sd_mm=float(errors["in_plane_sd_mm"]), slice_share=min(wrong, 0.9))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        text = f"no errors of {family} (in_plane_sd_mm, slice_offsets): {error!r:.200}; expected a landmark_errors.json"
         raise TableError(path, None, None, text) from error
-    total = sum(offsets.values())
-    wrong = 1 - offsets.get(0, 0.0) / total if total > 0 else jitter.slice_share
-    return replace(jitter, sd_mm=deviation, slice_share=min(wrong, 0.9))

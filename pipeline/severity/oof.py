@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.ensemble.prior import read_prior
 from pipeline.ensemble.submission import write_submission
+from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES
 from pipeline.tables import TableError
 
@@ -67,7 +68,7 @@ def write_oof(table: OofTable, folder: Path) -> None:
             **{name: table.log_p[:, k] for k, name in enumerate(_LOG_P)},
         }
     )
-    frame.to_csv(folder / "oof.csv", index=False, float_format="%.6g")
+    write_atomically(folder / "oof.csv", lambda partial: frame.to_csv(partial, index=False, float_format="%.6g"))
     study_ids = sorted({str(study_id) for study_id in table.study_id})
     log_p = table.array(study_ids)
     known = np.isfinite(log_p).all(-1, keepdims=True)

@@ -21,7 +21,7 @@ from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
 from pipeline.training.device import channels_last
 from pipeline.training.fold import folded
-from pipeline.training.store import read_network
+from pipeline.training.store import load_network
 
 LEAST_PROBABILITY = 1e-12
 """Keeps logarithms finite; a grade that rare costs what the metric's own clipping makes of it."""
@@ -45,14 +45,15 @@ def load_member(folder: Path, member: Member, device: str) -> SeverityGrader:
     Raises:
         WeightsError: its settings or tensors do not make a classifier.
     """
+    family = Family(member.task)
     try:
-        settings = from_dict(SeveritySettings, member.config["severity"])
-        family = Family(member.task)
-        model = SeverityModel(settings.network, settings.views_of(family))
-        model.load_state_dict(read_network(folder / member.file))
-        fold_encoders(model.eval(), settings.views_of(family))
-    except (KeyError, ValueError, RuntimeError, OSError) as error:
-        raise WeightsError(f"{folder / member.file}: member {member.name!r} cannot be loaded: {error}") from error
+        settings = from_dict(SeveritySettings, member.config.get("severity"), "severity.")
+        views = settings.views_of(family)
+        settings.inference_views(family)
+    except ValueError as error:
+        raise WeightsError(f"network {member.name}: {error}") from error
+    model = load_network(member.name, member.read(folder), lambda: SeverityModel(settings.network, views))
+    fold_encoders(model, views)
     return SeverityGrader(model, settings, family, device)
 
 

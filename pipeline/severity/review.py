@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.files import write_text
 from pipeline.labels import CELLS, GRADES, LEVELS, level_title
 from pipeline.severity.items import CellTable, dropped_rows
 from pipeline.severity.oof import OofTable
@@ -56,7 +57,7 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) 
             predict=lambda model, batch: model(*task.inputs(batch), batch["level"]),
         )
     )
-    (out / "review.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    write_text(out / "review.json", json.dumps(report, indent=1))
     for line in review_lines(report):
         print(line)
 

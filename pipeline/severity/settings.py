@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from pipeline.config import check_range
-from pipeline.cubes.settings import CubeSettings, ViewSettings
+from pipeline.cubes.settings import CubeSettings, ViewSettings, check_kinds
 from pipeline.labels import GRADE_WEIGHTS, Family, SeriesKind
 from pipeline.training.augment import NO_CHANGE, AugmentSettings
 from pipeline.training.in_plane import InPlaneSettings
@@ -56,8 +56,8 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         check_range(self, "dropout", "drop_path", "view_drop", least=0, below=1)
-        check_range(self, "width", least=1)
-        check_range(self, "level_width", least=0)
+        check_range(self, "width", least=1, most=4096)
+        check_range(self, "level_width", least=0, most=4096)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class JitterSettings:
     predicted_share: float = 0.5
 
     def __post_init__(self) -> None:
-        check_range(self, *self.__dataclass_fields__, least=0)
+        check_range(self, *self.__dataclass_fields__, least=0, most=1000)
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,10 @@ class SeveritySettings:
 
     def __post_init__(self) -> None:
         check_range(self, "beside", least=0, below=1)
+        check_range(self, "label_noise", least=0, most=1)
+        check_range(self, "margin_mm", "margin_slices", "shift_mm", least=0, most=200)
+        check_range(self, "worst", least=-20, most=20)
+        check_kinds(self.views)
 
     def cubes(self, family: Family) -> CubeSettings:
         """The cube settings with this family's views put in."""

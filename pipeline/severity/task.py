@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.cubes.cache import CubeCache
 from pipeline.cubes.settings import ViewSettings
+from pipeline.files import write_text
 from pipeline.labels import CELLS, GRADE_WEIGHTS, GRADES, Family
 from pipeline.severity.figures import family_score, level_figures, level_lines
 from pipeline.severity.items import CellTable, CubeItems, draw_weights
@@ -58,7 +59,7 @@ class SeverityTask(Task):
         self.model: nn.Module = SeverityModel(settings.network, self.views, pretrained=not settings.start_from)
         self.prior, self.prior_loss = starting_point(train.grade, settings.loss.kind)
         if settings.start_from:
-            self.model.load_state_dict(read_network(Path(settings.start_from)))
+            self.model.load_state_dict(read_network(Path(settings.start_from).read_bytes()))
             self.prior_loss = None  # what has learnt already is better than the prior
         else:
             self.model.start_at(self.prior)
@@ -98,9 +99,8 @@ class SeverityTask(Task):
         self._evaluations += 1
         rows = level_figures(log_p, grades, levels)
         folder = self.out / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"evaluation{self._evaluations:02d}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-        (folder / "last.txt").write_text("\n".join(level_lines(rows)) + "\n", encoding="utf-8")
+        write_text(folder / f"evaluation{self._evaluations:02d}.json", json.dumps(rows, indent=1))
+        write_text(folder / "last.txt", "\n".join(level_lines(rows)) + "\n")
         spread = float(np.exp(log_p).std(axis=0).max())
         if spread < 1e-4 and len(log_p) > 1:
             raise ValueError(

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from pipeline.competition import Competition, CompetitionError, make_folds, open_competition, read_folds, write_folds
 from pipeline.config import load_settings, to_dict
 from pipeline.cubes.cache import CubeCache, Margin, build_cache
-from pipeline.ensemble.manifest import seen_studies
+from pipeline.ensemble.seen import seen_studies
+from pipeline.files import write_text
 from pipeline.labels import Family
 from pipeline.severity.figures import family_score, level_figures, level_lines
 from pipeline.severity.items import CellTable, cell_table, study_positions
@@ -33,6 +34,7 @@ from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
 from pipeline.tables import TableError
 from pipeline.training.device import working_gpu
+from pipeline.training.folder import claim_run
 from pipeline.training.loop import fit
 from pipeline.training.processes import is_main_process, main_process_first
 
@@ -70,7 +72,7 @@ def train(args: argparse.Namespace) -> int:
         data = load_data(competitions, family, settings, args.cache, tables, split, args.workers)
     noisy = noisy_labels(data, read_oof(args.oof), settings.label_noise) if args.oof else None
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
+    claim_run(out)
     write_folds(data.folds, out / "folds.csv")
     train_fold(data, family, settings, args.fold, out, resume=not args.restart, noisy=noisy)
     if args.folds == "all" and is_main_process():
@@ -86,7 +88,7 @@ def _merge_folds(family: Family, data: SeverityData, out: Path) -> None:
     table = OofTable.concatenate([read_oof(file) for file in files])
     write_oof(table, out)
     lines = level_lines(_figures(table))
-    (out / "oof.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(out / "oof.txt", "\n".join(lines) + "\n")
     print("\n".join(lines))
     score = family_score(table.log_p, table.grade)
     print(f"{family}: out-of-fold {score:.4f} on {int((table.grade >= 0).sum())} cells; wrote {out / 'oof.csv'}")
@@ -151,7 +153,7 @@ def train_fold(
         raise CompetitionError(
             f"{family} fold {fold}: {len(train_cells)} cells to train on, {len(test_cells)} to score"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    claim_run(out)
     trained, tested = (
         [data.cache.study_ids[study] for study in np.unique(table.study)] for table in (train_cells, test_cells)
     )
@@ -191,7 +193,7 @@ def _predict_fold(
         "predicted_points": int(cells.predicted.sum()),
         "levels": figures,
     }
-    (out / "result.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    write_text(out / "result.json", json.dumps(summary, indent=1))
     print("\n".join(level_lines(figures)))
     print(f"{task.name}: {summary['score']:.4f} on {summary['cells']} held-out cells; wrote {weights}")
     return table

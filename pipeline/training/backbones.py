@@ -21,6 +21,7 @@ Files whose tensors are named otherwise are matched **by order**, which is safe 
 from __future__ import annotations
 
 import difflib
+import re
 import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -95,6 +96,10 @@ def check_backbone(name: str, initial: str | Path) -> None:
     Raises:
         BackboneError: timm does not know the name, or there is no such file of weights.
     """
+    if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", name):
+        raise BackboneError(
+            f"{name!r:.100} is no name of timm's own networks; a hub or a folder is never asked for one"
+        )
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise BackboneError(f"timm {timm.__version__} has no network {name!r}; near it: {', '.join(close) or 'none'}")

@@ -1,18 +1,21 @@
-"""Files of a run that must never be half written: the resume state and the weights."""
+"""Files of a run that must never be half written: the resume state and the weights.
+
+Both are safetensors: tensors, and text in the header. Nothing that is read to go on with a run can carry code.
+"""
 
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.files import write_atomically
 
-_RUN_FILES = ("last.ckpt", "best.safetensors", "last.safetensors", "history.csv", "tensorboard", "pictures")
+_STATE = "state"
 
 
 INPUTS = ("model", "examples", "network", "views")
@@ -25,20 +28,48 @@ class ResumeError(RuntimeError):
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a resume state (tensors and plain values only) atomically."""
-    write_atomically(path, lambda file: torch.save(state, file))
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_flat(state, tensors))
+    write_atomically(path, lambda file: save_file(tensors, file, metadata={_STATE: text}))
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a resume state onto the CPU; nothing but tensors and plain values is unpickled.
+    """Read a resume state onto the CPU.
 
     Raises:
         ResumeError: if the file is not a checkpoint of this program.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ResumeError(f"{path}: not a readable checkpoint ({error}); start over with --restart") from error
-    return dict(state)
+        if path.is_symlink() or not path.is_file():  # safetensors would wait for a pipe
+            raise ValueError("it is no regular file")
+        with safe_open(path, "pt") as file:
+            return dict(_nested(json.loads(file.metadata()[_STATE]), file))
+    except Exception as error:  # safetensors raises its own kinds
+        raise ResumeError(f"{path}: not a checkpoint of this version ({error}); start over with --restart") from error
+
+
+def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """A value for JSON: what JSON has no word for is a pair of a word and a list, a tensor the number it is kept by."""
+    if isinstance(value, Tensor):
+        tensors[str(len(tensors))] = value.detach().cpu().contiguous().clone()
+        return ["tensor", [len(tensors) - 1]]
+    if isinstance(value, dict):
+        return ["dict", [[key, _flat(item, tensors)] for key, item in value.items()]]
+    if isinstance(value, list | tuple):
+        return [type(value).__name__, [_flat(item, tensors) for item in value]]
+    return value
+
+
+def _nested(value: Any, file: Any) -> Any:
+    """The inverse of :func:`_flat`."""
+    if not isinstance(value, list):
+        return value
+    word, parts = value
+    if word == "tensor":
+        return file.get_tensor(str(parts[0]))
+    if word == "dict":
+        return {key: _nested(item, file) for key, item in parts}
+    return {"list": list, "tuple": tuple}[word](_nested(item, file) for item in parts)
 
 
 def save_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
@@ -46,16 +77,6 @@ def save_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None
     # Cloned: safetensors refuses tensors that share memory, and channels_last ones are not contiguous.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
-
-
-def clear_run(out: Path) -> None:
-    """Remove an old run's files, and nothing else, from a folder."""
-    for name in _RUN_FILES:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:

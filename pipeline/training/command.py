@@ -57,9 +57,15 @@ def run(args: argparse.Namespace) -> int:
     train = getattr(module, stage.function)
     keep_freed_memory()
     try:
+        from pipeline.training.folder import check_run, claim_run
+
+        check_run(options.out)
         if name == "all" or options.folds != "all":
             return int(train(options))
         out = options.out
+        for fold in range(FOLDS):
+            check_run(out / f"fold{fold}")
+        claim_run(out)
         for fold in range(FOLDS):
             options.fold, options.out = fold, out / f"fold{fold}"
             if status := int(train(options)):
@@ -118,11 +124,12 @@ def _status(error: Exception) -> int | None:
     from pipeline.competition import CompetitionError, TableError
     from pipeline.config import ConfigError
     from pipeline.ensemble.manifest import WeightsError
+    from pipeline.owned import RefusedError
     from pipeline.training.backbones import BackboneError
     from pipeline.training.checkpoint import ResumeError
     from pipeline.training.ladder import LadderError
 
-    if isinstance(error, CompetitionError | ConfigError | BackboneError | ResumeError):
+    if isinstance(error, CompetitionError | ConfigError | BackboneError | RefusedError | ResumeError):
         return 2
     if isinstance(error, TableError | WeightsError | LadderError | FloatingPointError | MemoryError | OSError):
         return 1

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         CompetitionError: a folder of ``--data`` is none.
+        RefusedError: a folder of ``--out`` holds what this program did not write.
         ConfigError, BackboneError: a setting of any step is wrong, which is said before the first begins.
     """
     from pipeline.training.processes import is_main_process, wait_for_everyone
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     known = _labelled_families(competitions)
     weights = args.out / "weights"
     points = args.out / "points"
+    _check_folders(args.out, weights, points)
     networks = ["landmarks", *(["axial"] if Family.SUBARTICULAR in known else [])]
     families = [family for family in Family if family in known]
     for left_out in set(Family) - known:
@@ -86,6 +88,30 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_folders(out: Path, weights: Path, points: Path) -> None:
+    """Find out before the first step that the last could not write its result.
+
+    Raises:
+        RefusedError: one of the folders holds what this program did not write.
+        WeightsError: the weights' manifest is none.
+    """
+    from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest
+    from pipeline.landmarks.evaluate import EVALUATION
+    from pipeline.owned import check_claim
+    from pipeline.training.command import FOLDS
+    from pipeline.training.folder import check_run, claim_run
+
+    for name in ("landmarks", "axial", *(family.value for family in Family)):
+        for folder in (out / name, *(out / name / f"fold{fold}" for fold in range(FOLDS))):
+            check_run(folder)
+    check_claim(points, EVALUATION)
+    if (weights / MANIFEST_NAME).exists():
+        Manifest.load(weights)
+    else:
+        check_claim(weights, "weights")
+    claim_run(out)
+
+
 def _train(
     args: argparse.Namespace,
     task: str,
@@ -115,9 +141,7 @@ def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Pa
     from pipeline.landmarks.load import store_run
     from pipeline.training.command import FOLDS
 
-    weights.mkdir(parents=True, exist_ok=True)
-    if not (weights / "manifest.json").is_file():
-        Manifest(weights, args.set_name, f"trained on {', '.join(path.name for path in args.data)}").save()
+    Manifest.open(weights, args.set_name, f"trained on {', '.join(path.name for path in args.data)}")
     for task in tasks:
         for fold in range(FOLDS):
             store_run([args.out / task / f"fold{fold}"], weights, task, f"{task}-fold{fold}", fold)
@@ -146,8 +170,7 @@ def store_errors(errors_csv: Path, weights: Path) -> None:
         raise TableError(
             errors_csv, 1, None, f"no column {', '.join(missing)}; expected errors.csv of evaluate landmarks"
         )
-    (weights / ERRORS_FILE).write_text(json.dumps(error_distribution(errors), indent=1), encoding="utf-8")
-    Manifest.load(weights).add_file(ERRORS_FILE)
+    Manifest.load(weights).add_file(ERRORS_FILE, json.dumps(error_distribution(errors), indent=1).encode())
 
 
 def _labelled_families(competitions: Sequence[Competition]) -> set[Family]:

@@ -29,11 +29,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pipeline.ensemble.manifest import write_seen
+from pipeline.ensemble.seen import write_seen
 from pipeline.files import write_text
 from pipeline.training import checkpoint, device
 from pipeline.training.averaging import AveragedModel
 from pipeline.training.checkpoint import ResumeError
+from pipeline.training.folder import claim_run, clear_run
 from pipeline.training.interruption import StopRequest, TrainingStopped, pause_file
 from pipeline.training.processes import Processes
 from pipeline.training.sampling import BatchOrder, SeededItems, position_seed, seed_everything
@@ -62,13 +63,14 @@ def fit(
         settings: how.
         out: folder of the run; made if needed. A file ``.pause`` there (:func:`pause_file`) parks the run.
         config: whatever else is needed to build the network again; saved in config.yaml.
-        seen: the :func:`~pipeline.ensemble.manifest.seen_studies` of the run; saved in seen.txt. A run continues only
+        seen: the :func:`~pipeline.ensemble.seen.seen_studies` of the run; saved in seen.txt. A run continues only
             with the same studies.
         resume: continue from ``out/last.ckpt`` if there is one; otherwise start over and remove the old run's files.
 
     Raises:
         TrainingStopped: (a SystemExit) after SIGTERM or Ctrl-C, with the checkpoint written.
         ResumeError: if the checkpoint is of another run.
+        RefusedError: if the folder holds what no run of this program wrote.
         FloatingPointError: if the loss or the gradient is not finite.
         ValueError: if ``evaluate`` gives no ``score`` or an infinite one.
     """
@@ -354,9 +356,9 @@ class _Run:
         """Make or clear the folder and, if it holds a checkpoint to continue, load it."""
         path = self.out / "last.ckpt"
         if self.main:
-            self.out.mkdir(parents=True, exist_ok=True)
+            claim_run(self.out)
             if not resume or not path.exists():
-                checkpoint.clear_run(self.out)
+                clear_run(self.out)
         self.accelerator.wait_for_everyone()
         if path.exists():
             self._load(path)

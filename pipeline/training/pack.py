@@ -57,14 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "canal_back_mm or axial.trust of sagittal localisers; one kind of network a call; repeatable",
     )
     parser.add_argument(
-        "--share",
-        nargs="*",
-        default=[],
-        metavar="SET:MEMBER",
-        help="networks of a set beside this one that it uses without a copy, e.g. default:axial-fold0; give it again "
-        "when that set's network changes",
-    )
-    parser.add_argument(
         "--errors", type=Path, metavar="CSV", help="errors.csv of `evaluate landmarks`: sets the jitter"
     )
     parser.add_argument("--set-name", default="own", help="name of the set (default: %(default)s)")
@@ -82,7 +74,7 @@ def packed_run(text: str) -> PackedRun:
     what, equals, run = text.partition("=")
     who, colon, fold = what.partition(":")
     task, dot, name = who.partition(".")
-    named = name.isidentifier() if dot else True
+    named = name.isascii() and name.isidentifier() if dot else True
     if not equals or not colon or task not in TASKS or not named or fold not in ("none", *map(str, range(FOLDS))):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not TASK[.NAME]:FOLD=RUN with a task of {', '.join(TASKS)} "
@@ -95,13 +87,17 @@ def run(args: argparse.Namespace) -> int:
     """Add the runs; returns the exit status."""
     from pipeline.config import ConfigError
     from pipeline.ensemble.manifest import WeightsError
+    from pipeline.owned import RefusedError
     from pipeline.tables import TableError
 
-    if not (args.runs or args.share or args.errors):
-        print("pack: nothing to pack: give --runs, --share or --errors", file=sys.stderr)
+    if not (args.runs or args.errors):
+        print("pack: nothing to pack: give --runs or --errors", file=sys.stderr)
         return 2
     try:
         _pack(args)
+    except RefusedError as error:
+        print(f"pack: {error}", file=sys.stderr)
+        return 2
     except (ConfigError, OSError, TableError, WeightsError) as error:
         print(f"pack: {error}", file=sys.stderr)
         return 1
@@ -110,19 +106,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _pack(args: argparse.Namespace) -> None:
     from pipeline.ensemble.combine import ENSEMBLE_FILE
-    from pipeline.ensemble.manifest import LANDMARK_TASKS, MANIFEST_NAME, Manifest
+    from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest
     from pipeline.labels import Family
     from pipeline.landmarks.load import store_run as store_points
     from pipeline.severity.store import store_run as store_classifier
-    from pipeline.training.everything import store_errors
+    from pipeline.training.everything import ERRORS_FILE, store_errors
     from pipeline.training.store import check_runs
 
     members = _by_member(args.runs)
     for packed, *more in members.values():
         check_runs([packed.run, *(other.run for other in more)], packed.task, packed.fold)
-    args.weights.mkdir(parents=True, exist_ok=True)
-    if not (args.weights / MANIFEST_NAME).is_file():
-        Manifest(args.weights, args.set_name, args.seen).save()
+    manifest = Manifest.open(args.weights, args.set_name, args.seen)
+    files = [file for name in members for file in (f"{name}.safetensors", f"{name}.seen.txt")]
+    manifest.check_free(*files, *([ERRORS_FILE] if args.errors else []))
     for name, (packed, *more) in members.items():
         runs = [packed.run, *(other.run for other in more)]
         if packed.task in LANDMARK_TASKS:
@@ -130,11 +126,6 @@ def _pack(args: argparse.Namespace) -> None:
         else:
             store_classifier(runs, args.weights, Family(packed.task), name, packed.fold, args.set)
         print(f"packed {name} from {' and '.join(map(str, runs))}")
-    for text in args.share:
-        folder, _, member = text.partition(":")
-        other = Manifest.load(args.weights.resolve().parent / folder)
-        Manifest.load(args.weights).share([member], other)
-        print(f"{args.weights} uses {member} of {other.folder}")
     if args.errors:
         store_errors(args.errors, args.weights)
     graders = [name for name, (packed, *_) in members.items() if packed.task not in LANDMARK_TASKS]

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load, save
+from torch import Tensor, nn
 
-from pipeline.ensemble.manifest import Manifest, Member, WeightsError, write_seen
-from pipeline.files import write_atomically
+from pipeline.ensemble.manifest import Manifest, Member, WeightsError
+from pipeline.ensemble.seen import seen_list
 from pipeline.training.checkpoint import INPUTS, differences
 from pipeline.training.device import torch_threads
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _STATISTICS = ("running_mean", "running_var")
 """Kept in full precision: a small variance would lose its digits, and these tensors are short."""
@@ -42,8 +44,7 @@ def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **r
         OSError: a run is not complete.
         WeightsError: the runs are not of one network.
     """
-    file, seen = weights / f"{name}.safetensors", weights / f"{name}.seen.txt"
-    member = Member(name=name, task=task, file=file.name, sha256="", seen=seen.name, **recorded)
+    member = Member(name, task, f"{name}.safetensors", "", seen=f"{name}.seen.txt", **recorded)
     tensors: dict[str, Tensor] = {}
     for key, tensor in averaged(runs).items():
         if tensor.is_floating_point() and tensor.numel() >= _BYTES_FROM and tensor[0].numel() >= _FAN_IN_FROM:
@@ -52,9 +53,7 @@ def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **r
             whole = not tensor.is_floating_point() or key.endswith(_STATISTICS)
             tensors[key] = (tensor if whole else tensor.half()).contiguous()
     hashes = {line for run in runs for line in (run / "seen.txt").read_text(encoding="utf-8").split()}
-    write_atomically(file, lambda partial: save_file(tensors, partial))
-    write_seen(seen, sorted(hashes))
-    return Manifest.load(weights).add_member(member)
+    return Manifest.load(weights).add_member(member, save(tensors), seen_list(sorted(hashes)))
 
 
 def check_runs(runs: Sequence[Path], task: str, fold: int | None) -> None:
@@ -100,7 +99,7 @@ def averaged(runs: Sequence[Path]) -> dict[str, Tensor]:
         OSError: a run is not complete.
         WeightsError: their tensors differ in name or shape.
     """
-    first, *others = (read_network(run / "best.safetensors") for run in runs)
+    first, *others = (read_network((run / "best.safetensors").read_bytes()) for run in runs)
     shapes = {name: tensor.shape for name, tensor in first.items()}
     for run, other in zip(runs[1:], others, strict=True):
         if {name: tensor.shape for name, tensor in other.items()} != shapes:
@@ -119,13 +118,68 @@ def to_int8(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return (tensor.float() / _along_first(scale, tensor)).round().to(torch.int8).contiguous(), scale
 
 
-def read_network(path: Path) -> dict[str, Tensor]:
-    """The tensors of a stored network or of a training run, in full precision.
+def load_network(name: str, content: bytes, build: Callable[[], Network]) -> Network:
+    """A network of a set of weights, ready for inference.
+
+    It is laid out without memory first (on torch's ``meta`` device), so that settings that ask for more than any
+    machine has are refused for not being those of the stored tensors. Its answers are looked at whenever it gives one.
+
+    Args:
+        name: of the member, for messages.
+        content: of its safetensors file.
+        build: makes the network of its settings.
+
+    Raises:
+        WeightsError: the settings make no network, or the tensors are not exactly those of the network, or not finite.
+    """
+    try:
+        with torch.device("meta"):
+            model = build()
+        layout = model.state_dict()
+        tensors = read_network(content)
+        _check_tensors(tensors, layout)
+        kept = [value for part in model.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+        kept += [value for key, value in model.named_buffers() if key not in layout]
+        if kept:  # what no file holds, a table of positions say, is made where there is memory for it
+            model = build()
+        model.load_state_dict(tensors, assign=not kept)
+    except Exception as error:  # timm and safetensors raise whatever their code runs into
+        raise WeightsError(f"network {name} cannot be loaded: {error!r:.500}") from error
+
+    def check(_model: nn.Module, _given: object, answer: Tensor | dict[str, Tensor]) -> None:
+        for values in answer.values() if isinstance(answer, dict) else (answer,):
+            if not bool(values.isfinite().all()):
+                raise WeightsError(f"network {name}: its answer is not finite")
+
+    model.register_forward_hook(check)
+    return model.eval()
+
+
+def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not exactly those of a network, in name, shape, kind and being finite.
+
+    Raises:
+        ValueError: naming the tensor.
+    """
+    if differing := sorted(found.keys() ^ expected.keys()):
+        where = "file" if differing[0] in found else "network"
+        raise ValueError(f"the tensor {differing[0]!r:.100} is only in the {where}")
+    for name, tensor in found.items():
+        wanted = expected[name]
+        if tensor.shape != wanted.shape or tensor.dtype != wanted.dtype:
+            there, asked = (f"{tuple(one.shape)} {one.dtype}" for one in (tensor, wanted))
+            raise ValueError(f"the tensor {name!r} is {there}, the settings ask for {asked}")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"the tensor {name!r} holds numbers that are not finite")
+
+
+def read_network(content: bytes) -> dict[str, Tensor]:
+    """The tensors of a stored network or of a training run, in full precision, from the content of its file.
 
     Raises:
         safetensors.SafetensorError: it is no such file.
     """
-    stored = load_file(path)
+    stored = load(content)
     tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(_SCALE)}
     for name, tensor in tensors.items():
         if (scale := stored.get(name + _SCALE)) is not None:

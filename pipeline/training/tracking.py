@@ -92,9 +92,8 @@ def save_png(path: Path, image: np.ndarray) -> None:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"{path.name}: a picture is (rows, cols, 3) uint8, not {image.shape} {image.dtype}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), np.ascontiguousarray(image[:, :, ::-1])):
-        raise OSError(f"{path}: could not write the picture")
+    content = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))[1].tobytes()
+    write_atomically(path, lambda partial: partial.write_bytes(content), sync=False)
 
 
 def to_rgb(pixels: np.ndarray) -> np.ndarray:

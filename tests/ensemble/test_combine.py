@@ -12,6 +12,7 @@ from pipeline.ensemble.fit import OutOfFold, fit_ensemble, report_lines
 from pipeline.ensemble.fit_command import fit_and_save
 from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.ensemble.metric import FAMILY_COLUMNS
+from pipeline.ensemble.networks import Networks
 from pipeline.labels import CELL_COLUMNS, GRADE_NAMES, Family
 from pipeline.severity.oof import OofTable, read_oof, write_oof
 
@@ -136,9 +137,9 @@ def test_from_tables_to_the_files_that_the_run_reads(tmp_path, capsys):
 
     content = json.loads((weights / "ensemble.json").read_text())
     content["temperatur"] = 1
-    (weights / "ensemble.json").write_text(json.dumps(content))
-    with pytest.raises(WeightsError):
-        combine(manifest.add_file("ensemble.json"), {"foraminal-fold0": rows([0.2, 0.3, 0.5])[0]})
+    manifest = manifest.add_file("ensemble.json", json.dumps(content).encode())
+    with pytest.raises(WeightsError, match="temperatur"):
+        combine(manifest, {"foraminal-fold0": rows([0.2, 0.3, 0.5])[0]})
 
 
 def test_trust_moves_only_cells_with_a_prediction_of_their_own():
@@ -161,5 +162,31 @@ def test_weights_without_fitted_files_average_evenly(tmp_path):
 
 
 def test_an_unknown_family_in_the_calibration_is_refused():
-    with pytest.raises(ValueError, match="families"):
+    with pytest.raises(ValueError, match=r"'disc'.*expected of canal, foraminal, subarticular"):
         EnsembleFit(calibration={"disc": Calibration()})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"calibration": {"canal": {"temperature": NaN}}}', "not finite"),
+        ('{"calibration": {"canal": {"temperature": "nan"}}}', "finite number"),
+        ('{"calibration": {"canal": {"temperature": 1e-9}}}', "temperature is 1e-09, expected at least 0.01"),
+        ('{"calibration": {"canal": {"bias": [0, 0, 1e9]}}}', "between -100 and 100"),
+        ('{"trust": {"canal": 1e999}}', "not finite"),
+        ('{"trust": {"canal": 7}}', "trust has 7.0, expected 0 to 1"),
+        ('{"recipes": {"canal": -1}}', "recipes has -1.0"),
+        ('{"average": "median"}', "'logits', 'probabilities'"),
+        ("[" * 5000, "nested deeper"),
+        ('{"context": true}', "context"),
+    ],
+)
+def test_a_fit_that_no_fitting_gives_is_left_out_by_name(tmp_path, text, message):
+    manifest = Manifest(tmp_path, "test", "").add_file("ensemble.json", text.encode())
+    manifest = manifest.add_file("context.safetensors", b"no context")
+    with pytest.raises(WeightsError, match=message):
+        combine(manifest, {"a": rows([0.8, 0.1, 0.1])[0]})
+    networks, problems = Networks.open(manifest)  # a run goes on with the even average
+    assert [problem.what for problem in problems] == ["weights-refused"]
+    p, _ = networks.combine({"a": rows([0.8, 0.1, 0.1])[0]})
+    np.testing.assert_allclose(p[FORAMINAL[0]], [0.8, 0.1, 0.1])

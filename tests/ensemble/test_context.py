@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load, save
 
 from pipeline.ensemble.context import MIRROR, ContextModel, ContextSettings, inputs
 from pipeline.ensemble.context_fit import fit_context, metric_loss, visible_at_random
@@ -68,15 +69,31 @@ def test_before_training_it_changes_nothing():
     np.testing.assert_allclose(model.apply(log_p)[:, FORAMINAL], log_p[:, FORAMINAL], atol=1e-4)
 
 
-def test_it_survives_saving(fitted, tmp_path):
+def test_it_survives_saving(fitted):
     _, log_p = study_set(3, seed=4)
-    fitted.save(tmp_path / "context.safetensors")
-    loaded = ContextModel.load(tmp_path / "context.safetensors")
+    loaded = ContextModel.load(fitted.to_bytes())
     # Not to the bit: how a library sums depends on where the loaded arrays lie in memory.
     np.testing.assert_allclose(loaded.apply(log_p), fitted.apply(log_p), rtol=1e-12)
-    (tmp_path / "bad.safetensors").write_bytes(b"no")
     with pytest.raises(ValueError, match="not a study-context model"):
-        ContextModel.load(tmp_path / "bad.safetensors")
+        ContextModel.load(b"no")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("prior", np.zeros((25, 2)), r"prior is of shape \(25, 2\), expected \(25, 3\)"),
+        ("hidden", np.zeros((1, 124, 16)), "hidden is of shape"),
+        ("out", np.zeros((2, 16, 9)), "out is of shape"),
+        ("out_bias", np.full((1, 9), np.nan), "out_bias holds numbers that are not finite"),
+        ("prior", np.full((25, 3), -np.inf), "prior holds numbers that are not finite"),
+        ("hidden_bias", np.full((1, 5, 16), 1e300), "beyond 1e"),
+    ],
+)
+def test_arrays_that_no_fit_gives_are_refused(fitted, name, value, message):
+    arrays = load(fitted.to_bytes())
+    assert arrays["hidden"].shape == (1, 125, 16)
+    with pytest.raises(ValueError, match=message):
+        ContextModel.load(save({**arrays, name: value}))
 
 
 def test_the_training_loss_is_the_metric():

@@ -12,8 +12,9 @@ from pipeline.ensemble import evaluate
 from pipeline.ensemble.combine import EnsembleFit
 from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.evaluate import even_blend, hidden_answers
-from pipeline.ensemble.manifest import Manifest, seen_studies, write_seen
+from pipeline.ensemble.manifest import Manifest
 from pipeline.ensemble.metric import FAMILY_COLUMNS
+from pipeline.ensemble.seen import seen_list, seen_studies
 from pipeline.labels import CELL_COLUMNS, Family
 from pipeline.severity.evidence import GRADINGS
 from tests.ensemble.studies import FakeNetworks, members, write_studies
@@ -39,9 +40,8 @@ def weights(tmp_path, monkeypatch):
     Manifest(folder, "made up", "nothing").save()
     for member in members():
         name = f"{member.name}.seen.txt"
-        write_seen(folder / name, seen_studies(["s1"] if member.name == "canal-0" else ["other"]))
-        (folder / "x").write_text("tensors")
-        manifest = Manifest.load(folder).add_member(replace(member, seen=name))
+        seen = seen_list(seen_studies(["s1"] if member.name == "canal-0" else ["other"]))
+        manifest = Manifest.load(folder).add_member(replace(member, seen=name), b"tensors", seen)
     networks = FakeNetworks(manifest, manifest.members, tmp_path)
     monkeypatch.setattr(evaluate.Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
     return folder

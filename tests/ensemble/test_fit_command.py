@@ -10,7 +10,8 @@ from pipeline.__main__ import main
 from pipeline.competition import make_folds, open_competition
 from pipeline.ensemble import evaluate
 from pipeline.ensemble.fit_command import predicted_tables
-from pipeline.ensemble.manifest import Manifest, seen_studies, write_seen
+from pipeline.ensemble.manifest import Manifest
+from pipeline.ensemble.seen import seen_list, seen_studies, write_seen
 from pipeline.labels import CELL_COLUMNS
 from pipeline.severity.oof import read_oof
 from tests.ensemble.studies import FakeNetworks, members, write_studies
@@ -36,14 +37,14 @@ def manifest(competition, tmp_path, monkeypatch, request):
     manifest = Manifest(folder, "made up", "nothing")
     manifest.save()
     folds = make_folds(competition.labels)
-    (folder / "x").write_text("tensors")
     points = next(member for member in members() if member.task == "landmarks")
     canal = next(member for member in members() if member.task == "canal")
-    write_seen(folder / "points.seen.txt", seen_studies(["other"]))
-    manifest = manifest.add_member(replace(points, seen="points.seen.txt"))
+    other = seen_list(seen_studies(["other"]))
+    manifest = manifest.add_member(replace(points, seen="points.seen.txt"), b"tensors", other)
     for fold in range(5):
-        write_seen(folder / f"{fold}.seen.txt", seen_studies(set(folds.index[folds != fold]) - set(nobody)))
-        manifest = manifest.add_member(replace(canal, name=f"canal-fold{fold}", fold=fold, seen=f"{fold}.seen.txt"))
+        seen = seen_list(seen_studies(set(folds.index[folds != fold]) - set(nobody)))
+        member = replace(canal, name=f"canal-fold{fold}", fold=fold, seen=f"{fold}.seen.txt")
+        manifest = manifest.add_member(member, b"tensors", seen)
     networks = FakeNetworks(manifest, manifest.members, tmp_path)
     monkeypatch.setattr(evaluate.Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
     return manifest

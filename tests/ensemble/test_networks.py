@@ -163,12 +163,10 @@ def test_the_sagittal_network_sees_no_more_slices_than_the_batch_holds():
 
 def test_damaged_files_are_left_out_one_by_one(tmp_path):
     manifest = Manifest(tmp_path, "test", "")
-    for name in ("a", "b", "ensemble.json", "folds.csv"):
-        (tmp_path / name).write_text(name)
     for name in ("a", "b"):
-        manifest = manifest.add_member(Member(name, "canal", name, ""))
+        manifest = manifest.add_member(Member(name, "canal", name, ""), name.encode())
     for name in ("ensemble.json", "folds.csv"):
-        manifest = manifest.add_file(name)
+        manifest = manifest.add_file(name, name.encode())
     (tmp_path / "a").write_text("other")
     (tmp_path / "ensemble.json").unlink()
     networks, problems = Networks.open(manifest)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pipeline.competition import StudyRef
-from pipeline.ensemble.manifest import Manifest, Member, seen_studies, write_seen
+from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.ensemble.plan import make_plan
+from pipeline.ensemble.seen import seen_list, seen_studies
 from pipeline.labels import Family
 
 
@@ -23,11 +24,10 @@ def networks(tmp_path):
     """Two folds of points and canal graders; fold k has seen study 1-k."""
     manifest = Manifest(tmp_path, "test", "")
     for fold in (0, 1):
-        write_seen(tmp_path / f"{fold}.txt", seen_studies([str(1 - fold)]))
         for task in ("landmarks", "canal"):
             name = f"{task}-{fold}"
-            (tmp_path / name).write_bytes(name.encode())
-            manifest = manifest.add_member(Member(name, task, name, "", fold=fold, seen=f"{fold}.txt"))
+            member = Member(name, task, name, "", fold=fold, seen=f"{fold}.txt")
+            manifest = manifest.add_member(member, name.encode(), seen_list(seen_studies([str(1 - fold)])))
     return Networks(manifest, manifest.members)
 
 

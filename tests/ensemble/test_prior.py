@@ -39,12 +39,12 @@ def test_the_packages_own_table_is_replaced_only_by_name(write_labels, tmp_path,
     labels = write_labels(np.zeros((10, 25)))
     (tmp_path / "package").mkdir()
     own = tmp_path / "package" / "prior.csv"
-    own.write_text("as it came")
+    own.write_text("condition,level,normal_mild,moderate,severe,graded\nas it came\n")
     monkeypatch.setattr(prior, "PRIOR_FILE", own)
     monkeypatch.chdir(tmp_path)
     assert main(["prior", str(labels)]) == 0
     assert "written to prior.csv" in capsys.readouterr().out
-    assert own.read_text() == "as it came"
+    assert own.read_text().endswith("as it came\n")
     assert read_prior(tmp_path / "prior.csv").shape == (25, 3)
     assert main(["prior", str(labels), "--out", str(own)]) == 0
     assert own.read_bytes() == (tmp_path / "prior.csv").read_bytes()

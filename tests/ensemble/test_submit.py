@@ -176,9 +176,7 @@ def test_the_score_of_a_fitted_set_says_what_the_fit_has_seen(tmp_path, capsys):
     labelled(tmp_path)
     manifest = Manifest(tmp_path / "weights", "made up", "nothing")
     manifest.folder.mkdir()
-    (manifest.folder / "ensemble.json").write_text("{}")
-    manifest.save()
-    manifest.add_file("ensemble.json")
+    manifest.add_file("ensemble.json", b"{}")
     submit(tmp_path, "--fold", 2, "--weights", manifest.folder)
     *_, score, remark = capsys.readouterr().out.splitlines()
     assert score.startswith("score: spinal ")
@@ -250,8 +248,8 @@ def test_folds_stored_with_the_weights_are_the_ones_that_count(tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
     lines = [f"{100 + number},{int(number == 3)}" for number in range(10)]
-    (weights / "folds.csv").write_text("study_id,fold\n" + "\n".join(lines) + "\n")
-    Manifest(weights, "test", "nothing").add_file("folds.csv")
+    text = "study_id,fold\n" + "\n".join(lines) + "\n"
+    Manifest(weights, "test", "nothing").add_file("folds.csv", text.encode())
     status, out = submit(tmp_path, "--fold", 1, "--weights", weights)
     assert status == 0
     assert {name.split("_")[0] for name in read_submission(out).index} == {"103"}
@@ -268,8 +266,7 @@ def test_damaged_weights_are_refused_by_name_and_the_table_is_written(tmp_path, 
     write_studies(tmp_path / "data", ["1"])
     weights = tmp_path / "weights"
     weights.mkdir()
-    (weights / "a.safetensors").write_bytes(b"network")
-    Manifest(weights, "test", "nothing").add_member(Member("a", "canal", "a.safetensors", ""))
+    Manifest(weights, "test", "nothing").add_member(Member("a", "canal", "a.safetensors", ""), b"network")
     (weights / "a.safetensors").write_bytes(b"netw0rk")
     status, out = submit(tmp_path, "--weights", weights)
     assert status == 0

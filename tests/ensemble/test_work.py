@@ -217,12 +217,10 @@ class Interrupted:
         self.weights, self.scratch, self.capsys = tmp_path / "weights", tmp_path / "scratch", capsys
         self.scratch.mkdir()
         self.weights.mkdir()
-        (self.weights / "x").write_bytes(b"network")
-        (self.weights / "ensemble.json").write_text("{}")
         manifest = Manifest(self.weights, "fake", "nothing")
         for member in members():
-            manifest = manifest.add_member(member)
-        self.manifest = manifest.add_file("ensemble.json")
+            manifest = manifest.add_member(member, b"network")
+        self.manifest = manifest.add_file("ensemble.json", b"{}")
 
         def networks(_session):
             opened, problems = Networks.open(Manifest.load(self.weights))

@@ -1,16 +1,20 @@
 """Point networks in a weights folder."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
+import timm
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
 from pipeline.config import ConfigError, to_dict
-from pipeline.ensemble.manifest import Manifest, WeightsError, seen_studies, write_seen
+from pipeline.ensemble.manifest import Manifest, WeightsError
+from pipeline.ensemble.seen import seen_studies, write_seen
 from pipeline.labels import SeriesKind
-from pipeline.landmarks.load import load_point_net, load_predictor, store_run
+from pipeline.landmarks.load import load_point_net, load_predictor, make_predictor, store_run
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.train import LandmarkTrainSettings
 from tests.landmarks.spine import sagittal, study
@@ -75,24 +79,82 @@ def test_a_member_that_is_named_twice_is_the_mean_of_its_runs_and_has_no_score(w
     (member,) = manifest.members
     assert member.score is None  # what the mean of two networks is worth, neither run has measured
     assert len(manifest.seen(member)) == 4
-    stored = load_point_net(manifest.verify(member), model_settings(10)).heat.weight
+    stored = load_point_net(tmp_path, member).heat.weight
     expected = sum(load_file(run / "best.safetensors")["heat.weight"] for run in runs) / 2
     torch.testing.assert_close(stored, expected, atol=1e-3, rtol=0, check_device=False)
 
 
 def test_stored_weights_are_half_precision_and_load_as_float(weights):
-    path = weights / "landmarks-0.safetensors"
-    assert load_file(path)["heat.weight"].dtype == torch.float16
-    model = load_point_net(path, model_settings(10))
+    assert load_file(weights / "landmarks-0.safetensors")["heat.weight"].dtype == torch.float16
+    model = load_point_net(weights, Manifest.load(weights).members[0])
     assert model.heat.weight.dtype == torch.float32
     original = load_file(weights.parent / "a" / "best.safetensors")["heat.weight"]
     assert torch.allclose(model.heat.weight, original, atol=1e-3)
     assert not model.training
 
 
-def test_weights_of_another_network_are_refused(weights):
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        load_point_net(weights / "landmarks-0.safetensors", model_settings(1))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 16}, "landmarks-0 cannot be loaded.*the tensor '.*' is .*, the settings ask for"),
+        ({"width": 4096, "size_px": 1 << 40}, "size_px is 1099511627776, expected at least 16 and at most 2048"),
+        ({"channels": 1}, "channels is 1, a network of task landmarks has 10"),
+        ({"backbone": "hf-hub:someone/network"}, "landmarks-0.*is no name of timm's own networks"),
+        ({"backbone": "mobilenetv2_100.hf-hub:someone/network"}, "is no name of timm's own networks"),
+        ({"backbone": "local-dir:/etc"}, "is no name of timm's own networks"),
+        ({"backbone": "vit_gigantic_patch14_clip_224"}, "landmarks-0 cannot be loaded"),
+        ({"depth": 3}, "unknown setting 'model.depth'"),
+    ],
+)
+def test_weights_of_another_network_are_refused(weights, changes, message):
+    member = Manifest.load(weights).members[0]
+    member = replace(member, config={**member.config, "model": {**member.config["model"], **changes}})
+    with pytest.raises(WeightsError, match=message):
+        load_point_net(weights, member)
+
+
+def test_a_network_without_settings_and_settings_out_of_range_are_refused(weights):
+    sagittal, _, axial = Manifest.load(weights).members
+    for config, message in (({}, "expected a mapping"), ({"model": []}, "expected a mapping")):
+        with pytest.raises(WeightsError, match=f"landmarks-0.*{message}"):
+            make_predictor(weights, [replace(sagittal, config=config)], "cpu")
+    for pixel_mm in (float("nan"), 0, 1e9, "wide", [1]):
+        with pytest.raises(WeightsError, match=r"axial.*pixel_mm"):
+            make_predictor(weights, [replace(axial, config={**axial.config, "pixel_mm": pixel_mm})], "cpu")
+    settings = {"decode": {"candidates": 1_000_000}}
+    with pytest.raises(WeightsError, match="candidates is 1000000"):
+        make_predictor(weights, [replace(sagittal, config={**sagittal.config, "settings": settings})], "cpu")
+
+
+def test_inference_asks_nobody_for_pretrained_weights_whatever_the_settings_say(weights, monkeypatch):
+    asked = []
+    create = timm.create_model
+
+    def watched(name, pretrained=False, **options):
+        asked.append(pretrained)
+        return create(name, pretrained=pretrained, **options)
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    member = Manifest.load(weights).members[0]
+    for initial in ("pretrained", "/dev/zero"):
+        model = {**member.config["model"], "initial": initial}
+        load_point_net(weights, replace(member, config={**member.config, "model": model}))
+    assert asked
+    assert not any(asked)
+
+
+def test_a_network_whose_answer_is_not_finite_is_refused_by_name(tmp_path):
+    run = write_run(tmp_path / "run", 10, ["1"])
+    tensors = load_file(run / "best.safetensors")
+    name = next(name for name in tensors if name.endswith("running_var"))
+    tensors[name].fill_(-1.0)  # a finite number of which the root is none
+    save_file(tensors, run / "best.safetensors")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    Manifest(folder, "default", "for a test").save()
+    store_run([run], folder, "landmarks", "landmarks-0", 0)
+    with pytest.raises(WeightsError, match="landmarks-0: its answer is not finite"):
+        load_predictor(folder).predict(study(sagittal(SeriesKind.SAGITTAL_T2, "2")))
 
 
 def network_of(predictor, weights):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.__main__ import main
 from pipeline.competition import make_folds, open_competition
 from pipeline.config import ConfigError
-from pipeline.ensemble.manifest import study_hash
+from pipeline.ensemble.seen import study_hash
 from pipeline.labels import CELL_COLUMNS
 from pipeline.landmarks.examples import ExampleSettings, build_examples
 from pipeline.landmarks.model import PointModelSettings

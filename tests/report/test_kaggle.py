@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.ensemble.manifest import Manifest, Member, sha256_of
+from pipeline.ensemble.manifest import Manifest, Member
+from pipeline.owned import MARK
 from pipeline.report.kaggle import ROOT
-from pipeline.report.wheelhouse import MARKER, WheelError, build_wheelhouse, requirement_names
+from pipeline.report.wheelhouse import MARKER, WheelError, build_wheelhouse, requirement_names, sha256_of
 from tests.report.mounts import OPTIONAL, write_wheels
 
 
@@ -30,12 +32,10 @@ def weights(tmp_path):
     """A set with one member, its list of seen studies, a model card, and a file that no manifest names."""
     folder = tmp_path / "set"
     folder.mkdir()
-    (folder / "canal.safetensors").write_bytes(b"numbers")
-    (folder / "canal.seen.txt").write_text("0123456789abcdef\n")
     (folder / "MODEL_CARD.md").write_text("# Card\n")
     (folder / "left-over.ckpt").write_bytes(b"a pickle")
     Manifest(folder, "test", "one network").add_member(
-        Member("canal-0", "canal", "canal.safetensors", "", seen="canal.seen.txt")
+        Member("canal-0", "canal", "canal.safetensors", "", seen="canal.seen.txt"), b"numbers", b"0123456789abcdef\n"
     )
     return folder
 
@@ -75,16 +75,6 @@ def test_the_whole_build(tmp_path, index, weights, capsys):
     assert all(sha256_of(out / "wheels" / wheel["file"]) == wheel["sha256"] for wheel in wheels)
 
 
-def test_a_network_of_the_set_beside_is_uploaded_with_the_set(tmp_path, weights):
-    beside = tmp_path / "beside"
-    Manifest(beside, "beside", "no network of its own").share(["canal-0"], Manifest.load(weights))
-    out = tmp_path / "out"
-    assert main(["kaggle", str(out), "--no-wheels", "--weights", str(beside)]) == 0
-    uploaded = Manifest.load(out / "weights")
-    assert uploaded.verify(uploaded.members[0]) == out / "weights" / "set-canal.safetensors"
-    assert uploaded.seen(uploaded.members[0]) == {"0123456789abcdef"}
-
-
 def test_the_code_alone_runs(tmp_path, weights):
     out = tmp_path / "out"
     assert main(["kaggle", str(out), "--no-wheels", "--weights", str(weights)]) == 0
@@ -104,25 +94,138 @@ def test_the_code_alone_runs(tmp_path, weights):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_second_build_replaces_the_first_and_nothing_else(tmp_path, weights, capsys):
+def everything_in(folder):
+    """Content of every file, and where links lead."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {
+        name: path.readlink() if path.is_symlink() else path.read_bytes()
+        for name, path in paths.items()
+        if path.is_symlink() or path.is_file()
+    }
+
+
+def test_a_second_build_replaces_the_first(tmp_path, weights, capsys):
     out = tmp_path / "out"
-    assert main(["kaggle", str(out), "--no-wheels", "--no-weights"]) == 0
+    assert main(["kaggle", str(out), "--no-wheels", "--weights", str(weights)]) == 0
     assert "run again with --user" in capsys.readouterr().out
-    (out / "code" / "old.py").write_text("")
-    assert main(["kaggle", str(out), "--no-wheels", "--weights", str(weights), "--accelerator", "none"]) == 0
-    assert not (out / "code" / "old.py").exists()
+    assert main(["kaggle", str(out), "--no-wheels", "--no-weights", "--accelerator", "none"]) == 0
+    assert not (out / "weights").exists()
     kernel = built_json(out / "kernel" / "kernel-metadata.json")
     assert (kernel["enable_gpu"], kernel["machine_shape"]) == (False, "")
-    (out / "thesis.txt").write_text("not ours")
-    assert main(["kaggle", str(out), "--no-wheels", "--no-weights"]) == 2
-    assert "not an earlier build" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == [MARK, "build.json", "code", "kernel"]
+
+
+@pytest.mark.parametrize(
+    "name", ["code/notes.txt", "weights/thesis.txt", "wheels/a.whl", "kernel/draft.ipynb", "thesis.txt"]
+)
+def test_a_folder_that_no_build_made_is_left_as_it_is(tmp_path, weights, capsys, name):
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("years of work")
+    before = everything_in(out)
+    assert main(["kaggle", str(out), "--no-wheels", "--weights", str(weights)]) == 2
+    assert "was not made by this program" in capsys.readouterr().err
+    assert everything_in(out) == before
+
+
+@pytest.mark.parametrize("kind", ["new", "changed", "link", "pipe", "linked folder"])
+def test_what_somebody_put_among_a_build_is_neither_replaced_nor_uploaded(tmp_path, weights, capsys, kind):
+    out, theirs = tmp_path / "out", tmp_path / "theirs"
+    call = ["kaggle", str(out), "--no-wheels", "--weights", str(weights)]
+    assert main(call) == 0
+    theirs.mkdir()
+    (theirs / "secret.txt").write_text("years of work")
+    metadata = out / "kernel" / "kernel-metadata.json"
+    if kind == "new":
+        (out / "code" / "notes.txt").write_text("years of work")
+    elif kind == "changed":
+        metadata.write_text(metadata.read_text().replace("lumbar-grading", "my-own-kernel"))
+    elif kind == "link":
+        metadata.unlink()
+        metadata.symlink_to(theirs / "secret.txt")
+    elif kind == "pipe":
+        metadata.unlink()
+        os.mkfifo(metadata)
+    else:
+        (out / "kernel").rename(theirs / "kernel")
+        (out / "kernel").symlink_to(theirs / "kernel")
+    before = everything_in(tmp_path)
+    assert main(call) == 2
+    assert "left as it is" in capsys.readouterr().err
+    assert everything_in(tmp_path) == before
+
+
+def test_a_build_that_fails_leaves_the_one_before(tmp_path, weights, monkeypatch, capsys):
+    out = tmp_path / "out"
+    assert main(["kaggle", str(out), "--no-wheels", "--weights", str(weights)]) == 0
+    before = everything_in(out)
+    assert main(["kaggle", str(out), "--no-wheels", "--weights", str(tmp_path / "nowhere")]) == 1
+    assert "expected the manifest" in capsys.readouterr().err
+    assert everything_in(out) == before
+    assert main(["kaggle", str(out), "--no-wheels", "--weights", str(out / "weights")]) == 2
+    assert f"--weights {out / 'weights'} lies inside OUT" in capsys.readouterr().err
+    assert everything_in(out) == before
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    assert main(["kaggle", str(out), "--weights", str(weights)]) == 1
+    assert "--no-wheels leaves them out" in capsys.readouterr().err
+    assert everything_in(out) == before
+    assert not list(out.glob(".build-*"))
+
+
+@pytest.mark.parametrize("after", [0, 3, 20])
+def test_a_build_that_was_killed_at_its_end_is_followed_by_a_whole_one(tmp_path, weights, monkeypatch, after):
+    out = tmp_path / "out"
+    assert main(["kaggle", str(out), "--no-wheels", "--no-weights", "--accelerator", "none"]) == 0
+    moved = []
+    replace = Path.replace
+
+    def killed(self, target):
+        if ".build-" in str(self) and not str(target).startswith(str(self.parent)):
+            moved.append(target)
+            if len(moved) > after:
+                raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr("pipeline.owned.delete_known", lambda *_: None)  # nor is anything tidied up
+    with pytest.raises(KeyboardInterrupt):
+        main(["kaggle", str(out), "--no-wheels", "--weights", str(weights)])
+    monkeypatch.undo()
+    assert main(["kaggle", str(out), "--no-wheels", "--weights", str(weights)]) == 0
+    fresh = tmp_path / "fresh"
+    assert main(["kaggle", str(fresh), "--no-wheels", "--weights", str(weights)]) == 0
+    assert everything_in(out) == everything_in(fresh)
+
+
+@pytest.mark.parametrize("name", ["canal.safetensors", "canal.seen.txt", "MODEL_CARD.md", "manifest.json"])
+def test_nothing_is_uploaded_from_where_a_link_leads(tmp_path, weights, capsys, name):
+    secret = tmp_path / "secret"
+    (weights / name).rename(secret)  # whose checksum is as the manifest says
+    (weights / name).symlink_to(secret)
+    out = tmp_path / "out"
+    assert main(["kaggle", str(out), "--no-wheels", "--weights", str(weights)]) == 1
+    assert "is a link" in capsys.readouterr().err
+    assert not (out / "weights").exists()
+
+
+@pytest.mark.parametrize("name", ["../../.bashrc", "/etc/passwd", "../out/code/submit.py", "..\\.bashrc"])
+def test_a_hostile_manifest_writes_nothing_outside_the_build(tmp_path, weights, capsys, name):
+    manifest = json.loads((weights / "manifest.json").read_text())
+    manifest["files"][name] = "0" * 64
+    (weights / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / ".bashrc").write_text("mine")
+    before = everything_in(tmp_path)
+    assert main(["kaggle", str(tmp_path / "out"), "--no-wheels", "--weights", str(weights)]) == 1
+    assert "not a plain name" in capsys.readouterr().err
+    assert everything_in(tmp_path) == before
 
 
 def test_a_damaged_network_is_not_packed(tmp_path, weights, capsys):
     (weights / "canal.safetensors").write_bytes(b"others")
     assert main(["kaggle", str(tmp_path / "out"), "--no-wheels", "--weights", str(weights)]) == 1
     assert "sha256" in capsys.readouterr().err
-    assert main(["kaggle", str(tmp_path / "out"), "--no-wheels", "--weights", str(tmp_path)]) == 1
+    assert main(["kaggle", str(tmp_path / "out"), "--no-wheels", "--weights", str(tmp_path / "nowhere")]) == 1
     assert "expected the manifest" in capsys.readouterr().err
 
 

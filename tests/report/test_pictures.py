@@ -32,7 +32,16 @@ def test_without_a_table_of_points_it_says_so_and_draws_nothing(images, tmp_path
 def test_a_study_without_images_is_left_out(images, tmp_path, capsys):
     Landmarks.empty("1").to_frame().to_csv(tmp_path / "label_coordinates.csv", index=False)
     assert pictures(images, tmp_path, "--count", "1") == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["1_3.png"]
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["1_3.png"]
     assert pictures(images, tmp_path) == 0
     assert "2 pictures in" in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1_3.png", "2_4.png"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["1_3.png", "2_4.png"]
+
+
+def test_a_folder_of_other_things_is_left_as_it_is(images, tmp_path, capsys):
+    Landmarks.empty("1").to_frame().to_csv(tmp_path / "label_coordinates.csv", index=False)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "1_3.png").write_bytes(b"holiday")
+    assert pictures(images, tmp_path) == 2
+    assert "was not made by this program" in capsys.readouterr().err
+    assert (tmp_path / "out" / "1_3.png").read_bytes() == b"holiday"

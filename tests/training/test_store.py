@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
+from torch import nn
 
 from pipeline.__main__ import main
-from pipeline.ensemble.manifest import Manifest, WeightsError, seen_studies, study_hash, write_seen
-from pipeline.training.store import read_network, seconds_on_one_thread, store_network
+from pipeline.ensemble.manifest import Manifest, WeightsError
+from pipeline.ensemble.seen import seen_studies, study_hash, write_seen
+from pipeline.training.store import load_network, read_network, seconds_on_one_thread, store_network
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def test_weights_are_halved_and_short_statistics_are_not(run, weights):
     manifest = store_network([run], weights / "default", "a", "axial", fold=2, score=0.5, seconds_per_study=0.1)
     (member,) = manifest.members
     assert (member.file, member.fold, member.score) == ("a.safetensors", 2, 0.5)
-    stored = load_file(manifest.verify(member))
+    stored = load(member.read(manifest.folder))
     assert {name: tensor.dtype for name, tensor in stored.items()} == {
         "conv.weight": torch.float16,
         "bn.running_var": torch.float32,
@@ -57,10 +59,10 @@ def test_large_tensors_are_stored_as_bytes_with_a_scale_a_channel(run, weights):
     tensors["depthwise.weight"] = torch.randn(512, 1, 3, 3, generator=generator)
     save_file(tensors, run / "best.safetensors")
     manifest = store_network([run], weights / "default", "a", "canal")
-    path = manifest.verify(manifest.members[0])
-    stored = load_file(path)
+    content = manifest.members[0].read(manifest.folder)
+    stored = load(content)
     assert (stored["large.weight"].dtype, stored["depthwise.weight"].dtype) == (torch.int8, torch.float16)
-    back = read_network(path)
+    back = read_network(content)
     assert {name: tensor.shape for name, tensor in back.items()} == {n: t.shape for n, t in tensors.items()}
     off = (back["large.weight"] - tensors["large.weight"]).abs().flatten(1).amax(1)
     largest = tensors["large.weight"].abs().flatten(1).amax(1)
@@ -77,7 +79,7 @@ def test_several_runs_of_one_network_become_the_mean_of_their_weights(run, weigh
     save_file(further, more / "best.safetensors")
     write_seen(more / "seen.txt", seen_studies(["17", "19"]))
     manifest = store_network([run, more], weights / "default", "a", "axial")
-    back = read_network(manifest.verify(manifest.members[0]))
+    back = read_network(manifest.members[0].read(manifest.folder))
     torch.testing.assert_close(back["conv.weight"], tensors["conv.weight"] * 2, atol=1e-3, rtol=0)
     torch.testing.assert_close(back["bn.running_var"], tensors["bn.running_var"] * 2)
     assert back["bn.num_batches_tracked"] == 7  # a count is no weight
@@ -94,6 +96,83 @@ def test_a_run_without_its_list_of_studies_changes_nothing(run, weights):
     assert Manifest.load(weights / "default").members == ()
 
 
+class Positions(nn.Module):
+    """A network that makes more for itself than its file holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("table", torch.arange(2.0), persistent=False)
+        self.loose = torch.ones(2)
+
+    def forward(self, values):
+        return self.linear(values) + self.table + self.loose
+
+
+@pytest.fixture
+def stored():
+    torch.manual_seed(0)
+    return {name: tensor.clone() for name, tensor in Positions().state_dict().items()}
+
+
+@pytest.mark.parametrize("build", [Positions, lambda: nn.Sequential(nn.Linear(2, 2))])
+def test_a_loaded_network_answers_as_the_stored_one(build):
+    torch.manual_seed(0)
+    model = build().eval()
+    loaded = load_network("a", save(model.state_dict()), build)
+    values = torch.rand(3, 2)
+    assert torch.equal(loaded(values), model(values))
+    assert not loaded.training
+    assert not any(tensor.is_meta for tensor in loaded.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        (
+            "linear.weight",
+            torch.zeros(2, 3),
+            r"'linear.weight' is \(2, 3\) torch.float32, the settings ask for \(2, 2\)",
+        ),
+        ("linear.weight", torch.zeros(2, 2, dtype=torch.int8), "'linear.weight' is .* torch.int8"),
+        ("linear.weight", torch.zeros(2, 2, dtype=torch.complex64), "'linear.weight' is .* torch.complex64"),
+        ("count", torch.tensor(3.0), "'count' is .* torch.float32, the settings ask for .* torch.int64"),
+        ("linear.bias", torch.tensor([0.0, float("nan")]), "'linear.bias' holds numbers that are not finite"),
+        ("linear.bias", torch.tensor([0.0, float("inf")]), "'linear.bias' holds numbers that are not finite"),
+        ("linear.more", torch.zeros(1), "'linear.more' is only in the file"),
+        ("linear.bias", None, "'linear.bias' is only in the network"),
+        ("linear.weight.scale", torch.zeros(7), "RuntimeError"),
+    ],
+)
+def test_tensors_that_are_not_those_of_the_settings_are_refused_by_name(stored, name, tensor, message):
+    stored[name] = tensor
+    content = save({name: tensor for name, tensor in stored.items() if tensor is not None})
+    with pytest.raises(WeightsError, match=rf"network canal-fold0 cannot be loaded: .*{message}"):
+        load_network("canal-fold0", content, Positions)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff" * 8, (2**62).to_bytes(8, "little") + b"{}", b"\x02" + bytes(7) + b"[]"]
+)
+def test_what_is_no_safetensors_file_is_refused_by_name(content):
+    with pytest.raises(WeightsError, match="network canal-fold0 cannot be loaded"):
+        load_network("canal-fold0", content, Positions)
+
+
+def test_a_network_larger_than_the_machine_is_refused_before_it_is_made(stored):
+    content = save(stored)
+    with pytest.raises(WeightsError, match=r"the tensor '.*' is only in the"):
+        load_network("a", content, lambda: nn.Sequential(nn.Linear(1 << 30, 1 << 20)))  # 4 PB
+
+
+def test_an_answer_that_is_not_finite_is_refused_by_name(stored):
+    model = load_network("canal-fold0", save(stored), Positions)
+    assert model(torch.ones(1, 2)).isfinite().all()
+    with pytest.raises(WeightsError, match="network canal-fold0: its answer is not finite"):
+        model(torch.full((1, 2), float("inf")))
+
+
 def test_time_is_taken_on_one_thread_and_threads_come_back():
     before, seen = torch.get_num_threads(), []
     torch.set_num_threads(2)
@@ -107,16 +186,6 @@ def test_time_is_taken_on_one_thread_and_threads_come_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_pack_shares_a_network_of_the_set_beside(run, weights, capsys):
-    store_network([run], weights / "default", "axial-fold0", "axial")
-    assert main(["pack", str(weights / "phantom"), "--share", "default:axial-fold0"]) == 0
-    (member,) = Manifest.load(weights / "phantom").members
-    assert member.file == "../default/axial-fold0.safetensors"
-    assert "1 networks" in capsys.readouterr().out
-    assert main(["pack", str(weights / "phantom"), "--share", "default:axial-fold1"]) == 1
-    assert "no member 'axial-fold1', only axial-fold0" in capsys.readouterr().err
 
 
 def test_pack_says_what_a_run_lacks(tmp_path, weights, capsys):

@@ -1,0 +1,40 @@
+"""The folder of a run: only one that is new, empty or a run's is trained in, and only a run's results are deleted."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.owned import check_claim, claim, delete_known
+
+RUN = "run"
+"""What the mark of a run's folder says, and that of a folder of runs."""
+_BESIDES = (".pause",)
+"""What a user may put into the folder of a run that has not begun."""
+_RESULTS = re.compile(
+    r"last\.ckpt|(best|last)\.safetensors|history\.csv|tensorboard/events\.out\.tfevents\.[^/]*|pictures/epoch\d+\.png"
+)
+"""What :func:`clear_run` deletes."""
+
+
+def claim_run(out: Path) -> None:
+    """Make a folder that of a run, or of several.
+
+    Raises:
+        RefusedError: it holds what no run of this program wrote.
+    """
+    claim(out, RUN, _BESIDES)
+
+
+def check_run(out: Path) -> None:
+    """Say before any work whether :func:`claim_run` would be refused; writes nothing.
+
+    Raises:
+        RefusedError: as there.
+    """
+    check_claim(out, RUN, _BESIDES)
+
+
+def clear_run(out: Path) -> None:
+    """Delete an old run's results, and nothing else, from its folder."""
+    delete_known(out, RUN, _RESULTS)
