@@ -129,17 +129,18 @@ def check_apart(
     """
     inputs, results, own = ([(n, p) for n, p in given.items() if p is not None] for given in (reads, writes, empties))
     outputs = [*results, *own]
+    steps = {path: _steps(path) for _, path in (*inputs, *outputs)}
     for number, (name, path) in enumerate(outputs):
         for other, place in (*inputs, *outputs[:number]):
-            if _is_within(path, place) and _is_within(place, path):
+            if _is_within(steps[path], steps[place]) and _is_within(steps[place], steps[path]):
                 raise RefusedError(f"{name} {path} and {other} {place} are the same place; name two")
         for other, place in (*inputs, *own):
-            if other != name and _is_within(path, place):
+            if other != name and _is_within(steps[path], steps[place]):
                 why = "from which this program deletes" if (other, place) in own else "to which it must not write"
                 raise RefusedError(f"{name} {path} lies inside {other} {place}, {why}; name a place outside of it")
     for name, path in own:
         for other, place in inputs:
-            if _is_within(place, path):
+            if _is_within(steps[place], steps[path]):
                 raise RefusedError(
                     f"{other} {place} lies inside {name} {path}, from which this program deletes; name another {name}"
                 )
@@ -273,12 +274,11 @@ def _delete(folder: Path, inside: str, known: re.Pattern[str]) -> bool:
     return went
 
 
-def _is_within(path: Path, folder: Path) -> bool:
-    """Whether ``path`` is ``folder`` or lies inside it, also where neither exists yet."""
-    steps, ends = _steps(path), _steps(folder)
-    first = max(number for number, step in enumerate(ends) if isinstance(step, tuple))
-    ends = ends[first:]  # from the last folder that exists, wherever it is mounted
-    return any(steps[number : number + len(ends)] == ends for number in range(len(steps)))
+def _is_within(path: list[object], folder: list[object]) -> bool:
+    """Whether the one is the other or lies inside it, both as :func:`_steps`, also where neither exists yet."""
+    first = max(number for number, step in enumerate(folder) if isinstance(step, tuple))
+    end = folder[first:]  # from the last part that exists, wherever it is mounted
+    return any(path[number : number + len(end)] == end for number in range(len(path)))
 
 
 def _steps(path: Path) -> list[object]:

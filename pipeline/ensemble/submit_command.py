@@ -177,6 +177,9 @@ def _check_paths(args: argparse.Namespace) -> None:
     Raises:
         CallError, RefusedError: something else is there.
     """
+    for option, path in (("--out", args.out), ("--wide", args.wide)):
+        if path is not None:
+            is_there(option, path)  # only a file's name gives the names beside it
     log, report = args.out.with_suffix(".log"), args.out.with_name("run.json")
     tables = {} if args.stages is None else {f"--stages: {name}": args.stages / name for name in STAGE_TABLES}
     writes = {"--out": args.out, "--wide": args.wide, "--stages": args.stages, "the log": log, "the report": report}

@@ -71,7 +71,8 @@ def work_folder(asked: Path | None, default: Path, problems: list[Problem]) -> I
             detail = f"{error}; this run works in a temporary folder and could not go on where another was"
             problems.append(Problem("", None, None, "work-folder", detail))
             try:
-                folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="submission-")))
+                made = tempfile.TemporaryDirectory(prefix="submission-", ignore_cleanup_errors=True)
+                folder = Path(held.enter_context(made))
             except OSError:
                 folder = Path(os.devnull) / "none"  # nothing can be kept there, so results stay in memory
         yield folder

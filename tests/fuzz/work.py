@@ -113,16 +113,20 @@ class Scene:
         return self.work / random.choice(sorted(self.kept))
 
 
+def _is_small_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.stat().st_size < 2**20
+
+
 def bytes_of_a_file(scene: Scene, random: Random) -> None:
     path = scene.any_kept(random)
-    if path.is_file() and not path.is_symlink():
+    if _is_small_file(path):
         path.write_bytes(mutate(path.read_bytes(), random.choice(list(scene.kept.values())), random))
 
 
 def forged_checksum(scene: Scene, random: Random) -> None:
     """Nobody can tell it from what the run wrote; it must only do no harm."""
     path = scene.any_kept(random)
-    if path.suffix == ".result" and path.is_file() and not path.is_symlink():
+    if path.suffix == ".result" and _is_small_file(path):
         seal, _, body = path.read_bytes().partition(b"\n")
         if len(words := seal.decode("latin-1").split(" ")) == 3:
             write_sealed(path, words[1], mutate(body, body, random))
@@ -131,7 +135,7 @@ def forged_checksum(scene: Scene, random: Random) -> None:
 
 def other_results_content(scene: Scene, random: Random) -> None:
     path = scene.any_kept(random)
-    if path.is_file() and not path.is_symlink():
+    if _is_small_file(path):
         path.write_bytes(random.choice(list(scene.kept.values())))
 
 
@@ -176,7 +180,7 @@ def leftovers(scene: Scene, random: Random) -> None:
 def mark(scene: Scene, random: Random) -> None:
     """None, damaged, or of another kind: the folder is somebody else's then."""
     path = scene.work / MARK
-    if path.is_file() and not path.is_symlink():
+    if _is_small_file(path):
         choices = [
             b"",
             b"{}",
