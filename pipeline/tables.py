@@ -33,12 +33,15 @@ SERIES_COLUMNS = ("study_id", "series_id", "series_description")
 COORDINATE_COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
 PATIENT_COLUMNS = ("x_mm", "y_mm", "z_mm")
 ID_COLUMNS = ("study_id", "series_id")
+MOST_MESSAGE = 1000
+"""Characters; a message repeats what stands in a table, and that may be of any length."""
 
 
 class TableError(ValueError):
     """A table that cannot be used as it is. ``file``, ``row`` (header = 1) and ``column`` say where."""
 
     def __init__(self, file: Path | str, row: int | None, column: str | None, message: str) -> None:
+        message = message if len(message) <= MOST_MESSAGE else f"{message[:MOST_MESSAGE]}…"
         self.file, self.row, self.column, self.message = str(file), row, column, message
         where = [str(file)]
         if row is not None:

@@ -88,7 +88,7 @@ def read_oof(path: Path) -> OofTable:
     if cells.isna().any():
         raise TableError(path, None, "column", f"unknown cell {frame['column'][cells.isna()].iloc[0]!r}")
     log_p = frame[list(_LOG_P)].to_numpy(dtype=float)
-    if not np.isfinite(log_p).all() or not np.allclose(np.exp(log_p).sum(1), 1, atol=1e-3):
+    if not np.isfinite(log_p).all() or not np.allclose(np.exp(np.minimum(log_p, 1)).sum(1), 1, atol=1e-3):
         raise TableError(path, None, None, "log-probabilities that do not add up to probability 1")
     for column in ("fold", "grade"):
         if not frame[column].between(-1, 1000).all():

@@ -45,7 +45,9 @@ def load_state(path: Path) -> dict[str, Any]:
         with safe_open(path, "pt") as file:
             return dict(_nested(json.loads(file.metadata()[_STATE]), file))
     except Exception as error:  # safetensors raises its own kinds
-        raise ResumeError(f"{path}: not a checkpoint of this version ({error}); start over with --restart") from error
+        raise ResumeError(
+            f"{path}: not a readable checkpoint of this version ({error}); start over with --restart"
+        ) from error
 
 
 def _flat(value: Any, tensors: dict[str, Tensor]) -> Any:

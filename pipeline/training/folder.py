@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.owned import check_claim, claim, delete_known
+from pipeline.owned import check_claim, claim, delete_known, is_owned
 
 RUN = "run"
 """What the mark of a run's folder says, and that of a folder of runs."""
-_BESIDES = (".pause",)
-"""What a user may put into the folder of a run that has not begun."""
 _RESULTS = re.compile(
     r"last\.ckpt|(best|last)\.safetensors|history\.csv|tensorboard/events\.out\.tfevents\.[^/]*|pictures/epoch\d+\.png"
 )
@@ -23,7 +21,7 @@ def claim_run(out: Path) -> None:
     Raises:
         RefusedError: it holds what no run of this program wrote.
     """
-    claim(out, RUN, _BESIDES)
+    claim(out, RUN, _besides(out))
 
 
 def check_run(out: Path) -> None:
@@ -32,9 +30,15 @@ def check_run(out: Path) -> None:
     Raises:
         RefusedError: as there.
     """
-    check_claim(out, RUN, _BESIDES)
+    check_claim(out, RUN, _besides(out))
 
 
 def clear_run(out: Path) -> None:
     """Delete an old run's results, and nothing else, from its folder."""
     delete_known(out, RUN, _RESULTS)
+
+
+def _besides(out: Path) -> list[str]:
+    """What may lie in the folder of a run that has not begun: the user's pause file, and folders of other runs."""
+    runs = [path.name for path in out.iterdir() if is_owned(path, RUN)] if out.is_dir() else []
+    return [".pause", *runs]

@@ -1,5 +1,7 @@
 """The training cache: every grey level, the right place, nothing at a label that cannot be right, cut once."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from pipeline.competition import open_competition
 from pipeline.cubes import CubeSettings, ViewSettings
 from pipeline.cubes.cache import Margin, build_cache
 from pipeline.labels import CELL_COLUMNS, CELLS, Family, SeriesKind
+from pipeline.owned import RefusedError
 from tests.volumes.oracle import SAGITTAL, positions, write_series
 
 T2 = SeriesKind.SAGITTAL_T2
@@ -54,6 +57,18 @@ def test_a_cached_cube_keeps_its_grey_levels(folder, tmp_path):
     )
     assert cache.shown("true").all()
     assert not cache.shown("predicted").any()
+
+
+def test_a_folder_of_other_things_is_left_as_it_is(folder, tmp_path):
+    cached(folder, tmp_path)
+    (made,) = (tmp_path / "cache").iterdir()
+    shutil.rmtree(made)
+    made.mkdir()
+    (made / "sagittal_t2_pixels.npy").write_text("years of work")
+    with pytest.raises(RefusedError, match="was not made by this program"):
+        cached(folder, tmp_path)
+    assert [path.name for path in made.iterdir()] == ["sagittal_t2_pixels.npy"]
+    assert (made / "sagittal_t2_pixels.npy").read_text() == "years of work"
 
 
 def test_a_cube_is_cut_once(folder, tmp_path):

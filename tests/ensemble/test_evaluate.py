@@ -71,6 +71,16 @@ def test_figures_come_from_networks_that_have_not_seen_the_study(data, weights, 
     assert "canal severity and pfirrman_grade" in said
 
 
+def test_a_folder_of_other_things_is_left_as_it_is(data, weights, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "predictions.csv").write_text("years of work")
+    command = ["evaluate", "severity", "--data", str(data), "--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "was not made by this program" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
+    assert (tmp_path / "out" / "predictions.csv").read_text() == "years of work"
+
+
 def test_one_fold_and_a_limit(data, weights, tmp_path):
     command = ["evaluate", "severity", "--data", str(data), "--weights", str(weights), "--out", str(tmp_path / "out")]
     assert main([*command, "--fold", "0", "--limit", "1"]) == 0

@@ -69,6 +69,19 @@ def test_the_fit_takes_them_and_keeps_them(competition, manifest, tmp_path, caps
     assert main([*command, "--oof", f"canal={path}"]) == 0
 
 
+@pytest.mark.parametrize("name", ["ensemble.json", "context.safetensors", "ensemble_report.json", "oof/notes.txt"])
+def test_what_is_not_the_programs_own_is_left_as_it_is(competition, manifest, tmp_path, capsys, name):
+    theirs = (tmp_path if name.startswith("oof") else manifest.folder) / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("years of work")
+    before = (manifest.folder / "manifest.json").read_bytes()
+    command = ["ensemble", "--weights", str(manifest.folder), "--data", str(competition.root)]
+    assert main([*command, "--save-oof", str(tmp_path / "oof")]) == 2
+    assert "left as it is" in capsys.readouterr().err
+    assert theirs.read_text() == "years of work"
+    assert (manifest.folder / "manifest.json").read_bytes() == before
+
+
 @pytest.mark.parametrize("manifest", [["s3"]], indirect=True)
 def test_a_study_that_nobody_has_trained_on_gets_the_mean_of_the_folds_and_one_of_them(competition, manifest):
     table = predicted_tables(manifest, [competition])["canal"]

@@ -50,6 +50,23 @@ def test_the_packages_own_table_is_replaced_only_by_name(write_labels, tmp_path,
     assert own.read_bytes() == (tmp_path / "prior.csv").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["text", "link", "labels"])
+def test_a_file_that_is_no_such_table_is_left_as_it_is(write_labels, tmp_path, capsys, kind):
+    labels, theirs, out = write_labels(np.zeros((10, 25))), tmp_path / "thesis.csv", tmp_path / "prior.csv"
+    theirs.write_text("years of work")
+    if kind == "text":
+        out = theirs
+    elif kind == "link":
+        out.symlink_to(theirs)
+    else:
+        out = labels
+    before = labels.read_bytes()
+    assert main(["prior", str(labels), "--out", str(out)]) == 2
+    assert "prior: --out" in capsys.readouterr().err
+    assert theirs.read_text() == "years of work"
+    assert labels.read_bytes() == before
+
+
 def test_it_is_the_best_constant_answer(write_labels):
     rng = np.random.default_rng(0)
     grades = rng.choice(3, (200, 25), p=[0.7, 0.2, 0.1]).astype(float)

@@ -138,28 +138,13 @@ def prepare(folder: Path) -> dict[str, bytes]:
     labels = pd.DataFrame(grades, index=pd.Index(STUDIES, name="study_id"), columns=list(CELL_COLUMNS))
     series = [(study, f"{study}-{number}", kind) for study in STUDIES[:2] for number, kind in enumerate(_KINDS)]
     points = [
-        (
-            study,
-            f"{study}-0",
-            1,
-            cell.condition.title,
-            level_title(cell.level),
-            8.0,
-            9.0,
-            1.0,
-            2.0,
-            3.0,
-            0.9,
-            0.1,
-            0.1,
-            0,
-            0,
-        )
+        (study, f"{study}-0", 1, cell.condition.title, level_title(cell.level), 8, 9, 1, 2, 3, 0.9, 0.1, 0.1, 0, 0)
         for study in STUDIES[:2]
         for cell in CELLS
     ]
     coordinates = pd.DataFrame(points, columns=list(COLUMNS))
-    sample = [(f"{study}_{column}", 1 / 3, 1 / 3, 1 / 3) for study in STUDIES[:2] for column in CELL_COLUMNS]
+    every = [(f"{study}_{column}", 1 / 3, 1 / 3, 1 / 3) for study in STUDIES for column in CELL_COLUMNS]
+    sample = every[: 2 * len(CELLS)]
     gradings = [(study, level_title(cell.level), *range(len(GRADINGS))) for study in STUDIES for cell in CELLS[:5]]
     errors = {name: [1.0] * len(CELLS) for name in COMPARED} | {"condition": [cell.condition.value for cell in CELLS]}
     count = len(STUDIES) * len(CELLS)
@@ -174,7 +159,7 @@ def prepare(folder: Path) -> dict[str, bytes]:
         "data/test_series_descriptions.csv": _csv(series, ("study_id", "series_id", "series_description")),
         "data/train_label_coordinates.csv": coordinates[list(COLUMNS[:10])].to_csv(index=False),
         "data/sample_submission.csv": _csv(sample, ("row_id", "normal_mild", "moderate", "severe")),
-        "tables/submission.csv": _csv(sample, ("row_id", "normal_mild", "moderate", "severe")),
+        "tables/submission.csv": _csv(every, ("row_id", "normal_mild", "moderate", "severe")),
         "tables/gradings.csv": _csv(gradings, ("study_id", "level", *GRADINGS)),
         "tables/points.csv": coordinates.to_csv(index=False),
         "tables/errors.csv": pd.DataFrame(errors).to_csv(index=False),
@@ -239,9 +224,8 @@ def _read_all(scene: Scene) -> tuple[list[str], str | None]:
     if status != 0:
         return codes, f"submit.py ended with {status}: {said}"
     table = read_submission(out / "s.csv")
-    missing = [
-        study for study in STUDIES[:2] if sum(name.startswith(f"{study}_") for name in table.index) != len(CELLS)
-    ]
+    rows = {study: sum(name.startswith(f"{study}_") for name in table.index) for study in STUDIES[:2]}
+    missing = [study for study, count in rows.items() if count != len(CELLS)]
     if missing or not np.allclose(table.sum(axis=1), 1, atol=1e-5):
         return codes, f"the table is not complete: {missing}"
     for name, read in {

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.ensemble.manifest import Manifest
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind
 from pipeline.landmarks.evaluate import COMPARED, _names, compare, error_distribution, summarise
 from pipeline.landmarks.predict import LandmarkPredictor
@@ -193,6 +194,19 @@ def test_the_error_distribution_for_the_jitter():
 def test_a_folder_or_weights_that_cannot_be_used_are_named(tmp_path, capsys):
     assert main(["evaluate", "landmarks", "--data", str(tmp_path), "--weights", str(tmp_path)]) == 1
     assert "manifest.json" in capsys.readouterr().err
+
+
+def test_a_folder_of_other_things_is_left_as_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.landmarks.evaluate.open_competition", lambda path, split: None)
+    monkeypatch.setattr("pipeline.landmarks.evaluate._studies", lambda *_: [])
+    Manifest(tmp_path / "weights", "own", "").save()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "errors.csv").write_text("years of work")
+    command = ["evaluate", "landmarks", "--data", str(tmp_path), "--weights", str(tmp_path / "weights")]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "was not made by this program" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["errors.csv"]
+    assert (tmp_path / "out" / "errors.csv").read_text() == "years of work"
 
 
 def test_help_needs_no_torch():

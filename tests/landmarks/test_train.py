@@ -26,6 +26,7 @@ from pipeline.landmarks.train import (
     sample_weights,
     train,
 )
+from pipeline.owned import MARK, RefusedError
 from pipeline.training.augment import AugmentSettings
 from pipeline.training.checkpoint import ResumeError
 from pipeline.training.settings import LoopSettings
@@ -211,6 +212,18 @@ def test_examples_are_decoded_once(folder, tmp_path):
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.np*")}
     build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32, marked_mm=1.0))
     assert len(list(tmp_path.rglob("*.npz"))) == 12  # other settings, other files
+
+
+def test_a_folder_of_other_things_is_left_as_it_is(folder, tmp_path):
+    competition = open_competition(folder, split="train")
+    build_examples([competition], "sagittal", tmp_path / "cache", ExampleSettings(size_px=32))
+    (made,) = (tmp_path / "cache").glob("sagittal-*/*")
+    (made / MARK).unlink()
+    (made / "thesis.npz").write_text("years of work")
+    before = {path.name: path.read_bytes() for path in made.iterdir()}
+    with pytest.raises(RefusedError, match="was not made by this program"):
+        build_examples([competition], "sagittal", tmp_path / "cache", ExampleSettings(size_px=32))
+    assert {path.name: path.read_bytes() for path in made.iterdir()} == before
 
 
 def test_other_labels_give_other_examples(folder, tmp_path):

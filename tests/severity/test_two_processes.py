@@ -19,7 +19,7 @@ def train(out: Path) -> None:
     with main_process_first():
         (out / ("first" if is_main_process() else "second")).write_text(str((out / "first").exists()))
     settings = replace(SETTINGS, loop=replace(SETTINGS.loop, epochs=1))
-    table = train_fold(make_data(), Family.FORAMINAL, settings, 1, out)
+    table = train_fold(make_data(), Family.FORAMINAL, settings, 1, out / "run")
     assert (table is not None) == is_main_process()
 
 
@@ -28,4 +28,4 @@ def test_two_processes_leave_one_table_of_the_best_weights(tmp_path):
     assert in_two_processes(train, tmp_path) == [0, 0]
     assert (tmp_path / "first").read_text() == "False"
     assert (tmp_path / "second").read_text() == "True"
-    assert len(read_oof(tmp_path / "oof.csv").study_id) == 4 * 10 - 1  # one cell is on no slice
+    assert len(read_oof(tmp_path / "run" / "oof.csv").study_id) == 4 * 10 - 1  # one cell is on no slice

@@ -13,8 +13,9 @@ from pipeline.training.backbones import BackboneError
 
 
 @pytest.fixture
-def stage(monkeypatch):
-    """A stage that notes its arguments."""
+def stage(monkeypatch, tmp_path):
+    """A stage that notes its arguments; relative folders are in one of the test's own."""
+    monkeypatch.chdir(tmp_path)
     module = types.ModuleType("tests.training.fake_stage")
     module.seen = []
     module.add_arguments = lambda parser: parser.add_argument("--extra", type=int, default=1)
@@ -37,6 +38,18 @@ def test_a_fold_is_trained_with_common_and_own_arguments(stage):
 def test_all_folds_go_to_a_folder_each(stage):
     assert main(["train", "severity", "--data", "a", "--folds", "all", "--out", "o"]) == 0
     assert stage.seen == [(fold, f"o/fold{fold}", 1) for fold in range(5)]
+
+
+@pytest.mark.parametrize("name", [".", "fold3"])
+@pytest.mark.parametrize("again", ["--resume", "--restart"])
+def test_a_folder_of_other_things_is_refused_before_the_first_fold(stage, tmp_path, capsys, name, again):
+    theirs = tmp_path / "o" / name / "history.csv"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("years of work")
+    assert main(["train", "severity", "--data", "a", "--folds", "all", "--out", "o", again]) == 2
+    assert "was not made by this program" in capsys.readouterr().err
+    assert stage.seen == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [theirs]
 
 
 def test_no_held_out_fold(stage):

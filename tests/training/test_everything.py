@@ -10,7 +10,10 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.ensemble.manifest import Manifest
+from pipeline.landmarks.evaluate import EVALUATION
+from pipeline.owned import claim
 from pipeline.training import everything
+from pipeline.training.folder import claim_run
 
 TITLES = ["spinal_canal_stenosis", "left_neural_foraminal_narrowing", "right_subarticular_stenosis"]
 
@@ -24,7 +27,7 @@ def commands(monkeypatch):
         given.append(list(command))
         if command[0] == "evaluate":
             out = everything.Path(command[command.index("--out") + 1])
-            out.mkdir(parents=True, exist_ok=True)
+            claim(out, EVALUATION)
             row = {"study_id": "1", "series_id": "2", "condition": TITLES[0], "in_plane_mm": 1.5, "slices": 0.0}
             pd.DataFrame([row]).to_csv(out / "errors.csv", index=False)
         return 0
@@ -85,11 +88,23 @@ def test_localisers_that_were_trained_again_are_measured_again(commands, monkeyp
     folder(monkeypatch, TITLES)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 0
     best = tmp_path / "axial" / "fold3" / "last.safetensors"
-    best.parent.mkdir(parents=True)
+    claim_run(best.parent)
     best.touch()
     os.utime(best, (time.time() + 60,) * 2)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--restart"]) == 0
     assert sum(command[0] == "evaluate" for command in commands.given) == 2
+
+
+@pytest.mark.parametrize("name", ["landmarks", "canal/fold4", "points", "weights", "."])
+def test_a_folder_of_other_things_is_said_before_the_first_step(commands, monkeypatch, tmp_path, capsys, name):
+    folder(monkeypatch, TITLES)
+    theirs = tmp_path / "out" / name / "thesis.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("years of work")
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path / "out"), "--restart"]) == 2
+    assert "was not made by this program" in capsys.readouterr().err
+    assert not commands.given
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [theirs]
 
 
 def test_networks_that_no_folder_has_labels_for_are_left_out(commands, monkeypatch, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 import threading
 import time
 
@@ -12,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.utils.data import get_worker_info
 
-from pipeline.training.checkpoint import ResumeError, load_state
+from pipeline.owned import RefusedError
+from pipeline.training.checkpoint import ResumeError, load_state, save_state
 from pipeline.training.loop import TrainingStopped, fit
 from tests.training.toy import SETTINGS, Ramp, ToyTask
 
@@ -244,6 +246,46 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     (tmp_path / "last.ckpt").write_bytes(b"half a file")
     with pytest.raises(ResumeError, match="not a readable checkpoint"):
         fit(ToyTask(), SETTINGS, tmp_path)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_folder_of_other_things_is_left_as_it_is(tmp_path, resume):
+    for name in ("pictures/holiday.png", "tensorboard/notes.txt", "history.csv", "best.safetensors", "thesis.txt"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("years of work")
+        with pytest.raises(RefusedError, match="was not made by this program"):
+            fit(ToyTask(), SETTINGS, tmp_path / "out", resume=resume)
+    assert all(path.read_text() == "years of work" for path in tmp_path.rglob("*") if path.is_file())
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 5
+
+
+def test_a_restart_deletes_the_runs_own_results_alone(tmp_path):
+    fit(ToyTask(), SETTINGS, tmp_path / "out")
+    theirs, elsewhere = tmp_path / "out" / "pictures" / "holiday.png", tmp_path / "elsewhere"
+    theirs.write_text("years of work")
+    elsewhere.mkdir()
+    (elsewhere / "epoch01.png").write_text("years of work")
+    (tmp_path / "out" / "tensorboard").rename(tmp_path / "moved")
+    (tmp_path / "out" / "tensorboard").symlink_to(elsewhere)
+    fit(ToyTask(), dataclasses.replace(SETTINGS, epochs=1), tmp_path / "out", resume=False)
+    assert theirs.read_text() == (elsewhere / "epoch01.png").read_text() == "years of work"
+    assert sorted(path.name for path in theirs.parent.iterdir()) == ["epoch01.png", "holiday.png"]
+
+
+def test_a_checkpoint_carries_nothing_that_could_run(tmp_path):
+    fit(ToyTask(), SETTINGS, tmp_path)
+    content = (tmp_path / "last.ckpt").read_bytes()
+    with safe_open(tmp_path / "last.ckpt", "pt") as file:
+        assert file.keys()
+    assert b"PK\x03\x04" not in content[:4]
+    state = {"tuple": (1, 2.5, None), 3: [float("inf"), {"x": torch.ones(2)}], "empty": {}, "flag": True}
+    save_state(tmp_path / "state", state)
+    again = load_state(tmp_path / "state")
+    assert torch.equal(again[3][1].pop("x"), state[3][1].pop("x"))
+    assert again == state
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ResumeError, match="no regular file"):
+        load_state(tmp_path / "pipe")
 
 
 def test_a_score_is_demanded(tmp_path):

@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.__main__ import main
 from pipeline.config import ConfigError
-from pipeline.ensemble.manifest import WeightsError
+from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.labels import Family
 from pipeline.severity.store import store_run
 from pipeline.training.pack import packed_run
@@ -68,6 +68,18 @@ def test_runs_that_do_not_belong_together_are_refused(tmp_path, task, fold, size
     runs = [write_run(tmp_path / "a", "canal fold 0", size_mm=80), write_run(tmp_path / "b", task, size_mm=size)]
     with pytest.raises(WeightsError, match=message):
         check_runs(runs, "canal", fold)
+
+
+def test_a_weights_folder_that_is_none_is_left_as_it_is(tmp_path, capsys):
+    run = write_run(tmp_path / "run", "canal fold 0")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "canal-fold0.safetensors").write_text("years of work")
+    assert main(["pack", str(tmp_path / "theirs"), "--runs", f"canal:0={run}"]) == 2
+    assert "was not made by this program" in capsys.readouterr().err
+    Manifest(tmp_path / "theirs", "own", "").save()  # now it is a set, in which that file is not the program's
+    assert main(["pack", str(tmp_path / "theirs"), "--runs", f"canal:0={run}"]) == 2
+    assert "canal-fold0.safetensors: is not among the files of manifest.json" in capsys.readouterr().err
+    assert (tmp_path / "theirs" / "canal-fold0.safetensors").read_text() == "years of work"
 
 
 @pytest.mark.parametrize(
