@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import names
 from pipeline.names import guarded, plain_id, shown, shown_all, stem, unguarded
-from pipeline.tables import guarded_frame, read_frame
+from pipeline.tables import guarded_frame, read_written
 
 SIGNS = st.sampled_from([b"\\", b"x", b"u", b"U", b"e", b"9", b"0", b"\xe9", b"\xc3\xa9", b"\n", b"\x1b", b"\xc2\x9b"])
 NAMES = st.lists(SIGNS, max_size=8).map(lambda signs: b"".join(signs).decode("utf-8", "surrogateescape"))
@@ -67,7 +67,7 @@ def test_ids_of_a_guarded_table_read_back_as_they_were_and_numbers_are_left_alon
     frame = pd.DataFrame({"study_id": ids, "x": -np.arange(7.0), "note": ["-1", None, *"abcde"]})
     guarded_frame(frame).to_csv(tmp_path / "table.csv", index=False)
     assert (tmp_path / "table.csv").read_text().splitlines()[1] == "'=1+1,-0.0,'-1"
-    back = read_frame(tmp_path / "table.csv")
+    back = read_written(tmp_path / "table.csv", ("study_id",), ("x",), "a test")
     assert list(back["study_id"]) == ids
     assert back["x"].dtype == float
     assert list(frame["study_id"]) == ids  # the frame itself is not changed
