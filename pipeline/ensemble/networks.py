@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 Cubes = dict[str, "StudyCubes"]
 """A study's cubes by the ``repr`` of the settings they were cut with: networks may look through different windows."""
 
+MOST_PIXELS = 2**28
+"""Of all cubes of one study: a gigabyte, ten times what the largest preset's networks look at."""
+
 _broken: set[str] = set()
 """GPUs of this process that failed for another reason than memory: after that, nothing on them works."""
 
@@ -64,11 +67,17 @@ class Networks:
         def refuse(name: str, error: ValueError) -> None:
             problems.append(Problem("", None, name, "weights-refused", str(error)))
 
+        windows: dict[tuple[str, str], int] = {}
         for member in manifest.members:
             try:
                 member.read(manifest.folder)
                 if member.task not in LANDMARK_TASKS:
-                    _cube_settings(member)
+                    windows[member.task, repr(_cube_settings(member))] = _cube_pixels(member)
+                    if (pixels := sum(windows.values())) > MOST_PIXELS:
+                        windows.popitem()
+                        raise WeightsError(
+                            f"member {member.name}: {pixels:,} pixels of a study, at most {MOST_PIXELS:,}"
+                        )
                 usable.append(member)
             except WeightsError as error:
                 refuse(member.file, error)
@@ -196,6 +205,13 @@ def _cube_settings(member: Member) -> CubeSettings:
         return from_dict(CubeSettings, member.config.get("cubes", {}), "cubes.")
     except ConfigError as error:
         raise WeightsError(f"member {member.name}: {error}") from error
+
+
+def _cube_pixels(member: Member) -> int:
+    """Of the cubes that one study's cells of the grader's family may have."""
+    settings, family = _cube_settings(member), Family(member.task)
+    windows = sum(view.slices * view.pixels**2 for view in settings.of(family))
+    return windows * settings.series * sum(cell.condition.family is family for cell in CELLS)
 
 
 def predict_in_parts(grader: Grader, cubes: StudyCubes, parts: int) -> np.ndarray:

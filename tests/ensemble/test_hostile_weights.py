@@ -131,6 +131,19 @@ def test_cubes_beyond_any_memory_are_refused_before_a_study_is_read(weights):
     assert "member subarticular-fold0: cubes.subarticular" in problems[0].detail
 
 
+def test_networks_that_together_look_at_more_than_memory_holds_are_left_out(weights):
+    (member,) = weights.members
+    members = []
+    for number in range(40):
+        views = [{"kind": "Axial T2", "pixels": 1024 - 2 * number, "slices": 1}]
+        config = {**member.config, "cubes": {"subarticular": views}}
+        members.append(replace(member, name=f"subarticular-{number}", config=config))
+    networks, problems = Networks.open(replace(weights, members=(*members, member)))
+    assert 20 < len(networks.members) < 41
+    assert networks.members[-1] == member, "a small one still has room"
+    assert "pixels of a study, at most 268,435,456" in problems[0].detail
+
+
 def test_a_classifier_whose_answer_is_not_finite_is_refused_by_name(weights):
     (member,) = weights.members
     tensors = load(member.read(weights.folder))
