@@ -108,8 +108,25 @@ class Networks:
     ) -> tuple[Landmarks, tuple[Problem, ...]]:
         """Stage two: the 25 points of a study by the networks ``names``.
 
-        Out of memory on the GPU, half as many slices are looked at at a time, once more on the GPU, then on the CPU.
+        Where the axial network cannot be used, geometry alone places its points; the sagittal one is needed.
+
+        Raises:
+            WeightsError: the sagittal network cannot be loaded, or its answer is not finite.
         """
+        try:
+            return self._find(volumes, names, device, threads)
+        except WeightsError as error:
+            sagittal = [name for name in names if self.named(name).task == LANDMARK_TASKS[0]]
+            if len(sagittal) == len(names):
+                raise
+            refused = Problem(volumes.study_id, None, None, "network-failed", str(error))
+        points, notes = self._find(volumes, sagittal, device, threads)
+        return points, (refused, *notes)
+
+    def _find(
+        self, volumes: StudyVolumes, names: Sequence[str], device: str, threads: int
+    ) -> tuple[Landmarks, tuple[Problem, ...]]:
+        """Out of memory on the GPU, half as many slices are looked at at a time, once more there, then on the CPU."""
         limit_torch_threads(threads)
         points: Landmarks | None = None
         for parts in (1, 2):

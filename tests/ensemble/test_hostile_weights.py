@@ -11,17 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from pipeline.config import from_dict
+from pipeline.config import from_dict, to_dict
 from pipeline.cubes import StudyCubes
 from pipeline.ensemble import submit_command
 from pipeline.ensemble.manifest import Manifest, Member, WeightsError
 from pipeline.ensemble.networks import Networks
 from pipeline.ensemble.submission import read_submission
-from pipeline.labels import CELL_INDEX, Cell, Condition, Family
+from pipeline.labels import CELL_INDEX, Cell, Condition, Family, SeriesKind
+from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import load_member, member_config
 from pipeline.severity.settings import NetworkSettings, SeveritySettings
 from tests.ensemble.studies import write_studies
+from tests.landmarks.spine import sagittal, study
 from tests.severity.test_predict import VIEW, cube
 
 NETWORK = NetworkSettings("test_resnet", encoder="multichannel", head="mean", width=8, level_width=4)
@@ -153,6 +155,26 @@ def test_a_classifier_whose_answer_is_not_finite_is_refused_by_name(weights):
     cubes = {(CELL_INDEX[Cell(Condition.LEFT_SUBARTICULAR, "l1_l2")], VIEW.kind): (cube(1, pixels=VIEW.pixels),)}
     with pytest.raises(WeightsError, match="network subarticular-fold0: its answer is not finite"):
         grader.predict(StudyCubes("s", cubes))
+
+
+def test_an_axial_network_that_is_refused_costs_no_more_than_itself(tmp_path):
+    members = []
+    for task, channels in (("landmarks", 10), ("axial", 1)):
+        settings = PointModelSettings("test_efficientnet", "random", channels, size_px=64, width=8)
+        tensors = {name: tensor.contiguous() for name, tensor in PointNet(settings).state_dict().items()}
+        if task == "axial":
+            tensors["heat.bias"] = torch.full_like(tensors["heat.bias"], float("nan"))
+        member = Member(f"{task}-fold0", task, f"{task}.safetensors", "", config={"model": to_dict(settings)})
+        members.append((member, save(tensors)))
+    manifest = Manifest(tmp_path / "set", "made up", "")
+    for member, content in members:
+        manifest = manifest.add_member(member, content)
+    networks, _ = Networks.open(manifest)
+    volumes = study(sagittal(SeriesKind.SAGITTAL_T2, "2"))
+    points, problems = networks.find_landmarks(volumes, ["landmarks-fold0", "axial-fold0"], "cpu", 1)
+    assert points.study_id == volumes.study_id
+    assert problems[0].what == "network-failed"
+    assert "network axial-fold0 cannot be loaded" in problems[0].detail
 
 
 def test_the_member_that_was_checked_is_the_one_that_grades(weights):
