@@ -245,6 +245,44 @@ def tiny(tmp_path):
     return competition, built(tmp_path / "upload", None, some_weights(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("name", ["submission.csv", "run.json", "submission.log", "stages/problems.csv"])
+@pytest.mark.parametrize("kind", ["text", "link", "pipe"])
+def test_what_lies_there_is_left_as_it_is(tmp_path, monkeypatch, tiny, capsys, name, kind):
+    theirs, secret = tmp_path / "working" / name, tmp_path / "thesis.txt"
+    theirs.parent.mkdir(parents=True)
+    secret.write_text("years of work")
+    if kind == "text":
+        theirs.write_text("years of work")
+    elif kind == "link":
+        theirs.symlink_to(secret)
+    else:
+        os.mkfifo(theirs)
+    before = {path.name for path in (tmp_path / "working").iterdir()}
+    cells = Cells(monkeypatch, tmp_path, INPUT=mount(tmp_path / "input", "old", tiny[1], tiny[0])).run(4)
+    assert f"{theirs} is not of this notebook and is left as it is" in capsys.readouterr().out
+    (own,) = {path.name for path in (tmp_path / "working").iterdir()} - before
+    assert_complete(tmp_path / "working" / own / "submission.csv", ["1001", "1002", "1003"])
+    assert cells.names["STAGES"].parent == cells.names["SUBMISSION"].parent == tmp_path / "working" / own
+    assert secret.read_text() == "years of work"
+    assert kind != "text" or theirs.read_text() == "years of work"
+
+
+def test_what_it_wrote_before_is_replaced(tmp_path, monkeypatch, tiny, capsys):
+    root = mount(tmp_path / "input", "old", tiny[1], tiny[0])
+    for _ in range(2):
+        cells = Cells(monkeypatch, tmp_path, INPUT=root, MINUTES=5).run(9)
+        assert cells.names["ended"] == "submit.py ended with status 0"
+        assert "not of this notebook" not in capsys.readouterr().out
+    assert_complete(cells.submission, ["1001", "1002", "1003"])
+
+
+def test_a_pipe_among_the_inputs_is_not_waited_for(tmp_path, monkeypatch, tiny):
+    root = mount(tmp_path / "input", "old", tiny[1], tiny[0])
+    (root / "aaa").mkdir()
+    os.mkfifo(root / "aaa" / "manifest.json")
+    assert Cells(monkeypatch, tmp_path, INPUT=root).run(3).names["WEIGHTS"] == root / "lumbar-weights"
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_everything_is_found_in_either_layout_without_opening_images(tmp_path, monkeypatch, tiny, layout):
     root = mount(tmp_path / "input", layout, tiny[1], tiny[0])

@@ -241,6 +241,7 @@ def _allocate(folder: Path, shapes: Mapping[SeriesKind, tuple[int, ...]], work: 
     claim(folder, "cache")
     for kind, shape in shapes.items():
         for what, extent, dtype in (("pixels", shape, np.float16), ("present", shape[:3], np.bool_)):
+            _file(folder, kind, what).unlink(missing_ok=True)  # half-made; or a link, and none is written through
             np.lib.format.open_memmap(_file(folder, kind, what), mode="w+", dtype=dtype, shape=extent)
     columns = [CELLS[cell].column for cell in family_cells(family)]
     rows = [(n, c, job.study.study_id, column) for n, job in enumerate(work) for c, column in enumerate(columns)]

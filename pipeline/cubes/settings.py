@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pipeline.config import check_range
 from pipeline.labels import Family, SeriesKind
 
-MOST_PIXELS = 2**22
+MOST_PIXELS = 2**21
 """Of one window over all its slices, so that a study's cubes fit into memory whatever a set of weights asks for."""
 
 
@@ -37,7 +37,7 @@ class ViewSettings:
             raise ValueError(f"slices of view {self.kind}: found {self.slices}, expected an odd number of 1 or more")
         check_range(self, "size_mm", least=1, most=1000)
         check_range(self, "reach_mm", "gap_mm", above=0, most=1000)
-        check_range(self, "pixels", least=2, most=2048)
+        check_range(self, "pixels", least=2, most=1024)
         if self.slices * self.pixels**2 > MOST_PIXELS:
             raise ValueError(
                 f"view {self.kind}: {self.slices} slices of {self.pixels} x {self.pixels} pixels are more than the "

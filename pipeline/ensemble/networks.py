@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 Cubes = dict[str, "StudyCubes"]
 """A study's cubes by the ``repr`` of the settings they were cut with: networks may look through different windows."""
 
+MOST_PIXELS = 2**28
+"""Of all cubes of one study: a gigabyte, ten times what the largest preset's networks look at."""
+
 _broken: set[str] = set()
 """GPUs of this process that failed for another reason than memory: after that, nothing on them works."""
 
@@ -64,11 +67,17 @@ class Networks:
         def refuse(name: str, error: ValueError) -> None:
             problems.append(Problem("", None, name, "weights-refused", str(error)))
 
+        windows: dict[tuple[str, str], int] = {}
         for member in manifest.members:
             try:
                 member.read(manifest.folder)
                 if member.task not in LANDMARK_TASKS:
-                    _cube_settings(member)
+                    windows[member.task, repr(_cube_settings(member))] = _cube_pixels(member)
+                    if (pixels := sum(windows.values())) > MOST_PIXELS:
+                        windows.popitem()
+                        raise WeightsError(
+                            f"member {member.name}: {pixels:,} pixels of a study, at most {MOST_PIXELS:,}"
+                        )
                 usable.append(member)
             except WeightsError as error:
                 refuse(member.file, error)
@@ -99,8 +108,25 @@ class Networks:
     ) -> tuple[Landmarks, tuple[Problem, ...]]:
         """Stage two: the 25 points of a study by the networks ``names``.
 
-        Out of memory on the GPU, half as many slices are looked at at a time, once more on the GPU, then on the CPU.
+        Where the axial network cannot be used, geometry alone places its points; the sagittal one is needed.
+
+        Raises:
+            WeightsError: the sagittal network cannot be loaded, or its answer is not finite.
         """
+        try:
+            return self._find(volumes, names, device, threads)
+        except WeightsError as error:
+            sagittal = [name for name in names if self.named(name).task == LANDMARK_TASKS[0]]
+            if len(sagittal) == len(names):
+                raise
+            refused = Problem(volumes.study_id, None, None, "network-failed", str(error))
+        points, notes = self._find(volumes, sagittal, device, threads)
+        return points, (refused, *notes)
+
+    def _find(
+        self, volumes: StudyVolumes, names: Sequence[str], device: str, threads: int
+    ) -> tuple[Landmarks, tuple[Problem, ...]]:
+        """Out of memory on the GPU, half as many slices are looked at at a time, once more there, then on the CPU."""
         limit_torch_threads(threads)
         points: Landmarks | None = None
         for parts in (1, 2):
@@ -196,6 +222,13 @@ def _cube_settings(member: Member) -> CubeSettings:
         return from_dict(CubeSettings, member.config.get("cubes", {}), "cubes.")
     except ConfigError as error:
         raise WeightsError(f"member {member.name}: {error}") from error
+
+
+def _cube_pixels(member: Member) -> int:
+    """Of the cubes that one study's cells of the grader's family may have."""
+    settings, family = _cube_settings(member), Family(member.task)
+    windows = sum(view.slices * view.pixels**2 for view in settings.of(family))
+    return windows * settings.series * sum(cell.condition.family is family for cell in CELLS)
 
 
 def predict_in_parts(grader: Grader, cubes: StudyCubes, parts: int) -> np.ndarray:

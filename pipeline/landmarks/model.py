@@ -39,7 +39,7 @@ class PointModelSettings:
 
     def __post_init__(self) -> None:
         check_range(self, "channels", least=1, most=100)
-        check_range(self, "size_px", least=16, most=2048)
+        check_range(self, "size_px", least=16, most=1024)
         check_range(self, "width", least=1, most=4096)
 
 

@@ -114,7 +114,7 @@ def _follow(
         if message[0] == "ready":
             outcome.memory_before_mb = outcome.memory_before_mb or round(message[1], 1)
         elif message[0] == "start":
-            number, waiting = message[1], HANG_SECONDS
+            number, waiting = message[1], getattr(module, "HANG_SECONDS", HANG_SECONDS)
         elif message[0] == "done":
             _, number, kind, codes, wrong, elapsed, memory = message
             outcome.codes.update(codes or ["sound"])

@@ -46,6 +46,10 @@ CELL_TEXTS = (
 )  # fmt: skip
 
 
+HANG_SECONDS = 60.0
+"""A whole run of ``submit.py``, on a machine that may have other work."""
+
+
 @dataclass
 class Scene:
     """A competition folder and tables of our own by name; the images stay, the tables are laid out for each case."""

@@ -62,6 +62,10 @@ NAMES = (
 STUDY = "100"
 
 
+HANG_SECONDS = 60.0
+"""A whole run of ``submit.py``, on a machine that may have other work."""
+
+
 @dataclass
 class Scene:
     """A folder of one study, a sound set of weights by file name, and somebody's thesis."""
