@@ -261,9 +261,8 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
     Returns:
         Whether there was anything to draw.
     """
-    import cv2
-
     from pipeline.report.overlay import slice_picture
+    from pipeline.training.tracking import save_png
     from pipeline.volumes import read_study
 
     found = errors[errors["in_plane_mm"].notna()].sort_values("in_plane_mm", ascending=False)
@@ -288,8 +287,8 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
     if not tiles:
         return False
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
-    sheet = np.vstack([np.hstack(tiles[k : k + 4]) for k in range(0, len(tiles), 4)])
-    return bool(cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)))
+    save_png(path, np.vstack([np.hstack(tiles[k : k + 4]) for k in range(0, len(tiles), 4)]))
+    return True
 
 
 def _studies(competition: Competition, fold: int | None, limit: int | None) -> list[StudyRef]:

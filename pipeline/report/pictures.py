@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -20,6 +19,7 @@ from pipeline.landmarks.landmarks import Landmarks
 from pipeline.names import stem
 from pipeline.report.overlay import slice_picture, study_picture
 from pipeline.tables import read_frame
+from pipeline.training.tracking import save_png
 from pipeline.volumes import StudyVolumes, read_study
 
 POINTS_FILE = "label_coordinates.csv"
@@ -55,7 +55,7 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
             picture = study_picture(volumes, Landmarks.from_frame(study.study_id, table))
         # The id may come from a table; a number makes the name safe and keeps the order.
         path = out / f"{len(written) + 1}_{stem(study.study_id)}.png"
-        path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+        save_png(path, picture)
         written.append(path)
     return written
 

@@ -95,8 +95,8 @@ def save_png(path: Path, image: np.ndarray) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"{path.name}: a picture is (rows, cols, 3) uint8, not {image.shape} {image.dtype}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), np.ascontiguousarray(image[:, :, ::-1])):
-        raise OSError(f"{path}: could not write the picture")
+    # Not imwrite, which ends the process where a folder's name is not UTF-8.
+    path.write_bytes(cv2.imencode(".png", image[:, :, ::-1])[1].tobytes())
 
 
 def to_rgb(pixels: np.ndarray) -> np.ndarray:
