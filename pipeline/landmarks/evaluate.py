@@ -292,8 +292,7 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
     if not tiles:
         return False
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
-    sheet = np.vstack([np.hstack(tiles[k : k + 4]) for k in range(0, len(tiles), 4)])
-    save_png(path, sheet)
+    save_png(path, np.vstack([np.hstack(tiles[k : k + 4]) for k in range(0, len(tiles), 4)]))
     return True
 
 

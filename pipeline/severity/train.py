@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from pipeline.competition import Competition, CompetitionError, make_folds, open_competition, read_folds, write_folds
 from pipeline.config import load_settings, to_dict
@@ -182,7 +182,7 @@ def _predict_fold(
     task: SeverityTask, data: SeverityData, cells: CellTable, fold: int | None, weights: Path, out: Path
 ) -> OofTable:
     device = torch.device("cuda" if working_gpu() and task.settings.loop.device != "cpu" else "cpu")
-    task.model.load_state_dict(load_file(weights))
+    task.model.load_state_dict(load(weights.read_bytes()))
     model = task.model.to(device).eval()
     every = task.predict(model, device, cells)
     table = _by_study(task, data, cells, every, fold)

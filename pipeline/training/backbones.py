@@ -29,7 +29,7 @@ from typing import Any
 
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 _COUNTER = "num_batches_tracked"
@@ -121,7 +121,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         BackboneError: it holds something else.
     """
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        content = (
+            load(path.read_bytes()) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        )
     except Exception as error:
         raise BackboneError(f"{path}: not a readable weights file ({error})") from error
     for key in ("state_dict", "model"):

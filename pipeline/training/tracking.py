@@ -94,6 +94,7 @@ def save_png(path: Path, image: np.ndarray) -> None:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"{path.name}: a picture is (rows, cols, 3) uint8, not {image.shape} {image.dtype}")
+    # Not imwrite, which ends the process where a folder's name is not UTF-8.
     content = cv2.imencode(".png", np.ascontiguousarray(image[:, :, ::-1]))[1].tobytes()
     write_atomically(path, lambda partial: partial.write_bytes(content), sync=False)
 

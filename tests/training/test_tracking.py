@@ -1,6 +1,7 @@
 """Pictures, history and the log."""
 
 import csv
+import os
 import sys
 
 import cv2
@@ -17,6 +18,9 @@ def test_pictures_keep_their_colours(tmp_path):
     assert np.array_equal(cv2.imread(str(tmp_path / "a" / "red.png"))[:, :, ::-1], image)
     with pytest.raises(ValueError, match=r"\(rows, cols, 3\) uint8"):
         save_png(tmp_path / "grey.png", image[..., 0])
+    path = tmp_path / os.fsdecode(b"caf\xe9") / "a.png"  # OpenCV itself would end the process
+    save_png(path, image)
+    assert path.read_bytes() == (tmp_path / "a" / "red.png").read_bytes()
 
 
 def test_history_has_every_column_that_ever_occurred(tmp_path):
