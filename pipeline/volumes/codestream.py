@@ -19,6 +19,10 @@ _WITH_LENGTH = _START_OF_FRAME | {0xC4, 0xCC, 0xF8, 0xFE, *range(0xDA, 0xF0)}
 """JPEG markers that a segment follows. Any other has no place before the pixels."""
 
 
+_MOST_STEPS = 10_000
+"""Markers and boxes that are gone through. Profiles and comments of the largest size allowed take 300."""
+
+
 @dataclass(frozen=True)
 class Declared:
     """The image that a stream says it holds: ``bits`` of each component; ``tiles`` is 1 for all but JPEG 2000."""
@@ -43,7 +47,9 @@ def without_boxes(stream: bytes) -> bytes:
     if not stream.startswith(_BOXES):
         return stream
     at = 0
-    while at + 8 <= len(stream):
+    for _ in range(_MOST_STEPS):
+        if at + 8 > len(stream):
+            break
         length, kind = struct.unpack_from(">I4s", stream, at)
         head = 8
         if length == 1 and at + 16 <= len(stream):
@@ -89,12 +95,13 @@ def _jpeg(stream: bytes) -> Declared:
         raise ValueError("shows no size")
     found: Declared | None = None
     at = len(_SOI)
-    while True:
+    for _ in range(_MOST_STEPS):
         if stream[at] != _FILL:
             raise ValueError(f"has no marker at byte {at}, where one has to be")
-        while stream[at] == _FILL:  # any number of them may stand before a marker
-            at += 1
+        at += 1
         marker = stream[at]
+        if marker == _FILL:  # any number of them may stand before a marker
+            continue
         (length,) = struct.unpack_from(">H", stream, at + 1)
         if marker not in _WITH_LENGTH or length < 2:
             raise ValueError(f"has the marker FF{marker:02X} of {length} bytes before its pixels")
@@ -108,3 +115,4 @@ def _jpeg(stream: bytes) -> Declared:
                 raise ValueError("shows no size before its pixels")
             return found
         at += 1 + length
+    raise ValueError(f"does not come to its pixels after {_MOST_STEPS} markers")

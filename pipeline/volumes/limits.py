@@ -27,7 +27,7 @@ class ReadLimits:
     series_bytes: int = 1024 * 2**20
     """Sum of the file sizes of one series."""
     series_slices: int = 4096
-    """Files that are looked at in one series folder, and frames in one file."""
+    """Files that are looked at in one series folder, and frames in all of them."""
     frame_pixels: int = 4096 * 4096
     """Pixels (rows x columns) of one slice."""
     frame_seconds: float = 10.0

@@ -94,10 +94,9 @@ class _SeriesReader:
                 self._problem(error.what, str(error), name)
                 continue
             pixels += sum(frame.source.format.rows * frame.source.format.cols for frame in found)
-            if pixels > self._limits.series_pixels:
-                self._problem(
-                    "too-large", f"the series passes {self._limits.series_pixels} pixels; the rest is left", name
-                )
+            if pixels > self._limits.series_pixels or len(frames) + len(found) > self._limits.series_slices:
+                most = f"{self._limits.series_pixels} pixels or {self._limits.series_slices} slices"
+                self._problem("too-large", f"the series passes {most}; the rest is left", name)
                 break
             frames.extend(found)
         return frames

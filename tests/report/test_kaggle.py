@@ -14,14 +14,7 @@ from pipeline.__main__ import main
 from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.owned import MARK
 from pipeline.report.kaggle import ROOT
-from pipeline.report.wheelhouse import (
-    MARKER,
-    WheelError,
-    _pip_download,
-    build_wheelhouse,
-    requirement_names,
-    sha256_of,
-)
+from pipeline.report.wheelhouse import MARKER, WheelError, build_wheelhouse, requirement_names, sha256_of
 from tests.report.mounts import OPTIONAL, write_wheels
 
 
@@ -253,10 +246,6 @@ def test_without_an_index_the_message_names_the_way_out(tmp_path, index, capsys)
         wheel.unlink()
     assert main(["kaggle", str(tmp_path / "out"), "--no-weights"]) == 1
     assert "--no-wheels leaves them out" in capsys.readouterr().err
-
-
-def test_pip_keeps_no_copy_in_the_home_folder(tmp_path):
-    assert "--no-cache-dir" in _pip_download(tmp_path, ROOT / "requirements-decoders.txt", "3.12")
 
 
 def test_the_optional_packages_are_not_in_the_base_requirements():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import numpy as np
 import pydicom
@@ -42,6 +43,22 @@ def test_what_other_libraries_write(tmp_path, syntax):
     LOSSLESS[syntax](path)
     (stream,) = generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1)
     assert declared(stream) == Declared(40, 64, 1, 16)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"\xff\xd8" + b"\xff\xe1\0\2" * 5_000_000 + jpeg()[2:],
+        b"\xff\xd8" + b"\xff" * 20_000_000 + jpeg()[2:],
+        jp2(box(b"free", b"") * 2_500_000, box(b"jp2c", j2k())),
+    ],
+    ids=["segments", "fill bytes", "boxes"],
+)
+def test_twenty_megabytes_of_nothing_before_the_pixels_take_no_time(stream):
+    started = time.process_time()
+    with pytest.raises(ValueError, match=r"does not come to its pixels|without a whole codestream"):
+        declared(without_boxes(stream))
+    assert time.process_time() - started < 0.5
 
 
 def test_colour():

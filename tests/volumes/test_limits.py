@@ -40,6 +40,23 @@ def test_files_of_a_series(tmp_path):
     assert sum(len(volume.pixels) for volume in reading.volumes) == 2
 
 
+def test_slices_of_a_series_whose_files_hold_many(tmp_path):
+    """A hundred files of 4,096 frames of a pixel are 800 kB, and kept the reader busy for minutes past its seconds."""
+
+    def change(data):
+        data.Rows = data.Columns = 1
+        data.NumberOfFrames = 3
+        data.PixelData = bytes(6)
+
+    series = reference(write_series(tmp_path / "1", change=change))
+    assert "too-large" not in codes(read_series(series))
+    reading = read_series(series, ReadLimits(series_slices=7))
+    assert codes(reading).count("too-large") == 1
+    (problem,) = [problem for problem in reading.problems if problem.what == "too-large"]
+    assert problem.file == "3.dcm"
+    assert "7 slices" in problem.detail
+
+
 def test_seconds_of_a_study(tmp_path):
     for name in ("1", "2"):
         write_series(tmp_path / name)
