@@ -7,8 +7,12 @@ Source of names and weights: the RSNA 2024 Lumbar Spine Degenerative Classificat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import NamedTuple
+
+FOLDS = 5
+"""Folds of studies, in every training and every set of weights; made by :func:`pipeline.folds.make_folds`."""
 
 
 class Condition(StrEnum):
@@ -62,6 +66,14 @@ class SeriesKind(StrEnum):
     UNKNOWN = "unknown"
 
 
+NEEDED: dict[Family, tuple[SeriesKind, ...]] = {
+    Family.CANAL: (SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2),
+    Family.FORAMINAL: (SeriesKind.SAGITTAL_T1,),
+    Family.SUBARTICULAR: (SeriesKind.AXIAL_T2,),
+}
+"""The series a family is graded on; any one of them is enough."""
+
+
 _FAMILY_OF = {
     Condition.CANAL: Family.CANAL,
     Condition.LEFT_FORAMINAL: Family.FORAMINAL,
@@ -93,6 +105,12 @@ class Cell(NamedTuple):
 
 CELLS: tuple[Cell, ...] = tuple(Cell(condition, level) for condition in CONDITIONS for level in LEVELS)
 """The 25 cells in the order of the columns of ``train.csv``: condition first, level second."""
+
+FAMILY_COLUMNS: Mapping[Family, list[int]] = {
+    family: [index for index, cell in enumerate(CELLS) if cell.condition.family is family] for family in Family
+}
+"""Positions in ``CELLS`` of each family's cells: canal 5, foraminal 10, subarticular 10."""
+
 CELL_COLUMNS: tuple[str, ...] = tuple(cell.column for cell in CELLS)
 CELL_INDEX: dict[Cell, int] = {cell: index for index, cell in enumerate(CELLS)}
 
@@ -143,3 +161,8 @@ def condition_from_title(title: str) -> Condition:
 def row_id(study_id: str, cell: Cell) -> str:
     """The row id of a cell in ``submission.csv``, e.g. ``44036939_spinal_canal_stenosis_l1_l2``."""
     return f"{study_id}_{cell.column}"
+
+
+def family_cells(family: Family) -> tuple[int, ...]:
+    """Positions in ``CELLS`` of a family's cells."""
+    return tuple(FAMILY_COLUMNS[family])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from pipeline.labels import CELL_COLUMNS, GRADE_NAMES
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -23,3 +26,22 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.fail(f"LUMBAR_REAL_DATA names {folder}, which is not a folder")
     return folder
+
+
+@pytest.fixture
+def write_labels(tmp_path: Path) -> Callable[..., Path]:
+    """Write grades (studies, 25), NaN for none, as a ``train.csv``."""
+
+    import numpy as np
+    import pandas as pd
+
+    def write(grades: np.ndarray, study_ids: list[str] | None = None, name: str = "train.csv") -> Path:
+        ids = study_ids or [str(1000 + number) for number in range(len(grades))]
+        text = [["" if np.isnan(g) else GRADE_NAMES[int(g)] for g in row] for row in grades]
+        frame = pd.DataFrame(text, columns=list(CELL_COLUMNS))
+        frame.insert(0, "study_id", ids)
+        path = tmp_path / name
+        frame.to_csv(path, index=False)
+        return path
+
+    return write

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ensemble.submission import read_submission
 from pipeline.labels import CELLS, row_id
 from pipeline.report.kaggle import NOTEBOOK, ROOT
+from pipeline.submission import read_submission
 from tests.report.isolated_notebook import EQUIVALENTS, isolation
 from tests.report.mounts import (
     LAYOUTS,

@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.competition import open_competition
-from pipeline.ensemble.submission import read_submission
 from pipeline.labels import CELL_COLUMNS, GRADES
+from pipeline.submission import read_submission
 from pipeline.tables import (
     COORDINATE_COLUMNS,
     PATIENT_COLUMNS,

@@ -28,7 +28,7 @@ from pipeline.console import say
 from pipeline.cubes.cut import cut_cubes
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.files import check_space, write_atomically
-from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
+from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind, family_cells
 from pipeline.landmarks.examples import labelled_points
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.landmarks.mislabelled import mislabelled
@@ -102,11 +102,6 @@ class CubeCache:
         if not found:
             return np.zeros((len(self.study_ids), len(self.cells)), dtype=bool)
         return np.asarray(np.logical_or.reduce(found))
-
-
-def family_cells(family: Family) -> tuple[int, ...]:
-    """Positions in ``CELLS`` of a family's cells."""
-    return tuple(index for index, cell in enumerate(CELLS) if cell.condition.family is family)
 
 
 def build_cache(

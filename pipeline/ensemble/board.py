@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.ensemble.result import Reason, Source, StudyResult
-from pipeline.ensemble.submission import write_submission, write_wide
 from pipeline.labels import CELLS
+from pipeline.submission import write_submission, write_wide
 
 LEAST_INTERVAL = 5.0
 """Seconds between two writings of the table; longer where writing itself takes long."""

@@ -19,8 +19,7 @@ from pipeline.config import from_dict
 from pipeline.ensemble.calibration import Calibration, normalised
 from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.manifest import Manifest, WeightsError
-from pipeline.ensemble.metric import FAMILY_COLUMNS
-from pipeline.labels import CELLS, Family
+from pipeline.labels import CELLS, FAMILY_COLUMNS, Family
 from pipeline.untrusted import parse_json
 
 ENSEMBLE_FILE = "ensemble.json"

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.ensemble.context import MIRROR, OUTPUTS, ContextModel, ContextSettings, inputs
-from pipeline.ensemble.metric import FAMILY_COLUMNS
-from pipeline.labels import CONDITIONS, GRADE_WEIGHTS, GRADES, LEVELS, Condition, Family, Side
+from pipeline.labels import CONDITIONS, FAMILY_COLUMNS, GRADE_WEIGHTS, GRADES, LEVELS, Condition, Family, Side
 
 _ANSWERS = len(OUTPUTS) * len(GRADES)
 _PER_CELL = 5

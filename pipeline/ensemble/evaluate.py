@@ -21,17 +21,17 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition, studies_in_fold
+from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition
 from pipeline.console import complain, say
+from pipeline.device import limit_threads, usable_gpus
 from pipeline.ensemble.combine import EnsembleFit, blend, calibrate, fitted
 from pipeline.ensemble.manifest import Manifest, WeightsError
-from pipeline.ensemble.metric import FAMILY_COLUMNS
 from pipeline.ensemble.networks import Networks
 from pipeline.ensemble.plan import make_plan
 from pipeline.ensemble.prior import own_prior
-from pipeline.ensemble.workers import limit_threads, usable_gpus
 from pipeline.files import write_atomically, write_text
-from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family
+from pipeline.folds import studies_in_fold
+from pipeline.labels import CELL_COLUMNS, CELLS, FAMILY_COLUMNS, GRADES, LEVELS, Family
 from pipeline.landmarks.evaluate import EVALUATION
 from pipeline.owned import RefusedError, claim
 from pipeline.parallel import in_processes

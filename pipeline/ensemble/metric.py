@@ -8,14 +8,13 @@ predicted severe probabilities as the answer. Cells without a grade do not count
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.ensemble.submission import probabilities_of, read_submission
-from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_WEIGHTS, GRADES, Family
+from pipeline.labels import CELL_COLUMNS, CELLS, FAMILY_COLUMNS, GRADE_WEIGHTS, GRADES, Family
+from pipeline.submission import probabilities_of, read_submission
 from pipeline.tables import read_labels
 
 CLIP = float(np.finfo(np.float64).eps)
@@ -121,9 +120,3 @@ def score_files(truth: Path, submission: Path) -> Score:
     study_ids = [str(study_id) for study_id in labels.index]
     probabilities = probabilities_of(read_submission(submission), study_ids, submission)
     return score_arrays(labels[list(CELL_COLUMNS)].to_numpy(), probabilities)
-
-
-FAMILY_COLUMNS: Mapping[Family, list[int]] = {
-    family: [index for index, cell in enumerate(CELLS) if cell.condition.family is family] for family in Family
-}
-"""Positions in ``CELLS`` of each family's cells: canal 5, foraminal 10, subarticular 10."""

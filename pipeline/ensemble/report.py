@@ -15,10 +15,10 @@ from typing import Any, TextIO
 
 from pipeline.competition import Problem
 from pipeline.ensemble.result import StudyResult
-from pipeline.ensemble.submission import ROW_ORDER
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELLS, row_id
 from pipeline.names import guarded, shown_all
+from pipeline.submission import ROW_ORDER
 
 PROVENANCE_COLUMNS = (
     "row_id",

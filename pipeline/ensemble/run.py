@@ -9,7 +9,6 @@ and Ctrl-C end the run early and cleanly; what is still going on at the deadline
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
 from collections import deque
@@ -186,8 +185,3 @@ def _signals() -> Iterator[None]:
     finally:
         for which, handler in before.items():
             signal.signal(which, handler)
-
-
-def usable_cpus() -> int:
-    """The cores this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0))

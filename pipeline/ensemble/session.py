@@ -17,13 +17,14 @@ import pandas as pd
 from pipeline.competition import Competition, Problem, StudyRef
 from pipeline.config import to_dict
 from pipeline.console import complain, say
+from pipeline.device import usable_cpus
 from pipeline.ensemble.board import Board
 from pipeline.ensemble.manifest import Manifest
 from pipeline.ensemble.metric import Score, score_arrays
 from pipeline.ensemble.plan import Plan, make_plan
 from pipeline.ensemble.report import NOTE, RunReport, open_log, versions, write_run_json, write_stages
 from pipeline.ensemble.result import UNFINISHED, Reason, StudyResult
-from pipeline.ensemble.run import Run, usable_cpus
+from pipeline.ensemble.run import Run
 from pipeline.ensemble.settings import EnsembleSettings, Schedule
 from pipeline.ensemble.stages import StudyTask, Workbench
 from pipeline.ensemble.work import WorkFolder

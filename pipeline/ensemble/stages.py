@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.competition import Problem, StudyRef
+from pipeline.device import limit_threads
 from pipeline.ensemble.alarm import StudyTimeout, alarm
 from pipeline.ensemble.result import Reason, Source, StudyResult
-from pipeline.ensemble.work import WorkFolder
-from pipeline.ensemble.workers import limit_threads, work_device
-from pipeline.labels import CELLS, GRADES, Family, SeriesKind
+from pipeline.ensemble.work import WorkFolder, work_device
+from pipeline.labels import CELLS, GRADES, NEEDED, Family, SeriesKind
 from pipeline.tables import guarded_frame
 from pipeline.volumes import ReadLimits
 
@@ -31,12 +31,6 @@ if TYPE_CHECKING:
     from pipeline.ensemble.networks import Networks
     from pipeline.volumes import StudyVolumes
 
-NEEDED: dict[Family, tuple[SeriesKind, ...]] = {
-    Family.CANAL: (SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2),
-    Family.FORAMINAL: (SeriesKind.SAGITTAL_T1,),
-    Family.SUBARTICULAR: (SeriesKind.AXIAL_T2,),
-}
-"""The series a family is graded on; any one of them is enough."""
 GRACE_SECONDS = 1.0
 """A network that runs when the time is over may take this much longer to end."""
 

@@ -19,16 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import (
-    Competition,
-    CompetitionError,
-    Problem,
-    StudyRef,
-    make_folds,
-    no_study,
-    open_competition,
-    read_folds,
-)
+from pipeline.competition import Competition, CompetitionError, Problem, StudyRef, no_study, open_competition
 from pipeline.config import ConfigError, load_settings
 from pipeline.console import Parser, complain
 from pipeline.ensemble.board import Board
@@ -36,12 +27,13 @@ from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest, WeightsError
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
 from pipeline.ensemble.report import LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
 from pipeline.ensemble.settings import EnsembleSettings, Schedule
-from pipeline.ensemble.submission import WIDE_COLUMNS
 from pipeline.ensemble.work import KIND, work_folder
 from pipeline.files import read_bounded
+from pipeline.folds import make_folds, read_folds
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
 from pipeline.owned import BusyError, RefusedError, check_apart, check_claim, check_table, first_line, hold, is_there
+from pipeline.submission import WIDE_COLUMNS
 from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
 

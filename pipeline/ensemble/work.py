@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.competition import Problem, SeriesRef, StudyRef
+from pipeline.device import usable_gpus
 from pipeline.ensemble.result import StudyResult
 from pipeline.files import DamagedError
 from pipeline.owned import BusyError, RefusedError, claim, delete_known, hold, remove
@@ -187,6 +188,23 @@ def code_version() -> str:
         if path.suffix in (".py", ".csv", ".yaml"):
             found.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return found.hexdigest()
+
+
+@functools.cache
+def work_device(choice: str, work: WorkFolder, run: str) -> str:
+    """The device of this process: ``cpu`` or ``cuda:N``, each GPU to every n-th worker.
+
+    Args:
+        choice: auto, cpu or cuda; where no GPU works it is the CPU in any case.
+        work: where workers claim their numbers.
+        run: the run they count in.
+    """
+    if choice == "cpu":
+        return "cpu"
+    usable = usable_gpus()
+    if not usable:
+        return "cpu"
+    return f"cuda:{usable[work.claim_slot(run) % len(usable)]}"
 
 
 def _files(series: SeriesRef) -> list[tuple[str, int, int, int]] | int:

@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition, CompetitionError, StudyRef, TableError, open_competition, studies_in_fold
+from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition
 from pipeline.console import complain, say
 from pipeline.files import write_atomically, write_text
+from pipeline.folds import studies_in_fold
 from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Family
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.names import file_name, plain_id
 from pipeline.owned import RefusedError, claim
-from pipeline.tables import guarded_frame
+from pipeline.tables import TableError, guarded_frame
 
 if TYPE_CHECKING:
     from pipeline.volumes import StudyVolumes, Volume
@@ -137,8 +138,8 @@ def predict_and_compare(
     Raises:
         CompetitionError: the folder has no coordinates.
     """
+    from pipeline.device import torch_threads, working_gpu
     from pipeline.landmarks.load import load_predictor
-    from pipeline.training.device import torch_threads, working_gpu
     from pipeline.volumes import read_study
 
     if competition.coordinates is None:
@@ -266,8 +267,8 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
     Returns:
         Whether there was anything to draw.
     """
+    from pipeline.pictures import save_png
     from pipeline.report.overlay import slice_picture
-    from pipeline.training.tracking import save_png
     from pipeline.volumes import read_study
 
     found = errors[errors["in_plane_mm"].notna()].sort_values("in_plane_mm", ascending=False)

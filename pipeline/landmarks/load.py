@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from pipeline.config import ConfigError, from_dict, load_settings, to_dict
+from pipeline.device import seconds_on_one_thread
 from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.ensemble.seen import study_hash
 from pipeline.landmarks.axial import AxialSettings
@@ -19,7 +20,7 @@ from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
 from pipeline.training.fold import folded
-from pipeline.training.store import load_network, seconds_on_one_thread, store_network
+from pipeline.training.store import load_network, store_network
 
 SAGITTAL_SLICES = 36
 """Slices of the two sagittal series of a typical study, 18 each."""

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from pipeline.competition import Competition, CompetitionError, open_competition, studies_in_fold
+from pipeline.competition import Competition, CompetitionError, open_competition
 from pipeline.config import ConfigError, load_settings, to_dict
 from pipeline.console import say
 from pipeline.ensemble.seen import seen_studies
+from pipeline.folds import studies_in_fold
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
 from pipeline.training.augment import AugmentSettings, StackAugmentation
@@ -287,7 +288,7 @@ def _tile(image: np.ndarray, truth: np.ndarray, guess: np.ndarray, error: float,
 def train(task: str, args: argparse.Namespace) -> int:
     """Train ``landmarks`` or ``axial`` as the command line says; returns the exit status.
 
-    Each folder of ``--data`` is split by :func:`pipeline.competition.make_folds`; the held-out fold is scored after
+    Each folder of ``--data`` is split by :func:`pipeline.folds.make_folds`; the held-out fold is scored after
     each epoch and its studies are in no batch.
     """
     settings = load_train_settings(task, args.preset, args.set, len(args.data))

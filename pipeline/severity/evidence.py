@@ -18,8 +18,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from pipeline.ensemble.calibration import unweighted
-from pipeline.ensemble.metric import FAMILY_COLUMNS, any_severe_log_loss, weighted_log_loss
-from pipeline.labels import CELLS, GRADES, LEVELS, Family, level_from_title, level_title
+from pipeline.ensemble.metric import any_severe_log_loss, weighted_log_loss
+from pipeline.labels import CELLS, FAMILY_COLUMNS, GRADES, LEVELS, Family, level_from_title, level_title
 from pipeline.severity.figures import family_score, level_figures
 from pipeline.tables import TableError, read_text_table
 

@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.ensemble.prior import read_prior
-from pipeline.ensemble.submission import write_submission
 from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES
+from pipeline.submission import write_submission
 from pipeline.tables import TableError, guarded_frame, read_written
 
 _LOG_P = tuple(f"log_p_{grade}" for grade in GRADES)

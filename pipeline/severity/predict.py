@@ -11,15 +11,14 @@ import torch
 
 from pipeline.config import from_dict, to_dict
 from pipeline.cubes import Cube, CubeSettings, StudyCubes
-from pipeline.cubes.cache import family_cells
 from pipeline.cubes.settings import ViewSettings
+from pipeline.device import channels_last
 from pipeline.ensemble.manifest import Member, WeightsError
-from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind, companion
+from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind, companion, family_cells
 from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
-from pipeline.training.device import channels_last
 from pipeline.training.fold import folded
 from pipeline.training.store import load_network
 

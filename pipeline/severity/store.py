@@ -10,15 +10,14 @@ from pathlib import Path
 import torch
 
 from pipeline.config import ConfigError, load_settings
-from pipeline.cubes.cache import family_cells
+from pipeline.device import channels_last, seconds_on_one_thread
 from pipeline.ensemble.manifest import Manifest
-from pipeline.labels import Family
+from pipeline.labels import Family, family_cells
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import fold_encoders, member_config
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
-from pipeline.training.device import channels_last
-from pipeline.training.store import seconds_on_one_thread, store_network
+from pipeline.training.store import store_network
 
 INFERENCE_SETTINGS = ("beside", "shift_mm", "worst")
 """What may differ between training and use: how many windows are averaged."""

@@ -16,6 +16,7 @@ from pipeline.cubes.cache import CubeCache
 from pipeline.cubes.settings import ViewSettings
 from pipeline.files import write_text
 from pipeline.labels import CELLS, GRADE_WEIGHTS, GRADES, Family
+from pipeline.pictures import contact_sheet
 from pipeline.severity.figures import family_score, level_figures, level_lines
 from pipeline.severity.items import CellTable, CubeItems, draw_weights
 from pipeline.severity.losses import severity_loss
@@ -25,7 +26,6 @@ from pipeline.severity.windows import drop_slices, middle_window, mixed, random_
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.store import read_network
 from pipeline.training.task import Batch, Task, decayed_groups
-from pipeline.training.tracking import contact_sheet
 
 _EVALUATION_BATCH = 256
 

@@ -19,12 +19,14 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load
 
-from pipeline.competition import Competition, CompetitionError, make_folds, open_competition, read_folds, write_folds
+from pipeline.competition import Competition, CompetitionError, open_competition
 from pipeline.config import load_settings, to_dict
 from pipeline.console import say
 from pipeline.cubes.cache import CubeCache, Margin, build_cache
+from pipeline.device import working_gpu
 from pipeline.ensemble.seen import seen_studies
 from pipeline.files import write_text
+from pipeline.folds import make_folds, read_folds, write_folds
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family, condition_from_title, level_from_title
 from pipeline.severity.figures import family_score, level_figures, level_lines
 from pipeline.severity.items import CellTable, cell_table, study_positions
@@ -35,7 +37,6 @@ from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
 from pipeline.tables import TableError, read_written
-from pipeline.training.device import working_gpu
 from pipeline.training.folder import claim_run
 from pipeline.training.loop import fit
 from pipeline.training.processes import is_main_process, main_process_first

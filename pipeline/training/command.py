@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.console import Parser, complain
+from pipeline.labels import FOLDS
 from pipeline.training.memory import keep_freed_memory
-
-FOLDS = 5
-"""Folds of :func:`pipeline.competition.make_folds` as the stages call it."""
 
 
 class Stage(NamedTuple):
@@ -121,10 +119,11 @@ def _fold(text: str) -> int | None:
 
 def _status(error: Exception) -> int | None:
     """2 for a call that was wrong, 1 for work that could not be done, None for a fault of the program."""
-    from pipeline.competition import CompetitionError, TableError
+    from pipeline.competition import CompetitionError
     from pipeline.config import ConfigError
     from pipeline.ensemble.manifest import WeightsError
     from pipeline.owned import RefusedError
+    from pipeline.tables import TableError
     from pipeline.training.backbones import BackboneError
     from pipeline.training.checkpoint import ResumeError
     from pipeline.training.ladder import LadderError

@@ -96,9 +96,9 @@ def _check_folders(out: Path, weights: Path, points: Path) -> None:
         WeightsError: the weights' manifest is none.
     """
     from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest
+    from pipeline.labels import FOLDS
     from pipeline.landmarks.evaluate import EVALUATION
     from pipeline.owned import check_claim
-    from pipeline.training.command import FOLDS
     from pipeline.training.folder import check_run, claim_run
 
     for name in ("landmarks", "axial", *(family.value for family in Family)):
@@ -138,8 +138,8 @@ def _call(command: Sequence[str]) -> int:
 
 def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Path) -> None:
     from pipeline.ensemble.manifest import Manifest
+    from pipeline.labels import FOLDS
     from pipeline.landmarks.load import store_run
-    from pipeline.training.command import FOLDS
 
     Manifest.open(weights, args.set_name, shown(f"trained on {', '.join(path.name for path in args.data)}"))
     for task in tasks:
@@ -148,8 +148,8 @@ def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Pa
 
 
 def _store_classifiers(args: argparse.Namespace, families: Sequence[Family], weights: Path) -> None:
+    from pipeline.labels import FOLDS
     from pipeline.severity.store import store_run
-    from pipeline.training.command import FOLDS
 
     for family in families:
         for fold in range(FOLDS):

@@ -29,10 +29,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pipeline.device import channels_last
 from pipeline.ensemble.seen import write_seen
 from pipeline.files import write_text
 from pipeline.parallel import why_no_workers
-from pipeline.training import checkpoint, device
+from pipeline.training import accelerator, checkpoint
 from pipeline.training.averaging import AveragedModel
 from pipeline.training.checkpoint import ResumeError
 from pipeline.training.folder import claim_run, clear_run
@@ -87,7 +88,7 @@ class _Run:
         self, task: Task, settings: LoopSettings, out: Path, config: dict[str, Any], seen: Sequence[str], resume: bool
     ) -> None:
         self.task, self.settings, self.out, self.seen = task, settings, out, seen
-        self.accelerator = device.open_accelerator(settings.device, settings.precision)
+        self.accelerator = accelerator.open_accelerator(settings.device, settings.precision)
         self.processes = Processes(self.accelerator)
         self.device = self.accelerator.device
         if self.device.type == "cuda":
@@ -109,7 +110,7 @@ class _Run:
         )
         self.model = task.model.to(self.device)
         if settings.channels_last:
-            self.model = device.channels_last(self.model)
+            self.model = channels_last(self.model)
         self.processes.share_weights(self.model)
         self.optimizer = self.accelerator.prepare(
             torch.optim.AdamW(task.parameter_groups(settings.weight_decay), lr=settings.learning_rate)
@@ -198,7 +199,7 @@ class _Run:
             try:
                 loss, parts = self._backward(batch)
             except Exception as error:
-                if not device.is_out_of_memory(error):
+                if not accelerator.is_out_of_memory(error):
                     raise
                 failed = True
             if not self.processes.anywhere(failed):
@@ -226,7 +227,9 @@ class _Run:
         losses: list[Tensor] = []
         totals: dict[str, float] = {}
         for first in range(0, items, size):
-            micro = device.on_device({name: value[first : first + size] for name, value in batch.items()}, self.device)
+            micro = accelerator.on_device(
+                {name: value[first : first + size] for name, value in batch.items()}, self.device
+            )
             share = len(micro["dataset_index"]) / items
             micro = self.task.augment(micro, generator)
             with self.accelerator.autocast():
@@ -303,7 +306,7 @@ class _Run:
         file = pause_file(self.out)
         self.tracker.say(f"paused at step {self.step}, accelerator freed; remove {file} to continue")
         self._move(torch.device("cpu"))
-        device.release_memory()
+        accelerator.release_memory()
         stopped = False
         while not stopped and self.processes.anywhere(self.main and pause_file(self.out) is not None):
             time.sleep(0.2)
@@ -320,7 +323,7 @@ class _Run:
             MemoryError: if a micro-batch is a single item already.
         """
         self.optimizer.zero_grad()
-        device.release_memory()
+        accelerator.release_memory()
         parts = self.settings.accumulate * self.split
         if parts >= items:
             raise MemoryError(f"{self.task.name}: not one item fits into memory; choose a smaller input or network")
@@ -423,4 +426,4 @@ class _Run:
     def _move(self, place: torch.device) -> None:
         self.model.to(place)
         self.averaged.model.to(place)
-        device.move_optimizer(self.optimizer, place)
+        accelerator.move_optimizer(self.optimizer, place)

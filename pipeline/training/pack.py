@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.console import complain, say
-from pipeline.training.command import FOLDS
+from pipeline.labels import FOLDS
 
 
 class PackedRun(NamedTuple):

@@ -16,7 +16,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list
 from torch import nn
 
-from pipeline.training.device import WAIT, working_gpu
+from pipeline.device import working_gpu
+from pipeline.training.accelerator import WAIT
 
 
 def is_main_process() -> bool:

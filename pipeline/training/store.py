@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +15,6 @@ from torch.overrides import TorchFunctionMode
 from pipeline.ensemble.manifest import Manifest, Member, WeightsError
 from pipeline.ensemble.seen import seen_list
 from pipeline.training.checkpoint import INPUTS, differences
-from pipeline.training.device import torch_threads
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -203,14 +201,3 @@ def read_network(content: bytes) -> dict[str, Tensor]:
 
 def _along_first(scale: Tensor, tensor: Tensor) -> Tensor:
     return scale.view(-1, *[1] * (tensor.dim() - 1))
-
-
-def seconds_on_one_thread(forward: Callable[[], object]) -> float:
-    """The shortest of three calls on one CPU thread: what else the machine does only makes a call longer."""
-    taken = []
-    with torch_threads(1):
-        for _ in range(3):
-            began = time.perf_counter()
-            forward()
-            taken.append(time.perf_counter() - began)
-    return min(taken)

@@ -24,8 +24,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.ensemble.submission import probabilities_of, read_submission
 from pipeline.labels import CELLS
+from pipeline.submission import probabilities_of, read_submission
 from tests.report.mounts import ROOT, multiply, phantom_studies
 
 PROGRAM = ("submit.py",)

@@ -27,8 +27,8 @@ from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
-from pipeline.ensemble.submission import read_submission
 from pipeline.labels import CELLS, SeriesKind, row_id
+from pipeline.submission import read_submission
 from tests.report.mounts import ROOT, multiply, phantom_studies
 from tests.volumes.attacks import J2KS, JPEGS, compressed, j2k_of_precincts, jpeg_of_scans, rle_bomb, sides
 from tests.volumes.test_hostile import ENDLESS

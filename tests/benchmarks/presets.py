@@ -18,8 +18,7 @@ import torch
 from torch import nn
 
 from pipeline.config import load_settings
-from pipeline.cubes.cache import family_cells
-from pipeline.labels import CELLS, LEVELS, Family
+from pipeline.labels import CELLS, LEVELS, Family, family_cells
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS
 from pipeline.landmarks.load import AXIAL_WINDOWS, SAGITTAL_SLICES
 from pipeline.landmarks.model import PointNet

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from pipeline.ensemble.prior import read_prior
-from pipeline.ensemble.submission import ROW_ORDER
+from pipeline.submission import ROW_ORDER
 from tests.benchmarks.anytime import ROOT, assert_valid, killed_at_random, within_budget
 from tests.ensemble.studies import write_studies
 

@@ -11,9 +11,8 @@ from pipeline.ensemble.context import ContextSettings
 from pipeline.ensemble.fit import OutOfFold, fit_ensemble, report_lines
 from pipeline.ensemble.fit_command import fit_and_save
 from pipeline.ensemble.manifest import Manifest, WeightsError
-from pipeline.ensemble.metric import FAMILY_COLUMNS
 from pipeline.ensemble.networks import Networks
-from pipeline.labels import CELL_COLUMNS, GRADE_NAMES, Family
+from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADE_NAMES, Family
 from pipeline.severity.oof import OofTable, read_oof, write_oof
 
 FORAMINAL = FAMILY_COLUMNS[Family.FORAMINAL]

@@ -13,9 +13,8 @@ from pipeline.ensemble.combine import EnsembleFit
 from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.evaluate import even_blend, hidden_answers
 from pipeline.ensemble.manifest import Manifest
-from pipeline.ensemble.metric import FAMILY_COLUMNS
 from pipeline.ensemble.seen import seen_list, seen_studies
-from pipeline.labels import CELL_COLUMNS, Family
+from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, Family
 from pipeline.severity.evidence import GRADINGS
 from tests.ensemble.studies import FakeNetworks, members, write_studies
 

@@ -16,12 +16,12 @@ from pipeline.cubes import StudyCubes
 from pipeline.ensemble import submit_command
 from pipeline.ensemble.manifest import Manifest, Member, WeightsError
 from pipeline.ensemble.networks import Networks
-from pipeline.ensemble.submission import read_submission
 from pipeline.labels import CELL_INDEX, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import load_member, member_config
 from pipeline.severity.settings import NetworkSettings, SeveritySettings
+from pipeline.submission import read_submission
 from tests.ensemble.studies import write_studies
 from tests.landmarks.spine import sagittal, study
 from tests.severity.test_predict import VIEW, cube

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.ensemble.metric import CLIP, score_arrays, score_files
-from pipeline.ensemble.submission import read_submission, write_submission
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition
+from pipeline.submission import read_submission, write_submission
 from pipeline.tables import TableError
 
 CANAL = [CELL_INDEX[Cell(Condition.CANAL, level)] for level in ("l1_l2", "l2_l3", "l3_l4", "l4_l5", "l5_s1")]

@@ -18,7 +18,7 @@ from pipeline.ensemble.result import Reason, Source, StudyResult
 from pipeline.ensemble.run import Run
 from pipeline.ensemble.settings import RESERVE_SECONDS, RESERVE_STARTS, Schedule
 from pipeline.ensemble.stages import StudyTask
-from pipeline.ensemble.submission import probabilities_of, read_submission
+from pipeline.submission import probabilities_of, read_submission
 
 BUDGET = 420.0
 

@@ -16,9 +16,9 @@ from pipeline.ensemble.result import Reason, Source, StudyResult
 from pipeline.ensemble.run import Run
 from pipeline.ensemble.settings import Schedule
 from pipeline.ensemble.stages import Workbench, grade_study
-from pipeline.ensemble.submission import probabilities_of, read_submission
 from pipeline.ensemble.work import WorkFolder
 from pipeline.labels import CELLS, Family
+from pipeline.submission import probabilities_of, read_submission
 from pipeline.volumes import ReadLimits
 from tests.ensemble.studies import FakeNetworks, write_studies
 

@@ -27,11 +27,11 @@ from pipeline.ensemble.plan import make_plan
 from pipeline.ensemble.report import LOG_HEADER
 from pipeline.ensemble.result import StudyResult
 from pipeline.ensemble.stages import Workbench, grade_study
-from pipeline.ensemble.submission import read_submission
 from pipeline.ensemble.submit_command import main
 from pipeline.ensemble.work import WorkFolder
 from pipeline.files import write_sealed
 from pipeline.owned import MARK, claim
+from pipeline.submission import read_submission
 from tests.ensemble.studies import FakeNetworks, members, write_studies
 from tests.ensemble.test_submit import ROOT, SLOWLY, wait_for
 

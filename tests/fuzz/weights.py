@@ -30,7 +30,6 @@ from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.manifest import Manifest, Member, WeightsError
 from pipeline.ensemble.prior import PRIOR_FILE
 from pipeline.ensemble.seen import seen_list, seen_studies
-from pipeline.ensemble.submission import read_submission
 from pipeline.labels import Family
 from pipeline.landmarks import load as points
 from pipeline.landmarks.model import PointModelSettings, PointNet
@@ -38,6 +37,7 @@ from pipeline.report import kaggle
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import member_config
 from pipeline.severity.settings import NetworkSettings, SeveritySettings
+from pipeline.submission import read_submission
 from tests.ensemble.studies import SERIES, write_studies
 from tests.fuzz.mutate import mutate
 

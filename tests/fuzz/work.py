@@ -21,11 +21,11 @@ from unittest.mock import patch
 import numpy as np
 
 from pipeline.ensemble import session, submit_command
-from pipeline.ensemble.submission import read_submission
 from pipeline.ensemble.work import KIND, WorkFolder
 from pipeline.files import write_sealed
 from pipeline.labels import CELLS
 from pipeline.owned import MARK, is_owned
+from pipeline.submission import read_submission
 from tests.ensemble.studies import FakeNetworks, write_studies
 from tests.fuzz.mutate import mutate
 

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
-from pipeline.competition import make_folds, open_competition
+from pipeline.competition import open_competition
 from pipeline.config import ConfigError
 from pipeline.ensemble.seen import study_hash
+from pipeline.folds import make_folds
 from pipeline.labels import CELL_COLUMNS
 from pipeline.landmarks.examples import ExampleSettings, build_examples
 from pipeline.landmarks.model import PointModelSettings

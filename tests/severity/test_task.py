@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipeline.cubes import ViewSettings
-from pipeline.cubes.cache import CubeCache, Margin, family_cells
-from pipeline.labels import CELL_COLUMNS, CELLS, Family, SeriesKind
+from pipeline.cubes.cache import CubeCache, Margin
+from pipeline.labels import CELL_COLUMNS, CELLS, Family, SeriesKind, family_cells
 from pipeline.severity.items import CubeItems, cell_table, draw_weights, dropped_rows
 from pipeline.severity.oof import OofTable, read_oof
 from pipeline.severity.review import noisy_labels

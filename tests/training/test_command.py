@@ -7,7 +7,8 @@ import types
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.competition import CompetitionError, TableError
+from pipeline.competition import CompetitionError
+from pipeline.tables import TableError
 from pipeline.training import command
 from pipeline.training.backbones import BackboneError
 

@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.__main__ import main
 from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.ensemble.seen import seen_studies, study_hash, write_seen
-from pipeline.training.store import load_network, read_network, seconds_on_one_thread, store_network
+from pipeline.training.store import load_network, read_network, store_network
 
 
 @pytest.fixture
@@ -171,21 +171,6 @@ def test_an_answer_that_is_not_finite_is_refused_by_name(stored):
     assert model(torch.ones(1, 2)).isfinite().all()
     with pytest.raises(WeightsError, match="network canal-fold0: its answer is not finite"):
         model(torch.full((1, 2), float("inf")))
-
-
-def test_time_is_taken_on_one_thread_and_threads_come_back():
-    before, seen = torch.get_num_threads(), []
-    torch.set_num_threads(2)
-    try:
-        seconds = seconds_on_one_thread(lambda: seen.append(torch.get_num_threads()))
-        assert seen == [1, 1, 1]
-        assert torch.get_num_threads() == 2
-        assert seconds >= 0
-        with pytest.raises(ZeroDivisionError):
-            seconds_on_one_thread(lambda: 1 / 0)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_pack_says_what_a_run_lacks(tmp_path, weights, capsys):

@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import datetime
 import gc
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
 
 from pipeline.config import ConfigError
+from pipeline.device import working_gpu
 from pipeline.training.settings import Precision
 
 if TYPE_CHECKING:
@@ -26,21 +23,6 @@ if TYPE_CHECKING:
 
 WAIT = datetime.timedelta(days=1)
 """How long the other processes wait while the first one fills a cache, evaluates, draws or measures the localisers."""
-
-
-def working_gpu() -> bool:
-    """Whether this process's CUDA device is there and survives one forward and backward convolution."""
-    if not torch.cuda.is_available():
-        return False
-    # Not simply "cuda": every process of torchrun would open a context on the first card.
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    try:
-        layer = torch.nn.Conv2d(1, 2, 3).to(device)
-        layer(torch.ones(1, 1, 8, 8, device=device)).sum().backward()
-        torch.cuda.synchronize(device)
-    except RuntimeError:
-        return False
-    return True
 
 
 def open_accelerator(device: Literal["auto", "cpu", "cuda"], precision: Precision) -> Accelerator:
@@ -84,24 +66,6 @@ def release_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """So many threads on the CPU inside, as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def channels_last(model: nn.Module) -> nn.Module:
-    """The model in the memory layout that is 1.1 to 1.6 times faster; a volumetric network has no such one."""
-    if any(parameter.dim() == 5 for parameter in model.parameters()):
-        return model
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.ensemble.submission import WIDE_COLUMNS, write_submission, write_wide
 from pipeline.labels import CELL_INDEX, Cell, Condition
+from pipeline.submission import WIDE_COLUMNS, write_submission, write_wide
 
 
 def test_wide_table_holds_the_same_numbers(tmp_path):

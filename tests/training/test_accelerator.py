@@ -9,14 +9,8 @@ import torch
 
 import pipeline.training
 from pipeline.config import ConfigError
-from pipeline.training.device import (
-    channels_last,
-    is_out_of_memory,
-    move_optimizer,
-    open_accelerator,
-    torch_threads,
-    working_gpu,
-)
+from pipeline.device import working_gpu
+from pipeline.training.accelerator import is_out_of_memory, move_optimizer, open_accelerator
 from pipeline.training.loop import fit
 from tests.training.toy import SETTINGS, ToyTask
 
@@ -76,7 +70,7 @@ def test_moving_an_optimizer_moves_its_moments():
 
 
 @pytest.mark.parametrize(
-    "name", ["device", "settings", "backbones", "augment", "task", "sampling", "tracking", "schedule"]
+    "name", ["accelerator", "settings", "backbones", "augment", "task", "sampling", "tracking", "schedule"]
 )
 def test_predictions_need_no_accelerate(name):
     source = (Path(pipeline.training.__file__).parent / f"{name}.py").read_text()
@@ -84,16 +78,3 @@ def test_predictions_need_no_accelerate(name):
     names = [getattr(node, "module", None) or node.names[0].name for node in imported]
     assert names
     assert not any(module.startswith("accelerate") for module in names)
-
-
-def test_a_volumetric_network_keeps_its_layout():
-    plane, volume = torch.nn.Conv2d(3, 4, 3), torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv3d(1, 2, 3))
-    assert channels_last(plane).weight.is_contiguous(memory_format=torch.channels_last)
-    assert channels_last(volume)[0].weight.is_contiguous()
-
-
-def test_threads_are_as_before_afterwards():
-    before = torch.get_num_threads()
-    with torch_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-    assert torch.get_num_threads() == before

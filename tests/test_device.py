@@ -1,0 +1,36 @@
+"""Threads, memory layouts and the time of a network on one thread."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.device import channels_last, seconds_on_one_thread, torch_threads
+
+
+def test_a_volumetric_network_keeps_its_layout():
+    plane, volume = torch.nn.Conv2d(3, 4, 3), torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv3d(1, 2, 3))
+    assert channels_last(plane).weight.is_contiguous(memory_format=torch.channels_last)
+    assert channels_last(volume)[0].weight.is_contiguous()
+
+
+def test_threads_are_as_before_afterwards():
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_time_is_taken_on_one_thread_and_threads_come_back():
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        seconds = seconds_on_one_thread(lambda: seen.append(torch.get_num_threads()))
+        assert seen == [1, 1, 1]
+        assert torch.get_num_threads() == 2
+        assert seconds >= 0
+        with pytest.raises(ZeroDivisionError):
+            seconds_on_one_thread(lambda: 1 / 0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,43 @@
+"""Pictures keep their colours, and any range of grey becomes visible."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.pictures import contact_sheet, save_png, to_rgb
+
+
+def test_pictures_keep_their_colours(tmp_path):
+    image = np.zeros((5, 7, 3), np.uint8)
+    image[..., 0] = 250
+    save_png(tmp_path / "a" / "red.png", image)
+    assert np.array_equal(cv2.imread(str(tmp_path / "a" / "red.png"))[:, :, ::-1], image)
+    with pytest.raises(ValueError, match=r"\(rows, cols, 3\) uint8"):
+        save_png(tmp_path / "grey.png", image[..., 0])
+    path = tmp_path / os.fsdecode(b"caf\xe9") / "a.png"  # OpenCV itself would end the process
+    save_png(path, image)
+    assert path.read_bytes() == (tmp_path / "a" / "red.png").read_bytes()
+
+
+def test_contact_sheet_places_tiles_of_several_sizes():
+    white = np.full((10, 20, 3), 255, np.uint8)
+    sheet = contact_sheet([white, white[:4, :4], white], columns=2, gap=1)
+    assert sheet.shape == (2 * 11 + 1, 2 * 21 + 1, 3)
+    assert (sheet == 255).all(2).sum() == 200 + 16 + 200
+    titled = contact_sheet([white], ["L4/L5"], columns=2)
+    assert titled.shape[0] == 10 + 12 + 4
+    with pytest.raises(ValueError, match="no contact sheet"):
+        contact_sheet([])
+    with pytest.raises(ValueError, match="1 tiles and 2 titles"):
+        contact_sheet([white], ["a", "b"])
+
+
+def test_any_range_of_grey_becomes_visible():
+    ramp = np.linspace(-3000, 9000, 100).reshape(10, 10)
+    shown = to_rgb(ramp)
+    assert (shown.min(), shown.max()) == (0, 255)
+    assert to_rgb(np.full((4, 4), np.nan)).max() == 0
