@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.phantom import make_phantom
+from pipeline.weights.manifest import Manifest, Member
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = """

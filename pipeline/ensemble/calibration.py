@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.config import check_range
-from pipeline.labels import GRADE_WEIGHTS, GRADES
+from pipeline.labels import GRADES
+from pipeline.scoring.metric import WEIGHTS, unweighted
 
-_WEIGHTS = np.asarray(GRADE_WEIGHTS, dtype=np.float64)
 MOST_BIAS = 100
 """More on a logit is certainty, and certainty is no calibration."""
 _RIDGE = 1e-3
@@ -53,7 +53,7 @@ def normalised(logits: np.ndarray) -> np.ndarray:
 
 def weighted_loss(log_p: np.ndarray, grades: np.ndarray) -> float:
     """The metric's term from log-probabilities (N, 3) and grades (N,) 0, 1, 2."""
-    weights = _WEIGHTS[grades]
+    weights = WEIGHTS[grades]
     return float(-(weights * log_p[np.arange(len(grades)), grades]).sum() / weights.sum())
 
 
@@ -90,12 +90,6 @@ def cross_fitted(
         if (~here).any():
             result[here] = fit(log_p[~here], grades[~here]).apply(log_p[here])
     return result
-
-
-def unweighted(log_p: np.ndarray) -> np.ndarray:
-    """(..., 3) probabilities with the metric's weights taken out again: what share of such cells has each grade."""
-    p = np.exp(log_p) / _WEIGHTS
-    return np.asarray(p / p.sum(-1, keepdims=True))
 
 
 def calibration_error(log_p: np.ndarray, grades: np.ndarray, bins: int = 15) -> np.ndarray:

@@ -18,9 +18,9 @@ import numpy as np
 from pipeline.config import from_dict
 from pipeline.ensemble.calibration import Calibration, normalised
 from pipeline.ensemble.context import ContextModel
-from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.labels import CELLS, FAMILY_COLUMNS, Family
 from pipeline.untrusted import parse_json
+from pipeline.weights.manifest import Manifest, WeightsError
 
 ENSEMBLE_FILE = "ensemble.json"
 CONTEXT_FILE = "context.safetensors"

@@ -25,7 +25,6 @@ from pipeline.competition import Competition, CompetitionError, StudyRef, open_c
 from pipeline.console import complain, say
 from pipeline.device import limit_threads, usable_gpus
 from pipeline.ensemble.combine import EnsembleFit, blend, calibrate, fitted
-from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.ensemble.networks import Networks
 from pipeline.ensemble.plan import make_plan
 from pipeline.ensemble.prior import own_prior
@@ -35,17 +34,14 @@ from pipeline.labels import CELL_COLUMNS, CELLS, FAMILY_COLUMNS, GRADES, LEVELS,
 from pipeline.landmarks.evaluate import EVALUATION
 from pipeline.owned import RefusedError, claim
 from pipeline.parallel import in_processes
-from pipeline.severity.evidence import (
+from pipeline.scoring.evidence import (
     GRADINGS,
-    agreement,
-    correlation_lines,
-    expected_grade,
-    grading_correlations,
+    evidence,
+    evidence_lines,
     read_gradings,
-    term_figures,
 )
-from pipeline.severity.figures import level_lines
 from pipeline.tables import TableError, guarded_frame
+from pipeline.weights.manifest import Manifest, WeightsError
 
 if TYPE_CHECKING:
     from pipeline.ensemble.context import ContextModel
@@ -195,48 +191,6 @@ def hidden_answers(own: np.ndarray, context: ContextModel) -> np.ndarray:
         if known.any():
             result[np.ix_(known, columns)] = context.apply(rest[known])[:, columns]
     return result
-
-
-def evidence(
-    own: np.ndarray,
-    grades: np.ndarray,
-    prior: np.ndarray,
-    context: np.ndarray | None = None,
-    gradings: np.ndarray | None = None,
-) -> dict[str, Any]:
-    """All figures; a part for which there is no data is empty.
-
-    Args:
-        own: (studies, 25, 3) log-probabilities of the networks, NaN rows where none answered.
-        grades: (studies, 25), NaN for no grade.
-        prior: (25, 3) probabilities.
-        context: (studies, 25, 3) of :func:`hidden_answers`, or None.
-        gradings: (studies, 5, 4) of :data:`pipeline.severity.evidence.GRADINGS`, or None.
-    """
-    canal = expected_grade(own[:, FAMILY_COLUMNS[Family.CANAL]])
-    return {
-        "cells": {f.value: int(np.isfinite(own[:, columns]).all(-1).sum()) for f, columns in FAMILY_COLUMNS.items()},
-        "terms": term_figures(own, grades, prior),
-        "gradings": {} if gradings is None else grading_correlations(canal, gradings),
-        "context": {} if context is None else agreement(own, context),
-    }
-
-
-def evidence_lines(figures: dict[str, Any]) -> list[str]:
-    """The figures for people."""
-
-    counts = ", ".join(f"{count} {family}" for family, count in figures["cells"].items())
-    lines = [f"{figures['studies']} studies, weights {figures['weights']}; cells that a network answered for: {counts}"]
-    for family, term in figures["terms"].items():
-        lines.append(f"{family}: {term['score']:.4f} on {term['cells']} graded cells (prior {term['prior']:.4f})")
-        if "any_severe" in term:
-            lines.append(f"any severe: {term['any_severe']:.4f} (prior {term['any_severe_prior']:.4f})")
-        lines += level_lines(term["levels"])
-    for name, rows in figures["gradings"].items():
-        lines += correlation_lines(f"canal severity and {name}", rows)
-    for family, rows in figures["context"].items():
-        lines += correlation_lines(f"{family}: networks and study context without them", rows)
-    return lines
 
 
 def _studies(competition: Competition, fold: int | None, limit: int | None) -> list[StudyRef]:

@@ -16,8 +16,8 @@ from pipeline.ensemble.calibration import Calibration, calibration_error, fit_ca
 from pipeline.ensemble.combine import EnsembleFit, blend, calibrate, trusted
 from pipeline.ensemble.context import ContextModel, ContextSettings
 from pipeline.ensemble.context_fit import cross_fitted_context, fit_context
-from pipeline.ensemble.metric import score_arrays
 from pipeline.labels import FAMILY_COLUMNS, GRADES
+from pipeline.scoring.metric import score_arrays
 
 _TRUST = tuple(step / 10 for step in range(11))
 

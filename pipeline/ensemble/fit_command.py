@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from pipeline.competition import Competition
     from pipeline.ensemble.fit import OutOfFold
-    from pipeline.ensemble.manifest import Manifest
-    from pipeline.severity.oof import OofTable
+    from pipeline.scoring.oof import OofTable
+    from pipeline.weights.manifest import Manifest
 
 REPORT_FILE = "ensemble_report.json"
 
@@ -54,9 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit, save, report; returns the exit status."""
     from pipeline.config import ConfigError
-    from pipeline.ensemble.manifest import WeightsError
     from pipeline.owned import RefusedError
     from pipeline.tables import TableError
+    from pipeline.weights.manifest import WeightsError
 
     try:
         tables = _named(args.oof)
@@ -121,11 +121,11 @@ def fit_and_save(
     from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE, recipe_of
     from pipeline.ensemble.context import ContextSettings
     from pipeline.ensemble.fit import fit_ensemble, report_lines
-    from pipeline.ensemble.manifest import Manifest
     from pipeline.ensemble.prior import own_prior
     from pipeline.labels import Family
     from pipeline.owned import claim
-    from pipeline.severity.oof import OofTable, read_oof, write_oof
+    from pipeline.scoring.oof import OofTable, read_oof, write_oof
+    from pipeline.weights.manifest import Manifest
 
     settings = load_settings(ContextSettings, preset, "context", list(overrides))
     manifest = Manifest.load(weights)
@@ -176,7 +176,7 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
     from pipeline.ensemble.combine import EnsembleFit, blend, recipe_of
     from pipeline.ensemble.evaluate import predict_unseen
     from pipeline.labels import CELL_COLUMNS
-    from pipeline.severity.oof import OofTable
+    from pipeline.scoring.oof import OofTable
 
     studies, grades = [], []
     for competition in competitions:
@@ -215,7 +215,7 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
 
 
 def _one_of(folds: Sequence[int], study_id: str) -> int:
-    from pipeline.ensemble.seen import study_hash
+    from pipeline.weights.seen import study_hash
 
     return folds[int(study_hash(study_id), 16) % len(folds)] if folds else -1
 

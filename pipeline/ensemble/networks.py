@@ -18,8 +18,8 @@ import numpy as np
 from pipeline.competition import Problem
 from pipeline.config import ConfigError, from_dict
 from pipeline.device import limit_torch_threads
-from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.labels import CELLS, GRADES, Family
+from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 
 if TYPE_CHECKING:
     from pathlib import Path

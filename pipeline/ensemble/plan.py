@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.competition import StudyRef
-from pipeline.ensemble.manifest import LANDMARK_TASKS, Member, WeightsError
-from pipeline.ensemble.seen import study_hash
 from pipeline.ensemble.stages import StudyTask
 from pipeline.labels import Family
+from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
+from pipeline.weights.seen import study_hash
 
 if TYPE_CHECKING:
     from pipeline.ensemble.networks import Networks
@@ -66,7 +66,7 @@ def make_plan(
     finders = [member for member in networks.members if member.task in LANDMARK_TASKS]
     finding_cost = {member.name: member.seconds_per_study for member in finders}
     graders = [
-        [member for member in members if member.name in usable] for members in networks.manifest.severity_rounds()
+        [member for member in members if member.name in usable] for members in severity_rounds(networks.manifest)
     ]
     if not in_rounds:
         graders = [[member for members in graders for member in members]]
@@ -107,6 +107,16 @@ def make_plan(
             rounds[number].append(task)
     full = tuple(tuple(tasks) for tasks in rounds if tasks)
     return Plan(full, len(everyone), kept_out, tuple(sorted(unrecorded)))
+
+
+def severity_rounds(manifest: Manifest) -> tuple[tuple[Member, ...], ...]:
+    """Graders in the order they should run: each round holds the next best value per second of every family."""
+    ranked = [
+        sorted(manifest.of_task(family.value), key=lambda member: (-member.value_per_second, member.name))
+        for family in Family
+    ]
+    longest = max(map(len, ranked), default=0)
+    return tuple(tuple(order[i] for order in ranked if i < len(order)) for i in range(longest))
 
 
 def _first_of_each(members: Iterable[Member]) -> tuple[str, ...]:

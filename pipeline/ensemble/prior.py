@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.ensemble.manifest import Manifest
 from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_WEIGHTS, GRADES, Cell, Condition
 from pipeline.tables import TableError, read_text_table
+from pipeline.weights.manifest import Manifest
 
 PRIOR_FILE = Path(__file__).parent / "prior.csv"
 """The table that comes with the package, from the competition's training labels (see README for the command)."""

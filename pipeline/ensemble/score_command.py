@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the score; 2 where a table is not valid, 1 where the truth has no grade to score against."""
-    from pipeline.ensemble.metric import score_files
+    from pipeline.scoring.metric import score_files
     from pipeline.tables import TableError
 
     try:

@@ -19,8 +19,6 @@ from pipeline.config import to_dict
 from pipeline.console import complain, say
 from pipeline.device import usable_cpus
 from pipeline.ensemble.board import Board
-from pipeline.ensemble.manifest import Manifest
-from pipeline.ensemble.metric import Score, score_arrays
 from pipeline.ensemble.plan import Plan, make_plan
 from pipeline.ensemble.report import NOTE, RunReport, open_log, versions, write_run_json, write_stages
 from pipeline.ensemble.result import UNFINISHED, Reason, StudyResult
@@ -30,7 +28,9 @@ from pipeline.ensemble.stages import StudyTask, Workbench
 from pipeline.ensemble.work import WorkFolder
 from pipeline.labels import CELL_COLUMNS
 from pipeline.parallel import why_no_workers
+from pipeline.scoring.metric import Score, score_arrays
 from pipeline.volumes.limits import ReadLimits
+from pipeline.weights.manifest import Manifest
 
 if TYPE_CHECKING:
     from pipeline.ensemble.networks import Networks

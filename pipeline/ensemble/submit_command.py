@@ -23,7 +23,6 @@ from pipeline.competition import Competition, CompetitionError, Problem, StudyRe
 from pipeline.config import ConfigError, load_settings
 from pipeline.console import Parser, complain
 from pipeline.ensemble.board import Board
-from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest, WeightsError
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
 from pipeline.ensemble.report import LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
 from pipeline.ensemble.settings import EnsembleSettings, Schedule
@@ -36,6 +35,7 @@ from pipeline.owned import BusyError, RefusedError, check_apart, check_claim, ch
 from pipeline.submission import WIDE_COLUMNS
 from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
+from pipeline.weights.manifest import MANIFEST_NAME, Manifest, WeightsError
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "default"
 FOLDS_FILE = "folds.csv"

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         1 where the weights cannot be used, 2 where a folder has nothing to compare with.
     """
-    from pipeline.ensemble.manifest import Manifest, WeightsError
+    from pipeline.weights.manifest import Manifest, WeightsError
 
     try:
         Manifest.load(args.weights)

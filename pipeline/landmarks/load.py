@@ -13,14 +13,15 @@ import torch
 
 from pipeline.config import ConfigError, from_dict, load_settings, to_dict
 from pipeline.device import seconds_on_one_thread
-from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
-from pipeline.ensemble.seen import study_hash
 from pipeline.landmarks.axial import AxialSettings
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
-from pipeline.training.fold import folded
-from pipeline.training.store import load_network, store_network
+from pipeline.training.store import store_network
+from pipeline.weights.fused import fused
+from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
+from pipeline.weights.seen import study_hash
+from pipeline.weights.tensors import load_network
 
 SAGITTAL_SLICES = 36
 """Slices of the two sagittal series of a typical study, 18 each."""
@@ -42,7 +43,7 @@ def load_predictor(
         unseen: a study id; networks that were trained on that study are passed over.
 
     Raises:
-        pipeline.ensemble.manifest.WeightsError: no manifest, or a file that is not what the manifest records.
+        pipeline.weights.manifest.WeightsError: no manifest, or a file that is not what the manifest records.
     """
     manifest = Manifest.load(weights)
     found = [_first(manifest, task, names, unseen) for task in LANDMARK_TASKS]
@@ -139,7 +140,7 @@ def load_point_net(weights: Path, member: Member, device: str = "cpu") -> PointN
         raise WeightsError(f"network {member.name}: {error}") from error
     network = load_network(member.name, member.read(weights), lambda: PointNet(settings))
     example = torch.rand(1, 1, settings.size_px, settings.size_px, generator=torch.Generator().manual_seed(0))
-    return folded(network, example).to(torch.device(device))  # type: ignore[return-value]
+    return fused(network, example).to(torch.device(device))  # type: ignore[return-value]
 
 
 def _best_score(history: Path) -> float | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.config import check_range
-from pipeline.training.backbones import create_backbone
+from pipeline.weights.backbones import create_backbone
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from torch.utils.data import Dataset
 from pipeline.competition import Competition, CompetitionError, open_competition
 from pipeline.config import ConfigError, load_settings, to_dict
 from pipeline.console import say
-from pipeline.ensemble.seen import seen_studies
 from pipeline.folds import studies_in_fold
 from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
@@ -32,8 +31,9 @@ from pipeline.training.ladder import check_sides
 from pipeline.training.loop import fit
 from pipeline.training.processes import main_process_first
 from pipeline.training.settings import LoopSettings
-from pipeline.training.store import read_network
 from pipeline.training.task import Batch, Task, decayed_groups
+from pipeline.weights.seen import seen_studies
+from pipeline.weights.tensors import read_network
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from pipeline.files import read_bounded, write_text
 from pipeline.untrusted import parse_json
 
 if TYPE_CHECKING:
-    from pipeline.ensemble.manifest import Manifest
+    from pipeline.weights.manifest import Manifest
 
 from pipeline.console import complain, say
 
@@ -87,9 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the folders and print sizes and commands; returns the exit status."""
-    from pipeline.ensemble.manifest import WeightsError
     from pipeline.owned import RefusedError
     from pipeline.report.wheelhouse import WheelError
+    from pipeline.weights.manifest import WeightsError
 
     if not re.fullmatch(r"3\.\d{1,2}", args.python_version):
         complain(f"kaggle: --python-version {args.python_version}: expected two numbers such as 3.12")
@@ -136,8 +136,8 @@ def build(
         WheelError: the wheelhouse could not be built.
         OSError: a file could not be read or written.
     """
-    from pipeline.ensemble.manifest import Manifest
     from pipeline.owned import check_apart, claim
+    from pipeline.weights.manifest import Manifest
 
     check_apart({"--weights": weights, "the program's": ROOT / "pipeline"}, {}, {"OUT": out})
     before = _earlier(out)

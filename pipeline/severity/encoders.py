@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.severity.settings import NetworkSettings
-from pipeline.training.backbones import create_backbone
+from pipeline.weights.backbones import create_backbone
 
 PIXEL_MEAN, PIXEL_SD = 0.35, 0.25
 """Of windows normalised by their stack's percentiles; measured on T1 windows of 200 studies."""

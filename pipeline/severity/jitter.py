@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.ensemble.manifest import MOST_FILE_BYTES
 from pipeline.files import read_bounded
 from pipeline.labels import Family
 from pipeline.severity.settings import JitterSettings
 from pipeline.tables import TableError
 from pipeline.untrusted import parse_json
+from pipeline.weights.manifest import MOST_FILE_BYTES
 
 
 def fitted_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterSettings:

@@ -13,14 +13,14 @@ from pipeline.config import from_dict, to_dict
 from pipeline.cubes import Cube, CubeSettings, StudyCubes
 from pipeline.cubes.settings import ViewSettings
 from pipeline.device import channels_last
-from pipeline.ensemble.manifest import Member, WeightsError
 from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind, companion, family_cells
 from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
-from pipeline.training.fold import folded
-from pipeline.training.store import load_network
+from pipeline.weights.fused import fused
+from pipeline.weights.manifest import Member, WeightsError
+from pipeline.weights.tensors import load_network
 
 LEAST_PROBABILITY = 1e-12
 """Keeps logarithms finite; a grade that rare costs what the metric's own clipping makes of it."""
@@ -55,19 +55,19 @@ def load_member(folder: Path, member: Member, device: str) -> SeverityGrader:
     model = load_network(
         member.name, member.read(folder), lambda: SeverityModel(settings.network, views, families=families)
     )
-    fold_encoders(model, views)
+    fuse_encoders(model, views)
     return SeverityGrader(model, settings, family, device)
 
 
-def fold_encoders(model: SeverityModel, views: Sequence[ViewSettings]) -> None:
-    """Fold the batch norms of the encoders' backbones (:func:`~pipeline.training.fold.folded`), in place."""
+def fuse_encoders(model: SeverityModel, views: Sequence[ViewSettings]) -> None:
+    """Fuse the batch norms of the encoders' backbones (:func:`~pipeline.weights.fused.fused`), in place."""
     for view in views:
         encoder = model.encoders[view_name(view.kind)]
         if isinstance(encoder, SliceEncoder | ChannelsEncoder):
             channels = view.slices if isinstance(encoder, ChannelsEncoder) else 1
             generator = torch.Generator().manual_seed(0)
             example = torch.rand(1, channels, view.pixels, view.pixels, generator=generator)
-            encoder.backbone = folded(encoder.backbone, example)
+            encoder.backbone = fused(encoder.backbone, example)
 
 
 def by_cell(cells: Sequence[int], log_p: np.ndarray, families: Sequence[Family]) -> np.ndarray:

@@ -14,8 +14,8 @@ from pipeline.console import say
 from pipeline.files import write_text
 from pipeline.labels import CELLS, GRADES, LEVELS, level_title
 from pipeline.pictures import contact_sheet, save_png
+from pipeline.scoring.oof import OofTable
 from pipeline.severity.items import CellTable, dropped_rows
-from pipeline.severity.oof import OofTable
 from pipeline.severity.settings import view_name
 from pipeline.severity.task import SeverityTask
 from pipeline.training.ladder import climb

@@ -32,7 +32,7 @@ class NetworkSettings:
 
     Attributes:
         backbone: any image network of timm.
-        initial: weights to start from: ``random``, ``pretrained`` or a file, see ``training.backbones``.
+        initial: weights to start from: ``random``, ``pretrained`` or a file, see ``weights.backbones``.
         encoder: ``sequence`` encodes each slice alone; ``multichannel`` takes the slices of a view as input channels,
             which costs one forward pass a view instead of one a slice; ``3d`` is a small volumetric network.
         head: how the tokens of all slices and views become one vector.

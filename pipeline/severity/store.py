@@ -11,13 +11,13 @@ import torch
 
 from pipeline.config import ConfigError, load_settings
 from pipeline.device import channels_last, seconds_on_one_thread
-from pipeline.ensemble.manifest import Manifest
 from pipeline.labels import Family, family_cells
 from pipeline.severity.model import SeverityModel
-from pipeline.severity.predict import fold_encoders, member_config
+from pipeline.severity.predict import fuse_encoders, member_config
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import predict_batch
 from pipeline.training.store import store_network
+from pipeline.weights.manifest import Manifest
 
 INFERENCE_SETTINGS = ("beside", "shift_mm", "worst")
 """What may differ between training and use: how many windows are averaged."""
@@ -66,7 +66,7 @@ def seconds_per_study(settings: SeveritySettings, family: Family) -> float:
     """The time of the family's cells of one complete study through the network, on one CPU thread."""
     views = settings.views_of(family)
     model = SeverityModel(settings.network, views, families=len(settings.families(family))).eval()
-    fold_encoders(model, views)
+    fuse_encoders(model, views)
     cells = family_cells(family)
     batch: dict[str, torch.Tensor] = {"level": torch.tensor([cell % 5 for cell in cells])}
     for wide in settings.inference_views(family):

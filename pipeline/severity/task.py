@@ -17,15 +17,15 @@ from pipeline.cubes.settings import ViewSettings
 from pipeline.files import write_text
 from pipeline.labels import CELLS, GRADE_WEIGHTS, GRADES, Family
 from pipeline.pictures import contact_sheet
-from pipeline.severity.figures import family_score, level_figures, level_lines
+from pipeline.scoring.figures import family_score, level_figures, level_lines
 from pipeline.severity.items import CellTable, CubeItems, draw_weights
 from pipeline.severity.losses import severity_loss
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
 from pipeline.severity.windows import drop_slices, middle_window, mixed, random_window, slices_around
 from pipeline.training.augment import StackAugmentation
-from pipeline.training.store import read_network
 from pipeline.training.task import Batch, Task, decayed_groups
+from pipeline.weights.tensors import read_network
 
 _EVALUATION_BATCH = 256
 

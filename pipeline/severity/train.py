@@ -24,14 +24,13 @@ from pipeline.config import load_settings, to_dict
 from pipeline.console import say
 from pipeline.cubes.cache import CubeCache, Margin, build_cache
 from pipeline.device import working_gpu
-from pipeline.ensemble.seen import seen_studies
 from pipeline.files import write_text
 from pipeline.folds import make_folds, read_folds, write_folds
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family, condition_from_title, level_from_title
-from pipeline.severity.figures import family_score, level_figures, level_lines
+from pipeline.scoring.figures import family_score, level_figures, level_lines
+from pipeline.scoring.oof import OofTable, read_oof, write_oof
 from pipeline.severity.items import CellTable, cell_table, study_positions
 from pipeline.severity.jitter import fitted_jitter
-from pipeline.severity.oof import OofTable, read_oof, write_oof
 from pipeline.severity.predict import by_cell
 from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
@@ -40,6 +39,7 @@ from pipeline.tables import TableError, read_written
 from pipeline.training.folder import claim_run
 from pipeline.training.loop import fit
 from pipeline.training.processes import is_main_process, main_process_first
+from pipeline.weights.seen import seen_studies
 
 
 @dataclass(frozen=True, eq=False)

@@ -121,12 +121,12 @@ def _status(error: Exception) -> int | None:
     """2 for a call that was wrong, 1 for work that could not be done, None for a fault of the program."""
     from pipeline.competition import CompetitionError
     from pipeline.config import ConfigError
-    from pipeline.ensemble.manifest import WeightsError
     from pipeline.owned import RefusedError
     from pipeline.tables import TableError
-    from pipeline.training.backbones import BackboneError
     from pipeline.training.checkpoint import ResumeError
     from pipeline.training.ladder import LadderError
+    from pipeline.weights.backbones import BackboneError
+    from pipeline.weights.manifest import WeightsError
 
     if isinstance(error, CompetitionError | ConfigError | BackboneError | RefusedError | ResumeError):
         return 2

@@ -95,11 +95,11 @@ def _check_folders(out: Path, weights: Path, points: Path) -> None:
         RefusedError: one of the folders holds what this program did not write.
         WeightsError: the weights' manifest is none.
     """
-    from pipeline.ensemble.manifest import MANIFEST_NAME, Manifest
     from pipeline.labels import FOLDS
     from pipeline.landmarks.evaluate import EVALUATION
     from pipeline.owned import check_claim
     from pipeline.training.folder import check_run, claim_run
+    from pipeline.weights.manifest import MANIFEST_NAME, Manifest
 
     for name in ("landmarks", "axial", *(family.value for family in Family)):
         for folder in (out / name, *(out / name / f"fold{fold}" for fold in range(FOLDS))):
@@ -137,9 +137,9 @@ def _call(command: Sequence[str]) -> int:
 
 
 def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Path) -> None:
-    from pipeline.ensemble.manifest import Manifest
     from pipeline.labels import FOLDS
     from pipeline.landmarks.load import store_run
+    from pipeline.weights.manifest import Manifest
 
     Manifest.open(weights, args.set_name, shown(f"trained on {', '.join(path.name for path in args.data)}"))
     for task in tasks:
@@ -162,8 +162,8 @@ def store_errors(errors_csv: Path, weights: Path) -> None:
     Raises:
         TableError: the file is not an ``errors.csv`` of ``evaluate landmarks``.
     """
-    from pipeline.ensemble.manifest import Manifest
     from pipeline.landmarks.evaluate import error_distribution
+    from pipeline.weights.manifest import Manifest
 
     errors = read_written(errors_csv, ("condition",), ("in_plane_mm", "slices"), "evaluate landmarks")
     try:
@@ -206,7 +206,7 @@ def _check_settings(preset: str | None, sections: dict[str, list[str]], folders:
     from pipeline.ensemble.context import ContextSettings
     from pipeline.landmarks.train import load_train_settings
     from pipeline.severity.settings import SeveritySettings
-    from pipeline.training.backbones import check_backbone
+    from pipeline.weights.backbones import check_backbone
 
     for task in ("landmarks", "axial"):
         points = load_train_settings(task, preset, sections[task], folders)

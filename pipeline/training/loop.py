@@ -30,7 +30,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pipeline.device import channels_last
-from pipeline.ensemble.seen import write_seen
 from pipeline.files import write_text
 from pipeline.parallel import why_no_workers
 from pipeline.training import accelerator, checkpoint
@@ -45,6 +44,7 @@ from pipeline.training.settings import FitResult, LoopSettings
 from pipeline.training.task import Batch, Task, decayed_groups, not_finite_in
 from pipeline.training.totals import EpochTotals
 from pipeline.training.tracking import Tracker
+from pipeline.weights.seen import write_seen
 
 __all__ = ["Batch", "FitResult", "LoopSettings", "Task", "TrainingStopped", "decayed_groups", "fit"]
 
@@ -65,7 +65,7 @@ def fit(
         settings: how.
         out: folder of the run; made if needed. A file ``.pause`` there (:func:`pause_file`) parks the run.
         config: whatever else is needed to build the network again; saved in config.yaml.
-        seen: the :func:`~pipeline.ensemble.seen.seen_studies` of the run; saved in seen.txt. A run continues only
+        seen: the :func:`~pipeline.weights.seen.seen_studies` of the run; saved in seen.txt. A run continues only
             with the same studies.
         resume: continue from ``out/last.ckpt`` if there is one; otherwise start over and remove the old run's files.
 

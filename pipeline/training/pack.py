@@ -69,7 +69,7 @@ def packed_run(text: str) -> PackedRun:
     Raises:
         argparse.ArgumentTypeError: it is not of that form.
     """
-    from pipeline.ensemble.manifest import TASKS
+    from pipeline.weights.manifest import TASKS
 
     what, equals, run = text.partition("=")
     who, colon, fold = what.partition(":")
@@ -86,9 +86,9 @@ def packed_run(text: str) -> PackedRun:
 def run(args: argparse.Namespace) -> int:
     """Add the runs; returns the exit status."""
     from pipeline.config import ConfigError
-    from pipeline.ensemble.manifest import WeightsError
     from pipeline.owned import RefusedError
     from pipeline.tables import TableError
+    from pipeline.weights.manifest import WeightsError
 
     if not (args.runs or args.errors):
         complain("pack: nothing to pack: give --runs or --errors")
@@ -106,12 +106,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _pack(args: argparse.Namespace) -> None:
     from pipeline.ensemble.combine import ENSEMBLE_FILE
-    from pipeline.ensemble.manifest import LANDMARK_TASKS, Manifest
     from pipeline.labels import Family
     from pipeline.landmarks.load import store_run as store_points
     from pipeline.severity.store import store_run as store_classifier
     from pipeline.training.everything import ERRORS_FILE, store_errors
     from pipeline.training.store import check_runs
+    from pipeline.weights.manifest import LANDMARK_TASKS, Manifest
 
     members = _by_member(args.runs)
     for packed, *more in members.values():

@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import open_competition
-from pipeline.ensemble.metric import score_arrays
 from pipeline.ensemble.prior import read_prior
 from pipeline.folds import make_folds
 from pipeline.labels import CELL_COLUMNS, NEEDED, Family, SeriesKind
+from pipeline.scoring.metric import score_arrays
 from tests.report.mounts import ROOT
 
 KINDS = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2)

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 from pipeline.competition import open_competition
-from pipeline.ensemble.manifest import Manifest
 from pipeline.ensemble.networks import Networks
 from pipeline.ensemble.plan import make_plan
 from pipeline.ensemble.stages import Workbench, grade_study
 from pipeline.ensemble.work import WorkFolder
+from pipeline.weights.manifest import Manifest
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "default"
 THREADS = 2

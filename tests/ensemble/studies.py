@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.labels import CELLS, Family, SeriesKind
+from pipeline.weights.manifest import Manifest, Member
 from tests.volumes.oracle import AXIAL, SAGITTAL, write_series
 
 SERIES = ((SeriesKind.SAGITTAL_T1, SAGITTAL), (SeriesKind.SAGITTAL_T2, SAGITTAL), (SeriesKind.AXIAL_T2, AXIAL))

@@ -9,9 +9,9 @@ from pipeline.ensemble.calibration import (
     cross_fitted,
     fit_calibration,
     normalised,
-    unweighted,
     weighted_loss,
 )
+from pipeline.scoring.metric import unweighted
 
 WEIGHTS = np.array([1.0, 2.0, 4.0])
 

@@ -10,10 +10,10 @@ from pipeline.ensemble.combine import EnsembleFit, blend, combine, recipe_of, tr
 from pipeline.ensemble.context import ContextSettings
 from pipeline.ensemble.fit import OutOfFold, fit_ensemble, report_lines
 from pipeline.ensemble.fit_command import fit_and_save
-from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.ensemble.networks import Networks
 from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADE_NAMES, Family
-from pipeline.severity.oof import OofTable, read_oof, write_oof
+from pipeline.scoring.oof import OofTable, read_oof, write_oof
+from pipeline.weights.manifest import Manifest, WeightsError
 
 FORAMINAL = FAMILY_COLUMNS[Family.FORAMINAL]
 QUICK = ContextSettings(hidden=8, steps=20, members=1)

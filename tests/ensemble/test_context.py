@@ -7,8 +7,8 @@ from safetensors.numpy import load, save
 
 from pipeline.ensemble.context import MIRROR, ContextModel, ContextSettings, inputs
 from pipeline.ensemble.context_fit import fit_context, metric_loss, visible_at_random
-from pipeline.ensemble.metric import score_arrays
 from pipeline.labels import CELLS, FAMILY_COLUMNS, Family, Side
+from pipeline.scoring.metric import score_arrays
 
 FAST = ContextSettings(hidden=16, steps=150, members=1, batch=128, learning_rate=0.01)
 FORAMINAL, CANAL = FAMILY_COLUMNS[Family.FORAMINAL], FAMILY_COLUMNS[Family.CANAL]

@@ -12,10 +12,10 @@ from pipeline.ensemble import evaluate
 from pipeline.ensemble.combine import EnsembleFit
 from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.evaluate import even_blend, hidden_answers
-from pipeline.ensemble.manifest import Manifest
-from pipeline.ensemble.seen import seen_list, seen_studies
 from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, Family
-from pipeline.severity.evidence import GRADINGS
+from pipeline.scoring.evidence import GRADINGS
+from pipeline.weights.manifest import Manifest
+from pipeline.weights.seen import seen_list, seen_studies
 from tests.ensemble.studies import FakeNetworks, members, write_studies
 
 STUDIES = [f"s{number}" for number in range(10)]

@@ -10,11 +10,11 @@ from pipeline.__main__ import main
 from pipeline.competition import open_competition
 from pipeline.ensemble import evaluate
 from pipeline.ensemble.fit_command import predicted_tables
-from pipeline.ensemble.manifest import Manifest
-from pipeline.ensemble.seen import seen_list, seen_studies, write_seen
 from pipeline.folds import make_folds
 from pipeline.labels import CELL_COLUMNS
-from pipeline.severity.oof import read_oof
+from pipeline.scoring.oof import read_oof
+from pipeline.weights.manifest import Manifest
+from pipeline.weights.seen import seen_list, seen_studies, write_seen
 from tests.ensemble.studies import FakeNetworks, members, write_studies
 
 STUDIES = [f"s{number}" for number in range(20)]

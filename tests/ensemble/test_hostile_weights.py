@@ -14,7 +14,6 @@ from safetensors.torch import load, save
 from pipeline.config import from_dict, to_dict
 from pipeline.cubes import StudyCubes
 from pipeline.ensemble import submit_command
-from pipeline.ensemble.manifest import Manifest, Member, WeightsError
 from pipeline.ensemble.networks import Networks
 from pipeline.labels import CELL_INDEX, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.model import PointModelSettings, PointNet
@@ -22,6 +21,7 @@ from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import load_member, member_config
 from pipeline.severity.settings import NetworkSettings, SeveritySettings
 from pipeline.submission import read_submission
+from pipeline.weights.manifest import Manifest, Member, WeightsError
 from tests.ensemble.studies import write_studies
 from tests.landmarks.spine import sagittal, study
 from tests.severity.test_predict import VIEW, cube

@@ -12,11 +12,11 @@ import torch
 from pipeline.cubes import Cube, CubeSettings, StudyCubes, ViewSettings
 from pipeline.ensemble import networks as module
 from pipeline.ensemble.cube_store import load_cubes, save_cubes
-from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.ensemble.networks import Networks, predict_in_parts
 from pipeline.labels import CELLS, Family, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.landmarks.sagittal import SLICES_A_BATCH, run_network
+from pipeline.weights.manifest import Manifest, Member
 from tests.landmarks.spine import sagittal
 
 

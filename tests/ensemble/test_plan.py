@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pipeline.competition import StudyRef
-from pipeline.ensemble.manifest import Manifest, Member
-from pipeline.ensemble.plan import make_plan
-from pipeline.ensemble.seen import seen_list, seen_studies
+from pipeline.ensemble.plan import make_plan, severity_rounds
 from pipeline.labels import Family
+from pipeline.weights.manifest import Manifest, Member
+from pipeline.weights.seen import seen_list, seen_studies
 
 
 @dataclass
@@ -73,3 +73,29 @@ def test_a_refused_point_network_leaves_no_grader_to_run(networks):
     members = tuple(member for member in networks.members if member.task == "canal")
     plan = plan_of(Networks(networks.manifest, members), guard=False)
     assert all(task.graders == () for task in plan.rounds[0])
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return Manifest(tmp_path, "test", "two phantoms")
+
+
+def add(manifest, name="a", task="canal", content=b"network", studies=(), **options):
+    """A member in its folder; ``seen`` lists studies."""
+    seen = seen_list(seen_studies(studies))
+    manifest.folder.mkdir(exist_ok=True)
+    member = Member(name=name, task=task, file=f"{name}.safetensors", sha256="", **options)
+    return manifest.add_member(member, content, seen)
+
+
+def test_rounds_take_the_best_value_per_second_of_every_family_first(manifest):
+    for name, task, score, seconds in (
+        ("c-slow", "canal", 0.30, 10.0),
+        ("c-fast", "canal", 0.35, 1.0),
+        ("f", "foraminal", 0.40, 2.0),
+        ("s-new", "subarticular", None, 1.0),
+        ("s", "subarticular", 0.5, 1.0),
+    ):
+        add(manifest, name, task, score=score, seconds_per_study=seconds)
+    rounds = severity_rounds(Manifest.load(manifest.folder))
+    assert [[member.name for member in members] for members in rounds] == [["c-fast", "f", "s"], ["c-slow", "s-new"]]

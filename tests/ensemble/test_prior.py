@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.ensemble import prior
-from pipeline.ensemble.metric import score_arrays
 from pipeline.ensemble.prior import PRIOR_FILE, make_prior, read_prior
 from pipeline.labels import CELL_INDEX, Cell, Condition
+from pipeline.scoring.metric import score_arrays
 from pipeline.tables import TableError, read_labels
 
 

@@ -17,11 +17,11 @@ import pytest
 
 from pipeline.__main__ import main as pipeline_main
 from pipeline.ensemble import submit_command
-from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.ensemble.prior import read_prior
 from pipeline.ensemble.submit_command import main
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, row_id
 from pipeline.submission import ROW_ORDER, probabilities_of, read_submission
+from pipeline.weights.manifest import Manifest, Member
 from tests.ensemble.studies import write_studies
 from tests.volumes.oracle import AXIAL, SAGITTAL, write_series
 

@@ -21,7 +21,6 @@ import pytest
 from pipeline.competition import open_competition
 from pipeline.ensemble import session, submit_command
 from pipeline.ensemble.board import Board
-from pipeline.ensemble.manifest import Manifest
 from pipeline.ensemble.networks import Networks
 from pipeline.ensemble.plan import make_plan
 from pipeline.ensemble.report import LOG_HEADER
@@ -32,6 +31,7 @@ from pipeline.ensemble.work import WorkFolder
 from pipeline.files import write_sealed
 from pipeline.owned import MARK, claim
 from pipeline.submission import read_submission
+from pipeline.weights.manifest import Manifest
 from tests.ensemble.studies import FakeNetworks, members, write_studies
 from tests.ensemble.test_submit import ROOT, SLOWLY, wait_for
 

@@ -22,18 +22,18 @@ import pandas as pd
 from pipeline.__main__ import main
 from pipeline.competition import CompetitionError, open_competition
 from pipeline.ensemble import submit_command
-from pipeline.ensemble.manifest import Manifest
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, Family, level_title
 from pipeline.landmarks import COLUMNS
 from pipeline.landmarks.evaluate import COMPARED
-from pipeline.severity.evidence import GRADINGS, read_gradings
+from pipeline.scoring.evidence import GRADINGS, read_gradings
+from pipeline.scoring.oof import OofTable, read_oof, write_oof
 from pipeline.severity.jitter import fitted_jitter
-from pipeline.severity.oof import OofTable, read_oof, write_oof
 from pipeline.severity.settings import JitterSettings
 from pipeline.severity.train import _read_points
 from pipeline.submission import read_submission
 from pipeline.tables import TableError
 from pipeline.training.everything import store_errors
+from pipeline.weights.manifest import Manifest
 from tests.ensemble.studies import write_studies
 from tests.fuzz.mutate import mutate
 from tests.fuzz.weights import set_somewhere

@@ -27,9 +27,7 @@ from pipeline.config import to_dict
 from pipeline.cubes.settings import ViewSettings
 from pipeline.ensemble import combine, networks, submit_command
 from pipeline.ensemble.context import ContextModel
-from pipeline.ensemble.manifest import Manifest, Member, WeightsError
 from pipeline.ensemble.prior import PRIOR_FILE
-from pipeline.ensemble.seen import seen_list, seen_studies
 from pipeline.labels import Family
 from pipeline.landmarks import load as points
 from pipeline.landmarks.model import PointModelSettings, PointNet
@@ -38,6 +36,8 @@ from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import member_config
 from pipeline.severity.settings import NetworkSettings, SeveritySettings
 from pipeline.submission import read_submission
+from pipeline.weights.manifest import Manifest, Member, WeightsError
+from pipeline.weights.seen import seen_list, seen_studies
 from tests.ensemble.studies import SERIES, write_studies
 from tests.fuzz.mutate import mutate
 

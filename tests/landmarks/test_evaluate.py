@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.ensemble.manifest import Manifest
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind
 from pipeline.landmarks.evaluate import COMPARED, _names, compare, error_distribution, summarise
 from pipeline.landmarks.predict import LandmarkPredictor
+from pipeline.weights.manifest import Manifest
 from tests.landmarks.spine import axial, axial_net, sagittal, sagittal_net, study, truth
 from tests.landmarks.test_examples import marked, table
 

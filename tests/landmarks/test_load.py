@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.__main__ import main
 from pipeline.config import ConfigError, to_dict
-from pipeline.ensemble.manifest import Manifest, WeightsError
-from pipeline.ensemble.seen import seen_studies, write_seen
 from pipeline.labels import SeriesKind
 from pipeline.landmarks.load import load_point_net, load_predictor, make_predictor, store_run
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.train import LandmarkTrainSettings
+from pipeline.weights.manifest import Manifest, WeightsError
+from pipeline.weights.seen import seen_studies, write_seen
 from tests.landmarks.spine import sagittal, study
 
 

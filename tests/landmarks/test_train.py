@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from pipeline.__main__ import main
 from pipeline.competition import open_competition
 from pipeline.config import ConfigError
-from pipeline.ensemble.seen import study_hash
 from pipeline.folds import make_folds
 from pipeline.labels import CELL_COLUMNS
 from pipeline.landmarks.examples import ExampleSettings, build_examples
@@ -31,6 +30,7 @@ from pipeline.owned import MARK, RefusedError
 from pipeline.training.augment import AugmentSettings
 from pipeline.training.checkpoint import ResumeError
 from pipeline.training.settings import LoopSettings
+from pipeline.weights.seen import study_hash
 from tests.volumes.oracle import SAGITTAL, positions, write_series
 
 SETTINGS = LandmarkTrainSettings(

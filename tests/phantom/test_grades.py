@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.ensemble.metric import score_arrays
 from pipeline.labels import CELLS, GRADE_WEIGHTS, LEVELS, Condition, Family
 from pipeline.phantom.anatomy import MEASUREMENTS, grade_of_measurement
 from pipeline.phantom.grades import (
@@ -19,6 +18,7 @@ from pipeline.phantom.grades import (
     sample_narrowing,
     written_grades,
 )
+from pipeline.scoring.metric import score_arrays
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.ensemble.manifest import Manifest
 from pipeline.labels import CELLS, row_id
 from pipeline.report.kaggle import COMPETITION, ROOT, build
+from pipeline.weights.manifest import Manifest
 
 LAYOUTS = {
     "old": (COMPETITION, "lumbar-{}"),

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.ensemble.manifest import Manifest, Member
 from pipeline.owned import MARK
 from pipeline.report.kaggle import ROOT
 from pipeline.report.wheelhouse import MARKER, WheelError, build_wheelhouse, requirement_names, sha256_of
+from pipeline.weights.manifest import Manifest, Member
 from tests.report.mounts import OPTIONAL, write_wheels
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.ensemble.metric import weighted_log_loss
+from pipeline.scoring.metric import weighted_log_loss
 from pipeline.severity.losses import severity_loss
 from pipeline.severity.settings import LossSettings
 

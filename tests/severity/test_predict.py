@@ -11,7 +11,7 @@ from pipeline.cubes import Cube, StudyCubes, ViewSettings
 from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.landmarks import certain_numbering
 from pipeline.severity.model import SeverityModel
-from pipeline.severity.predict import SeverityGrader, fold_encoders, over_numberings
+from pipeline.severity.predict import SeverityGrader, fuse_encoders, over_numberings
 from pipeline.severity.settings import NetworkSettings, SeveritySettings
 
 VIEW = ViewSettings(SeriesKind.AXIAL_T2, size_mm=32, pixels=32, slices=3)
@@ -84,7 +84,7 @@ def test_a_cell_gets_what_the_cells_say_that_may_show_its_level():
 
 
 @pytest.mark.parametrize("encoder", ["multichannel", "sequence", "3d"])
-def test_folded_batch_norms_give_the_same_answer(encoder):
+def test_fused_batch_norms_give_the_same_answer(encoder):
     torch.manual_seed(0)
     network = replace(SETTINGS.network, backbone="test_efficientnet", encoder=encoder)
     model = SeverityModel(network, (VIEW,))
@@ -94,7 +94,7 @@ def test_folded_batch_norms_give_the_same_answer(encoder):
             torch.nn.init.uniform_(module.weight, 0.5, 2.0)
             torch.nn.init.normal_(module.running_mean, std=0.2)
     one = SeverityGrader(copy.deepcopy(model), SETTINGS, Family.SUBARTICULAR)
-    fold_encoders(model.eval(), (VIEW,))
+    fuse_encoders(model.eval(), (VIEW,))
     assert encoder == "3d" or not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
     key = (CELL_INDEX[Cell(Condition.LEFT_SUBARTICULAR, "l1_l2")], SeriesKind.AXIAL_T2)
     cubes = StudyCubes("s", {key: (cube(3),)})

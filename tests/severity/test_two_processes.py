@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.labels import Family
-from pipeline.severity.oof import read_oof
+from pipeline.scoring.oof import read_oof
 from pipeline.severity.train import train_fold
 from pipeline.training.processes import is_main_process, main_process_first
 from tests.severity.test_task import SETTINGS, make_data

@@ -69,9 +69,7 @@ def test_moving_an_optimizer_moves_its_moments():
     assert state["step"].device.type == "cpu"
 
 
-@pytest.mark.parametrize(
-    "name", ["accelerator", "settings", "backbones", "augment", "task", "sampling", "tracking", "schedule"]
-)
+@pytest.mark.parametrize("name", ["accelerator", "settings", "augment", "task", "sampling", "tracking", "schedule"])
 def test_predictions_need_no_accelerate(name):
     source = (Path(pipeline.training.__file__).parent / f"{name}.py").read_text()
     imported = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]

@@ -10,7 +10,7 @@ from pipeline.__main__ import main
 from pipeline.competition import CompetitionError
 from pipeline.tables import TableError
 from pipeline.training import command
-from pipeline.training.backbones import BackboneError
+from pipeline.weights.backbones import BackboneError
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.ensemble.manifest import Manifest
 from pipeline.landmarks.evaluate import EVALUATION
 from pipeline.owned import claim
 from pipeline.training import everything
 from pipeline.training.folder import claim_run
+from pipeline.weights.manifest import Manifest
 
 TITLES = ["spinal_canal_stenosis", "left_neural_foraminal_narrowing", "right_subarticular_stenosis"]
 

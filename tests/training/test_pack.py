@@ -8,11 +8,11 @@ import yaml
 
 from pipeline.__main__ import main
 from pipeline.config import ConfigError
-from pipeline.ensemble.manifest import Manifest, WeightsError
 from pipeline.labels import Family
 from pipeline.severity.store import store_run
 from pipeline.training.pack import packed_run
 from pipeline.training.store import check_runs
+from pipeline.weights.manifest import Manifest, WeightsError
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ from pipeline.__main__ import main
 from pipeline.competition import open_competition
 from pipeline.config import load_settings
 from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE
-from pipeline.ensemble.manifest import TASKS, Manifest
 from pipeline.folds import make_folds
 from pipeline.labels import CELLS, Family
 from pipeline.phantom import make_phantom
 from pipeline.severity.settings import SeveritySettings
 from pipeline.submission import probabilities_of, read_submission
+from pipeline.weights.manifest import TASKS, Manifest
 from tests.report.mounts import ROOT
 
 STUDIES = 6

@@ -8,9 +8,10 @@ from safetensors.torch import load, load_file, save, save_file
 from torch import nn
 
 from pipeline.__main__ import main
-from pipeline.ensemble.manifest import Manifest, WeightsError
-from pipeline.ensemble.seen import seen_studies, study_hash, write_seen
-from pipeline.training.store import load_network, read_network, store_network
+from pipeline.training.store import store_network
+from pipeline.weights.manifest import Manifest, WeightsError
+from pipeline.weights.seen import seen_studies, study_hash, write_seen
+from pipeline.weights.tensors import load_network, read_network
 
 
 @pytest.fixture

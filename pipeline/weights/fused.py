@@ -1,8 +1,8 @@
-"""Batch norm folded into the convolution before it: the same function in two thirds of the time on a CPU.
+"""Batch norm fused into the convolution before it: the same function in two thirds of the time on a CPU.
 
 At inference a batch norm is a scale and an offset a channel, which the convolution can apply itself (Jacob et al. 2018,
 arXiv:1712.05877, section 3.2). Which batch norm follows which convolution is read from the order of a module's children
-and not from its code, so the folded network is compared with the original on an example and refused if they differ.
+and not from its code, so the fused network is compared with the original on an example and refused if they differ.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ TOLERANCE = 1e-3
 """Largest difference of any output, relative to that output's largest value."""
 
 
-def folded(model: nn.Module, example: Tensor) -> nn.Module:
-    """A copy of a network with its batch norms folded, or the network itself where that would change its output.
+def fused(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy of a network with its batch norms fused, or the network itself where that would change its output.
 
     Args:
         model: in evaluation mode; gives a tensor or a dictionary of tensors.

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.ensemble.metric import CLIP, score_arrays, score_files
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition
+from pipeline.scoring.metric import CLIP, score_arrays, score_files
 from pipeline.submission import read_submission, write_submission
 from pipeline.tables import TableError
 

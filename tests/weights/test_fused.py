@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from pipeline.training.backbones import create_backbone
-from pipeline.training.fold import folded
+from pipeline.weights.backbones import create_backbone
+from pipeline.weights.fused import fused
 
 
 def _settled(model: nn.Module) -> nn.Module:
@@ -21,10 +21,10 @@ def _norms(model: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-def test_a_folded_network_gives_the_same_output_with_fewer_layers():
+def test_a_fused_network_gives_the_same_output_with_fewer_layers():
     model = _settled(create_backbone("mobilenetv2_035", "random", in_chans=1))
     example = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    result = folded(model, example)
+    result = fused(model, example)
     assert _norms(model) > 0
     assert _norms(result) == 0
     other = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -44,6 +44,6 @@ class _ReadInAnotherOrder(nn.Module):
         return self.convolution(torch.relu(self.norm(images)))
 
 
-def test_a_network_that_folding_would_change_is_left_alone():
+def test_a_network_that_fusing_would_change_is_left_alone():
     model = _settled(_ReadInAnotherOrder())
-    assert folded(model, torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))) is model
+    assert fused(model, torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))) is model

@@ -253,15 +253,6 @@ class Manifest:
         """The members of these tasks, in manifest order."""
         return tuple(member for member in self.members if member.task in tasks)
 
-    def severity_rounds(self) -> tuple[tuple[Member, ...], ...]:
-        """Graders in the order they should run: each round holds the next best value per second of every family."""
-        ranked = [
-            sorted(self.of_task(family.value), key=lambda member: (-member.value_per_second, member.name))
-            for family in Family
-        ]
-        longest = max(map(len, ranked), default=0)
-        return tuple(tuple(order[i] for order in ranked if i < len(order)) for i in range(longest))
-
 
 def _check_checksum(name: str, checksum: str) -> None:
     if checksum and not re.fullmatch("[0-9a-f]{64}", checksum):

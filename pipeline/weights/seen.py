@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.ensemble.manifest import MOST_FILE_BYTES, WeightsError, hashes_in
 from pipeline.files import read_bounded, write_atomically
+from pipeline.weights.manifest import MOST_FILE_BYTES, WeightsError, hashes_in
 
 
 def study_hash(study_id: str) -> str:

@@ -19,6 +19,7 @@ from pipeline.tables import read_labels
 
 CLIP = float(np.finfo(np.float64).eps)
 """Probabilities are clipped to [CLIP, 1 - CLIP] before the logarithm, as scikit-learn's ``log_loss`` does."""
+WEIGHTS = np.asarray(GRADE_WEIGHTS, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -120,3 +121,9 @@ def score_files(truth: Path, submission: Path) -> Score:
     study_ids = [str(study_id) for study_id in labels.index]
     probabilities = probabilities_of(read_submission(submission), study_ids, submission)
     return score_arrays(labels[list(CELL_COLUMNS)].to_numpy(), probabilities)
+
+
+def unweighted(log_p: np.ndarray) -> np.ndarray:
+    """(..., 3) probabilities with the metric's weights taken out again: what share of such cells has each grade."""
+    p = np.exp(log_p) / WEIGHTS
+    return np.asarray(p / p.sum(-1, keepdims=True))

@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from pipeline.training.backbones import BackboneError, create_backbone, grey_statistics
+from pipeline.weights.backbones import BackboneError, create_backbone, grey_statistics
 
 NAME = "tf_efficientnet_lite0"
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition
-from pipeline.severity.evidence import (
+from pipeline.scoring.evidence import (
     GRADINGS,
     agreement,
     correlation_lines,

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.ensemble.metric import weighted_log_loss
 from pipeline.labels import GRADES, LEVELS, level_title
+from pipeline.scoring.metric import weighted_log_loss
 
 
 def family_score(log_p: np.ndarray, grades: np.ndarray) -> float:

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.ensemble.manifest import Manifest, Member, WeightsError
-from pipeline.ensemble.seen import seen_list, seen_studies, study_hash, write_seen
 from pipeline.owned import RefusedError
+from pipeline.weights.manifest import Manifest, Member, WeightsError
+from pipeline.weights.seen import seen_list, seen_studies, study_hash, write_seen
 
 
 @pytest.fixture
@@ -243,32 +243,3 @@ def test_trainings_that_end_together_do_not_lose_each_others_member(manifest):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: add(manifest, f"m{number}"), range(24)))
     assert len(Manifest.load(manifest.folder).members) == 24
-
-
-def test_rounds_take_the_best_value_per_second_of_every_family_first(manifest):
-    for name, task, score, seconds in (
-        ("c-slow", "canal", 0.30, 10.0),
-        ("c-fast", "canal", 0.35, 1.0),
-        ("f", "foraminal", 0.40, 2.0),
-        ("s-new", "subarticular", None, 1.0),
-        ("s", "subarticular", 0.5, 1.0),
-    ):
-        add(manifest, name, task, score=score, seconds_per_study=seconds)
-    rounds = Manifest.load(manifest.folder).severity_rounds()
-    assert [[member.name for member in members] for members in rounds] == [["c-fast", "f", "s"], ["c-slow", "s-new"]]
-
-
-def test_weights_that_go_on_from_others_have_seen_what_those_have(tmp_path):
-    write_seen(tmp_path / "canal-fold0.seen.txt", seen_studies(["a", "b"]))
-    start = str(tmp_path / "canal-fold0.safetensors")
-    assert set(seen_studies(["c"], start, ["d"])) == {study_hash(name) for name in "abc"}
-    with pytest.raises(
-        WeightsError, match=r"1 of the held-out studies, the first is b; start from weights of the same"
-    ):
-        seen_studies(["c"], start, ["d", "b"])
-    start = str(tmp_path / "run" / "best.safetensors")
-    (tmp_path / "run").mkdir()
-    with pytest.raises(WeightsError, match="nobody knows which studies"):
-        seen_studies(["c"], start)
-    write_seen(tmp_path / "run" / "seen.txt", seen_studies(["e"]))
-    assert set(seen_studies(["c"], start)) == {study_hash(name) for name in "ce"}

@@ -1,4 +1,4 @@
-"""Out-of-fold predictions: a row a cell with its log-probabilities, and the same as a submission-shaped table."""
+"""Out-of-fold predictions: a row a cell with its log-probabilities."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.ensemble.prior import read_prior
 from pipeline.files import write_atomically
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES
-from pipeline.submission import write_submission
 from pipeline.tables import TableError, guarded_frame, read_written
 
 _LOG_P = tuple(f"log_p_{grade}" for grade in GRADES)
@@ -57,7 +55,7 @@ class OofTable:
 
 
 def write_oof(table: OofTable, folder: Path) -> None:
-    """Write ``oof.csv`` (log-probabilities) and ``oof_submission.csv`` (25 rows a study, the prior elsewhere)."""
+    """Write ``oof.csv``: the log-probabilities, a row a cell."""
     frame = pd.DataFrame(
         {
             "study_id": table.study_id,
@@ -70,11 +68,6 @@ def write_oof(table: OofTable, folder: Path) -> None:
     )
     rows = guarded_frame(frame)
     write_atomically(folder / "oof.csv", lambda partial: rows.to_csv(partial, index=False, float_format="%.6g"))
-    study_ids = sorted({str(study_id) for study_id in table.study_id})
-    log_p = table.array(study_ids)
-    known = np.isfinite(log_p).all(-1, keepdims=True)
-    probabilities = np.where(known, np.exp(log_p), read_prior()[None])
-    write_submission(folder / "oof_submission.csv", study_ids, probabilities)
 
 
 def read_oof(path: Path) -> OofTable:

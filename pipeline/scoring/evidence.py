@@ -17,10 +17,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from pipeline.ensemble.calibration import unweighted
-from pipeline.ensemble.metric import any_severe_log_loss, weighted_log_loss
 from pipeline.labels import CELLS, FAMILY_COLUMNS, GRADES, LEVELS, Family, level_from_title, level_title
-from pipeline.severity.figures import family_score, level_figures
+from pipeline.scoring.figures import family_score, level_figures, level_lines
+from pipeline.scoring.metric import any_severe_log_loss, unweighted, weighted_log_loss
 from pipeline.tables import TableError, read_text_table
 
 GRADINGS = ("disc_herniation", "disc_bulging", "disc_narrowing", "pfirrman_grade")
@@ -175,6 +174,48 @@ def correlation_lines(title: str, rows: dict[str, dict[str, Any]]) -> list[str]:
 
 
 Statistic = Callable[[np.ndarray, np.ndarray], float]
+
+
+def evidence(
+    own: np.ndarray,
+    grades: np.ndarray,
+    prior: np.ndarray,
+    context: np.ndarray | None = None,
+    gradings: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """All figures; a part for which there is no data is empty.
+
+    Args:
+        own: (studies, 25, 3) log-probabilities of the networks, NaN rows where none answered.
+        grades: (studies, 25), NaN for no grade.
+        prior: (25, 3) probabilities.
+        context: (studies, 25, 3) of :func:`hidden_answers`, or None.
+        gradings: (studies, 5, 4) of :data:`pipeline.scoring.evidence.GRADINGS`, or None.
+    """
+    canal = expected_grade(own[:, FAMILY_COLUMNS[Family.CANAL]])
+    return {
+        "cells": {f.value: int(np.isfinite(own[:, columns]).all(-1).sum()) for f, columns in FAMILY_COLUMNS.items()},
+        "terms": term_figures(own, grades, prior),
+        "gradings": {} if gradings is None else grading_correlations(canal, gradings),
+        "context": {} if context is None else agreement(own, context),
+    }
+
+
+def evidence_lines(figures: dict[str, Any]) -> list[str]:
+    """The figures for people."""
+
+    counts = ", ".join(f"{count} {family}" for family, count in figures["cells"].items())
+    lines = [f"{figures['studies']} studies, weights {figures['weights']}; cells that a network answered for: {counts}"]
+    for family, term in figures["terms"].items():
+        lines.append(f"{family}: {term['score']:.4f} on {term['cells']} graded cells (prior {term['prior']:.4f})")
+        if "any_severe" in term:
+            lines.append(f"any severe: {term['any_severe']:.4f} (prior {term['any_severe_prior']:.4f})")
+        lines += level_lines(term["levels"])
+    for name, rows in figures["gradings"].items():
+        lines += correlation_lines(f"canal severity and {name}", rows)
+    for family, rows in figures["context"].items():
+        lines += correlation_lines(f"{family}: networks and study context without them", rows)
+    return lines
 
 
 def _interval(

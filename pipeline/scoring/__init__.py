@@ -1,0 +1,1 @@
+"""The competition's metric, and what else is measured of grades that were predicted out of fold."""

@@ -1,0 +1,1 @@
+"""A set of networks on the disk: the manifest, what each network has seen, tensors, backbones."""
