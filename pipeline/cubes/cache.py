@@ -29,9 +29,8 @@ from pipeline.cubes.cut import cut_cubes
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.files import check_space, write_atomically
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind, family_cells
-from pipeline.landmarks.examples import labelled_points
+from pipeline.landmarks.labelled import labelled_points, mislabelled
 from pipeline.landmarks.landmarks import Landmarks
-from pipeline.landmarks.mislabelled import mislabelled
 from pipeline.owned import claim
 from pipeline.parallel import in_processes
 from pipeline.tables import guarded_frame

@@ -192,7 +192,7 @@ class Networks:
 
     def load_cubes(self, path: Path, names: Sequence[str]) -> Cubes | None:
         """What :meth:`keep_cubes` wrote, if it is there and holds all that the graders ``names`` look at."""
-        from pipeline.ensemble.cube_store import load_cubes
+        from pipeline.cubes.kept import load_cubes
 
         cubes = load_cubes(path)
         if cubes is None or any(repr(_cube_settings(self.named(name))) not in cubes for name in names):
@@ -205,7 +205,7 @@ class Networks:
         Raises:
             OSError: they cannot be written.
         """
-        from pipeline.ensemble.cube_store import save_cubes
+        from pipeline.cubes.kept import save_cubes
 
         save_cubes(path, cubes)
 

@@ -170,8 +170,7 @@ def compare(landmarks: Landmarks, volumes: StudyVolumes, coordinates: pd.DataFra
         are NaN where the point was not found.
     """
     from pipeline.landmarks.canvas import field_mm
-    from pipeline.landmarks.examples import labelled_points
-    from pipeline.landmarks.mislabelled import mislabelled
+    from pipeline.landmarks.labelled import labelled_points, mislabelled
 
     truth = labelled_points(volumes, coordinates)
     cells = [Cell(Condition(str(row.condition)), str(row.level)) for row in truth.itertuples(index=False)]
@@ -211,7 +210,7 @@ def summarise(errors: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Figures by family, and by family and level, from the rows of :func:`compare`.
 
     Where the header's pixel spacing makes a field of view that no scanner has, a distance in mm means nothing, and
-    where labels contradict each other (:mod:`pipeline.landmarks.mislabelled`), no point can be right: the family's
+    where labels contradict each other (:mod:`pipeline.landmarks.labelled`), no point can be right: the family's
     figures are given with such points and without.
     """
     from pipeline.landmarks.canvas import WIDEST_FIELD_MM
@@ -267,8 +266,8 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
     Returns:
         Whether there was anything to draw.
     """
+    from pipeline.landmarks.overlay import slice_picture
     from pipeline.pictures import save_png
-    from pipeline.report.overlay import slice_picture
     from pipeline.volumes import read_study
 
     found = errors[errors["in_plane_mm"].notna()].sort_values("in_plane_mm", ascending=False)

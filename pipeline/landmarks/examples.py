@@ -24,17 +24,14 @@ from pipeline.console import say
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
-from pipeline.landmarks.mislabelled import mislabelled
+from pipeline.landmarks.labelled import labelled_points, mislabelled
+from pipeline.landmarks.model import AXIAL_CHANNELS, CANAL_CHANNELS, FORAMINAL_CHANNELS, SAGITTAL_CHANNELS
 from pipeline.names import stem
 from pipeline.owned import claim
 from pipeline.parallel import in_processes
 from pipeline.volumes import StudyVolumes, Volume, read_study
 
-CANAL_CHANNELS = slice(0, 5)
-FORAMINAL_CHANNELS = slice(5, 10)
-SAGITTAL_CHANNELS = 10
 SAGITTAL_KINDS = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2)
-AXIAL_CHANNELS = 1
 _DOUBTED = ".doubted.txt"
 """Beside a study's examples: the reasons for which labels of it were left out."""
 
@@ -86,29 +83,6 @@ class Targets:
             np.zeros(shape, np.float32),
             np.zeros(shape, np.float32),
         )
-
-
-def labelled_points(volumes: StudyVolumes, coordinates: pd.DataFrame) -> pd.DataFrame:
-    """The study's rows of the coordinate table with their patient LPS mm.
-
-    Args:
-        volumes: the study.
-        coordinates: as :attr:`pipeline.competition.Competition.coordinates`.
-
-    Returns:
-        ``series_id, instance_number, condition, level, x_mm, y_mm, z_mm``; rows whose slice was not read are left out.
-    """
-    rows = []
-    own = coordinates[coordinates["study_id"] == volumes.study_id]
-    columns = (own[name] for name in ("series_id", "instance_number", "condition", "level", "x", "y"))
-    for series_id, number, condition, level, x, y in zip(*columns, strict=True):
-        for volume in volumes.volumes:
-            if volume.series_id == str(series_id) and int(number) in volume.instance_numbers:
-                point = volume.from_source_pixel(int(number), float(x), float(y))
-                rows.append((str(series_id), int(number), str(condition), level, *point))
-                break
-    names = ["series_id", "instance_number", "condition", "level", "x_mm", "y_mm", "z_mm"]
-    return pd.DataFrame(rows, columns=names)
 
 
 def sagittal_targets(

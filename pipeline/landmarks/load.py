@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import torch
 
-from pipeline.config import ConfigError, from_dict, load_settings, to_dict
-from pipeline.device import seconds_on_one_thread
+from pipeline.config import ConfigError, from_dict
 from pipeline.landmarks.axial import AxialSettings
-from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS
-from pipeline.landmarks.model import PointModelSettings, PointNet
+from pipeline.landmarks.model import AXIAL_CHANNELS, SAGITTAL_CHANNELS, PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
-from pipeline.training.store import store_network
 from pipeline.weights.fused import fused
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.weights.seen import study_hash
 from pipeline.weights.tensors import load_network
 
-SAGITTAL_SLICES = 36
-"""Slices of the two sagittal series of a typical study, 18 each."""
-AXIAL_WINDOWS = 10
-"""Two sides of five levels."""
 CHANNELS = {"landmarks": SAGITTAL_CHANNELS, "axial": AXIAL_CHANNELS}
 """Maps of a network, by its task."""
 
@@ -68,54 +59,6 @@ def make_predictor(weights: Path, members: Sequence[Member], device: str) -> Lan
     return LandmarkPredictor(networks[0], networks[1], device, settings)
 
 
-def store_run(
-    runs: Sequence[Path], weights: Path, task: str, name: str, fold: int | None, overrides: Sequence[str] = ()
-) -> Manifest:
-    """Add the network of a training run to a weights folder.
-
-    Args:
-        runs: output folder of ``train landmarks`` or ``train axial``; the weights of several are averaged, and then no
-            score is recorded.
-        weights: the folder; its manifest must exist.
-        task: ``landmarks`` or ``axial``.
-        name: of the member.
-        fold: the held-out fold; None if there was none.
-        overrides: ``key=value`` of :class:`LandmarkSettings`, how studies are read with this network. The sagittal
-            network's count, for its axial companion too.
-
-    Raises:
-        ConfigError: a setting that does not exist.
-        OSError: a run is not complete.
-        WeightsError: the runs are not of one network.
-    """
-    from pipeline.landmarks.train import LandmarkTrainSettings
-
-    settings = load_settings(LandmarkTrainSettings, runs[0] / "config.yaml", "config")
-    return store_network(
-        runs,
-        weights,
-        name,
-        task,
-        fold=fold,
-        config={
-            "model": {**to_dict(settings.model), "initial": "random"},
-            "pixel_mm": settings.examples.axial_pixel_mm,
-            **({"settings": to_dict(load_settings(LandmarkSettings, overrides=overrides))} if overrides else {}),
-        },
-        score=_best_score(runs[0] / "history.csv") if len(runs) == 1 else None,
-        seconds_per_study=seconds_per_study(settings.model, task),
-    )
-
-
-def seconds_per_study(settings: PointModelSettings, task: str) -> float:
-    """The time of a complete study's slices through the network, on one CPU thread."""
-    model = PointNet(replace(settings, initial="random")).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    slices = AXIAL_WINDOWS if task == "axial" else SAGITTAL_SLICES
-    images = torch.rand(slices, 1, settings.size_px, settings.size_px).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        return seconds_on_one_thread(lambda: model(images))
-
-
 def _first(manifest: Manifest, task: str, names: Sequence[str] | None, unseen: str | None) -> Member | None:
     """The first member of a task that is among ``names`` and has not seen a study."""
     for member in manifest.of_task(task):
@@ -141,11 +84,3 @@ def load_point_net(weights: Path, member: Member, device: str = "cpu") -> PointN
     network = load_network(member.name, member.read(weights), lambda: PointNet(settings))
     example = torch.rand(1, 1, settings.size_px, settings.size_px, generator=torch.Generator().manual_seed(0))
     return fused(network, example).to(torch.device(device))  # type: ignore[return-value]
-
-
-def _best_score(history: Path) -> float | None:
-    """The lowest held-out score of a run; None where nothing was held out."""
-    if not history.is_file():
-        return None
-    best = float(pd.read_csv(history)["score"].min())
-    return best if math.isfinite(best) else None

@@ -18,6 +18,11 @@ from torch.nn import functional
 from pipeline.config import check_range
 from pipeline.weights.backbones import create_backbone
 
+CANAL_CHANNELS = slice(0, 5)
+FORAMINAL_CHANNELS = slice(5, 10)
+SAGITTAL_CHANNELS = 10
+AXIAL_CHANNELS = 1
+
 
 @dataclass(frozen=True)
 class PointModelSettings:

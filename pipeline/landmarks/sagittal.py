@@ -15,8 +15,7 @@ import torch
 from pipeline.labels import Side
 from pipeline.landmarks.canvas import Canvases, whole_slice_canvases
 from pipeline.landmarks.decode import Chain, DecodeSettings, decode_levels, reconciled, refine
-from pipeline.landmarks.examples import CANAL_CHANNELS, FORAMINAL_CHANNELS
-from pipeline.landmarks.model import PointNet, map_grid
+from pipeline.landmarks.model import CANAL_CHANNELS, FORAMINAL_CHANNELS, PointNet, map_grid
 from pipeline.volumes import Volume
 
 VISIBLE_CANAL = 0.4

@@ -24,8 +24,15 @@ from pipeline.competition import Competition, CompetitionError, open_competition
 from pipeline.config import ConfigError, load_settings, to_dict
 from pipeline.console import say
 from pipeline.folds import studies_in_fold
-from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS, ExampleSettings, build_examples
-from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
+from pipeline.landmarks.examples import ExampleSettings, build_examples
+from pipeline.landmarks.model import (
+    AXIAL_CHANNELS,
+    SAGITTAL_CHANNELS,
+    PointLossSettings,
+    PointModelSettings,
+    PointNet,
+    point_loss,
+)
 from pipeline.training.augment import AugmentSettings, StackAugmentation
 from pipeline.training.ladder import check_sides
 from pipeline.training.loop import fit

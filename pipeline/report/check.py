@@ -136,8 +136,7 @@ def _description(ref: StudyRef, reading: StudyVolumes, coordinates: pd.DataFrame
 
 def _doubted_labels(reading: StudyVolumes, coordinates: pd.DataFrame) -> list[Problem]:
     from pipeline.competition import Problem
-    from pipeline.landmarks.examples import labelled_points
-    from pipeline.landmarks.mislabelled import mislabelled
+    from pipeline.landmarks.labelled import labelled_points, mislabelled
 
     points = labelled_points(reading, coordinates)
     columns = (points[name].astype(str) for name in ("series_id", "condition", "level"))

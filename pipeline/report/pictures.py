@@ -16,10 +16,10 @@ import pandas as pd
 from pipeline.competition import CompetitionError, open_competition
 from pipeline.console import Parser, complain, run_program, say
 from pipeline.landmarks.landmarks import Landmarks
+from pipeline.landmarks.overlay import slice_picture, study_picture
 from pipeline.names import stem
 from pipeline.owned import RefusedError, claim
 from pipeline.pictures import save_png
-from pipeline.report.overlay import slice_picture, study_picture
 from pipeline.tables import TableError, read_written
 from pipeline.volumes import StudyVolumes, read_study
 

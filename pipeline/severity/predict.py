@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from pipeline.config import from_dict, to_dict
 from pipeline.cubes import Cube, CubeSettings, StudyCubes
@@ -17,7 +18,8 @@ from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, Ser
 from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
-from pipeline.severity.task import predict_batch
+from pipeline.severity.windows import middle_window, slices_around
+from pipeline.training.task import Batch
 from pipeline.weights.fused import fused
 from pipeline.weights.manifest import Member, WeightsError
 from pipeline.weights.tensors import load_network
@@ -182,3 +184,52 @@ class SeverityGrader:
             batch[f"present_{view_name(kind)}"] = torch.from_numpy(present)
             batch[f"shares_{view_name(kind)}"] = torch.from_numpy(shares)
         return batch
+
+
+def predict_batch(
+    model: nn.Module, batch: Batch, views: Sequence[ViewSettings], settings: SeveritySettings, device: torch.device
+) -> np.ndarray:
+    """(B, families, 3) log-probabilities: the mean of shifted windows (as logits) and of slices (as probabilities).
+
+    Args:
+        model: a :class:`SeverityModel` in evaluation mode.
+        batch: ``pixels_<view>`` (B, S, H, W) with the margin of ``settings.inference_views``, ``present_<view>``,
+            ``level``, and if known ``shares_<view>`` (B, 3): the belief in the slice before, the middle one and the one
+            after, NaN where nothing is known.
+        views: of the network, without margin.
+        settings: ``shift_mm``, ``beside`` and ``worst`` say what is averaged and how.
+        device: of the network.
+    """
+    level = batch["level"].to(device)
+    shifts = [(0, 0)] if not settings.shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
+    steps = (-1, 0, 1) if settings.beside else (0,)
+    answers = []
+    with torch.inference_mode():
+        for step in steps:
+            logits = []
+            for rows, cols in shifts:
+                pixels, present = {}, {}
+                for view in views:
+                    name, shift = view_name(view.kind), round(settings.shift_mm / view.spacing_mm)
+                    window = middle_window(batch[f"pixels_{name}"], view.pixels, (rows * shift, cols * shift))
+                    slices, there = slices_around(window, batch[f"present_{name}"], view.slices, step)
+                    pixels[name], present[name] = slices.to(device), there.to(device)
+                logits.append(model.log_probabilities(pixels, present, level))  # type: ignore[operator]
+            answers.append(torch.log_softmax(torch.stack(logits).mean(0), -1))
+        log_p = torch.stack(answers).double()
+        expected_grade = (log_p.exp() * torch.arange(len(GRADES), device=device)).sum(-1)
+        weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]].to(device)
+        believed = weights.T.clamp(min=1e-9).log()[..., None]
+        weights = torch.log_softmax(believed + settings.worst * expected_grade, 0)
+        mean = torch.logsumexp(log_p + weights[..., None], 0)
+    return np.asarray(torch.log_softmax(mean, -1).cpu().numpy(), dtype=np.float64)
+
+
+def _slice_weights(batch: Batch, views: Sequence[ViewSettings], beside: float) -> Tensor:
+    """(B, 3) what the slice before, the middle one and the one after count: as believed, else as ``beside`` says."""
+    weights = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64).repeat(len(batch["level"]), 1)
+    for view in views:
+        shares = batch.get(f"shares_{view_name(view.kind)}")
+        if shares is not None:
+            weights = torch.where(shares.isfinite(), shares.double(), weights)
+    return weights

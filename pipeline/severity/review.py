@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,13 +15,11 @@ from pipeline.files import write_text
 from pipeline.labels import CELLS, GRADES, LEVELS, level_title
 from pipeline.pictures import contact_sheet, save_png
 from pipeline.scoring.oof import OofTable
+from pipeline.severity.data import SeverityData
 from pipeline.severity.items import CellTable, dropped_rows
 from pipeline.severity.settings import view_name
 from pipeline.severity.task import SeverityTask
 from pipeline.training.ladder import climb
-
-if TYPE_CHECKING:
-    from pipeline.severity.train import SeverityData
 
 _SHOWN = 48
 

@@ -13,9 +13,8 @@ from pipeline.config import ConfigError, load_settings
 from pipeline.device import channels_last, seconds_on_one_thread
 from pipeline.labels import Family, family_cells
 from pipeline.severity.model import SeverityModel
-from pipeline.severity.predict import fuse_encoders, member_config
+from pipeline.severity.predict import fuse_encoders, member_config, predict_batch
 from pipeline.severity.settings import SeveritySettings, view_name
-from pipeline.severity.task import predict_batch
 from pipeline.training.store import store_network
 from pipeline.weights.manifest import Manifest
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from pipeline.scoring.figures import family_score, level_figures, level_lines
 from pipeline.severity.items import CellTable, CubeItems, draw_weights
 from pipeline.severity.losses import severity_loss
 from pipeline.severity.model import SeverityModel
+from pipeline.severity.predict import predict_batch
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
-from pipeline.severity.windows import drop_slices, middle_window, mixed, random_window, slices_around
+from pipeline.severity.windows import drop_slices, middle_window, mixed, random_window
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.weights.tensors import read_network
@@ -183,55 +183,6 @@ def starting_point(grades: np.ndarray, loss: Loss) -> tuple[list[float], float |
     shares = counts * np.asarray(GRADE_WEIGHTS) if loss == "weighted" else counts
     p = shares / shares.sum()
     return p.tolist(), float(-(p * np.log(p)).sum()) if loss in ("weighted", "plain") else None
-
-
-def predict_batch(
-    model: nn.Module, batch: Batch, views: Sequence[ViewSettings], settings: SeveritySettings, device: torch.device
-) -> np.ndarray:
-    """(B, families, 3) log-probabilities: the mean of shifted windows (as logits) and of slices (as probabilities).
-
-    Args:
-        model: a :class:`SeverityModel` in evaluation mode.
-        batch: ``pixels_<view>`` (B, S, H, W) with the margin of ``settings.inference_views``, ``present_<view>``,
-            ``level``, and if known ``shares_<view>`` (B, 3): the belief in the slice before, the middle one and the one
-            after, NaN where nothing is known.
-        views: of the network, without margin.
-        settings: ``shift_mm``, ``beside`` and ``worst`` say what is averaged and how.
-        device: of the network.
-    """
-    level = batch["level"].to(device)
-    shifts = [(0, 0)] if not settings.shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
-    steps = (-1, 0, 1) if settings.beside else (0,)
-    answers = []
-    with torch.inference_mode():
-        for step in steps:
-            logits = []
-            for rows, cols in shifts:
-                pixels, present = {}, {}
-                for view in views:
-                    name, shift = view_name(view.kind), round(settings.shift_mm / view.spacing_mm)
-                    window = middle_window(batch[f"pixels_{name}"], view.pixels, (rows * shift, cols * shift))
-                    slices, there = slices_around(window, batch[f"present_{name}"], view.slices, step)
-                    pixels[name], present[name] = slices.to(device), there.to(device)
-                logits.append(model.log_probabilities(pixels, present, level))  # type: ignore[operator]
-            answers.append(torch.log_softmax(torch.stack(logits).mean(0), -1))
-        log_p = torch.stack(answers).double()
-        expected_grade = (log_p.exp() * torch.arange(len(GRADES), device=device)).sum(-1)
-        weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]].to(device)
-        believed = weights.T.clamp(min=1e-9).log()[..., None]
-        weights = torch.log_softmax(believed + settings.worst * expected_grade, 0)
-        mean = torch.logsumexp(log_p + weights[..., None], 0)
-    return np.asarray(torch.log_softmax(mean, -1).cpu().numpy(), dtype=np.float64)
-
-
-def _slice_weights(batch: Batch, views: Sequence[ViewSettings], beside: float) -> Tensor:
-    """(B, 3) what the slice before, the middle one and the one after count: as believed, else as ``beside`` says."""
-    weights = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64).repeat(len(batch["level"]), 1)
-    for view in views:
-        shares = batch.get(f"shares_{view_name(view.kind)}")
-        if shares is not None:
-            weights = torch.where(shares.isfinite(), shares.double(), weights)
-    return weights
 
 
 def middle_slice(cube: np.ndarray, size: int) -> np.ndarray:

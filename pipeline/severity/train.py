@@ -8,59 +8,35 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load
 
-from pipeline.competition import Competition, CompetitionError, open_competition
+from pipeline.competition import CompetitionError, open_competition
 from pipeline.config import load_settings, to_dict
 from pipeline.console import say
-from pipeline.cubes.cache import CubeCache, Margin, build_cache
 from pipeline.device import working_gpu
 from pipeline.files import write_text
-from pipeline.folds import make_folds, read_folds, write_folds
-from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family, condition_from_title, level_from_title
+from pipeline.folds import write_folds
+from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family
 from pipeline.scoring.figures import family_score, level_figures, level_lines
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
-from pipeline.severity.items import CellTable, cell_table, study_positions
+from pipeline.severity.data import SeverityData, load_data
+from pipeline.severity.items import CellTable
 from pipeline.severity.jitter import fitted_jitter
 from pipeline.severity.predict import by_cell
 from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
-from pipeline.tables import TableError, read_written
 from pipeline.training.folder import claim_run
 from pipeline.training.loop import fit
 from pipeline.training.processes import is_main_process, main_process_first
 from pipeline.weights.seen import seen_studies
-
-
-@dataclass(frozen=True, eq=False)
-class SeverityData:
-    """What all folds of a family share.
-
-    Attributes:
-        cache: the cubes.
-        cells: every cell of every study of the cache.
-        labels: grades of those studies, as ``Competition.labels``.
-        folds: the fold of every study, index study_id.
-    """
-
-    cache: CubeCache
-    cells: CellTable
-    labels: pd.DataFrame
-    folds: pd.Series
-
-    def in_fold(self, fold: int) -> NDArray[np.bool_]:
-        """(N,) which cells are of a study of that fold."""
-        return study_positions(self.cache, list(self.folds.index[self.folds == fold]))[self.cells.study]
 
 
 def train(args: argparse.Namespace) -> int:
@@ -100,33 +76,6 @@ def _merge_folds(family: Family, data: SeverityData, out: Path) -> None:
     write_text(out / "oof.txt", "\n".join(lines) + "\n")
     say(*lines)
     say(f"{family}: wrote {out / 'oof.csv'}")
-
-
-def load_data(
-    competitions: Sequence[Competition],
-    family: Family,
-    settings: SeveritySettings,
-    cache_root: Path,
-    landmark_tables: Sequence[Path],
-    split: Path | None,
-    workers: int,
-) -> SeverityData:
-    """Cubes, cells and folds of some competition folders; fills the cache where it must.
-
-    Raises:
-        CompetitionError: a folder has no grades.
-        TableError: a table of points or of folds lacks something.
-    """
-    for competition in competitions:
-        if competition.labels is None:
-            raise CompetitionError(f"{competition.root}: no train.csv; a classifier cannot learn without grades")
-    predicted = _read_points(landmark_tables) if landmark_tables else None
-    margin = Margin(settings.margin_mm, settings.margin_slices)
-    cache = build_cache(competitions, family, settings.cubes(family), margin, cache_root, predicted, workers)
-    labels = pd.concat([c.labels for c in competitions if c.labels is not None])
-    labels = labels[~labels.index.duplicated()].loc[list(cache.study_ids)]
-    folds = _folds(competitions, labels, split)
-    return SeverityData(cache, cell_table(cache, labels, settings.families(family)[1:]), labels, folds)
 
 
 def train_fold(
@@ -234,39 +183,3 @@ def _by_study(
         predicted_point=np.array(at_predicted, dtype=bool),
         log_p=np.array(answers).reshape(-1, len(GRADES)),
     )
-
-
-def _folds(competitions: Sequence[Competition], labels: pd.DataFrame, split: Path | None) -> pd.Series:
-    if split is None:
-        # Each folder on its own, as the localiser's training does it: its held-out studies are the same.
-        made = [make_folds(c.labels) for c in competitions if c.labels is not None]
-        folds = pd.concat(made)
-        folds = folds[~folds.index.duplicated()]
-    else:
-        folds = read_folds(split)
-    missing = labels.index.difference(folds.index)
-    if len(missing):
-        text = f"no fold for study {missing[0]} and {len(missing) - 1} more; write a line for each"
-        raise TableError(split or "folds", None, None, text)
-    return folds.loc[labels.index]
-
-
-def _read_points(paths: Sequence[Path]) -> pd.DataFrame:
-    """The rows of several tables of predicted points.
-
-    Raises:
-        TableError: a table lacks patient millimetres, or is none of points.
-    """
-    frames = []
-    for path in paths:
-        texts = ("study_id", "series_id", "condition", "level")
-        numbers = ("instance_number", "x", "y", "x_mm", "y_mm", "z_mm")
-        frame = read_written(path, texts, numbers, "evaluate landmarks")
-        for column, parse in (("condition", condition_from_title), ("level", level_from_title)):
-            for text in frame[column].unique():
-                try:
-                    parse(str(text))
-                except ValueError as error:
-                    raise TableError(path, None, column, str(error)) from error
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)

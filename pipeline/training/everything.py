@@ -138,7 +138,7 @@ def _call(command: Sequence[str]) -> int:
 
 def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Path) -> None:
     from pipeline.labels import FOLDS
-    from pipeline.landmarks.load import store_run
+    from pipeline.landmarks.store import store_run
     from pipeline.weights.manifest import Manifest
 
     Manifest.open(weights, args.set_name, shown(f"trained on {', '.join(path.name for path in args.data)}"))

@@ -19,14 +19,12 @@ from torch import nn
 
 from pipeline.config import load_settings
 from pipeline.labels import CELLS, LEVELS, Family, family_cells
-from pipeline.landmarks.examples import AXIAL_CHANNELS, SAGITTAL_CHANNELS
-from pipeline.landmarks.load import AXIAL_WINDOWS, SAGITTAL_SLICES
-from pipeline.landmarks.model import PointNet
+from pipeline.landmarks.model import AXIAL_CHANNELS, SAGITTAL_CHANNELS, PointNet
+from pipeline.landmarks.store import AXIAL_WINDOWS, SAGITTAL_SLICES
 from pipeline.landmarks.train import LandmarkTrainSettings
 from pipeline.severity.model import SeverityModel
-from pipeline.severity.predict import channels_last
+from pipeline.severity.predict import channels_last, predict_batch
 from pipeline.severity.settings import SeveritySettings, view_name
-from pipeline.severity.task import predict_batch
 from tests.benchmarks.timing import quickest
 
 TIMED_SLICES = 2

@@ -11,7 +11,6 @@ import torch
 
 from pipeline.cubes import Cube, CubeSettings, StudyCubes, ViewSettings
 from pipeline.ensemble import networks as module
-from pipeline.ensemble.cube_store import load_cubes, save_cubes
 from pipeline.ensemble.networks import Networks, predict_in_parts
 from pipeline.labels import CELLS, Family, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks
@@ -180,28 +179,6 @@ def test_what_fails_on_the_cpu_too_is_raised(failing):
     failures["plan"] = [("cpu", 1, "wrong shape")]
     with pytest.raises(RuntimeError, match="wrong shape"):
         networks.grade("f", cubes, "cpu", 1)
-
-
-def test_cubes_are_kept_between_rounds(tmp_path):
-    path = tmp_path / "x.cubes"
-    unsure = np.tile([0.1, 0.7, 0.2], (25, 1))
-    save_cubes(path, {"a": CUBES, "empty": StudyCubes("1", {}, unsure)})
-    kept = load_cubes(path)
-    assert kept is not None
-    assert kept["empty"].numbering == pytest.approx(unsure)
-    assert (kept["a"].numbering[:, 1] == 1).all()
-    assert kept["empty"].cubes == {}
-    assert kept["a"].cubes.keys() == CUBES.cubes.keys()
-    for key, views in CUBES.cubes.items():
-        for before, after in zip(views, kept["a"].cubes[key], strict=True):
-            assert after.pixels == pytest.approx(before.pixels, abs=1e-3)
-            assert after.pixels.dtype == np.float32
-            for name in ("present", "centre_mm", "right", "down", "shares"):
-                assert np.array_equal(getattr(after, name), getattr(before, name), equal_nan=True), name
-            assert (after.spacing_mm, after.offset_mm, after.series_id) == (0.8, 1.5, before.series_id)
-    path.write_bytes(path.read_bytes()[:-50])
-    assert load_cubes(path) is None
-    assert load_cubes(tmp_path / "absent") is None
 
 
 def test_parts_of_a_study_grade_as_the_whole_does():

@@ -520,7 +520,7 @@ def test_without_any_folder_to_work_in_the_table_is_written(tmp_path, monkeypatc
 
 def test_cubes_between_rounds_are_read_again_only_as_they_were_written(tmp_path):
     from pipeline.cubes import Cube, StudyCubes
-    from pipeline.ensemble.cube_store import load_cubes, save_cubes
+    from pipeline.cubes.kept import load_cubes, save_cubes
     from pipeline.labels import SeriesKind
 
     pixels = np.random.default_rng(0).random((5, 8, 8)).astype(np.float16).astype(np.float32)

@@ -27,9 +27,9 @@ from pipeline.landmarks import COLUMNS
 from pipeline.landmarks.evaluate import COMPARED
 from pipeline.scoring.evidence import GRADINGS, read_gradings
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
+from pipeline.severity.data import _read_points
 from pipeline.severity.jitter import fitted_jitter
 from pipeline.severity.settings import JitterSettings
-from pipeline.severity.train import _read_points
 from pipeline.submission import read_submission
 from pipeline.tables import TableError
 from pipeline.training.everything import store_errors

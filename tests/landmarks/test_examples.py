@@ -10,15 +10,9 @@ import pytest
 from pipeline.competition import open_competition
 from pipeline.labels import CELLS, LEVELS, Cell, Condition, SeriesKind
 from pipeline.landmarks.canvas import whole_slice_canvases
-from pipeline.landmarks.examples import (
-    CANAL_CHANNELS,
-    FORAMINAL_CHANNELS,
-    ExampleSettings,
-    axial_examples,
-    build_examples,
-    labelled_points,
-    sagittal_targets,
-)
+from pipeline.landmarks.examples import ExampleSettings, axial_examples, build_examples, sagittal_targets
+from pipeline.landmarks.labelled import labelled_points
+from pipeline.landmarks.model import CANAL_CHANNELS, FORAMINAL_CHANNELS
 from tests.landmarks.spine import CANAL, HEIGHTS, axial, sagittal, study, truth
 from tests.volumes.oracle import SAGITTAL, write_series
 

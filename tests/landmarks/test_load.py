@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from pipeline.__main__ import main
 from pipeline.config import ConfigError, to_dict
 from pipeline.labels import SeriesKind
-from pipeline.landmarks.load import load_point_net, load_predictor, make_predictor, store_run
+from pipeline.landmarks.load import load_point_net, load_predictor, make_predictor
 from pipeline.landmarks.model import PointModelSettings, PointNet
+from pipeline.landmarks.store import store_run
 from pipeline.landmarks.train import LandmarkTrainSettings
 from pipeline.weights.manifest import Manifest, WeightsError
 from pipeline.weights.seen import seen_studies, write_seen

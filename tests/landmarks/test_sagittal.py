@@ -8,7 +8,7 @@ import torch
 
 from pipeline.labels import SeriesKind, Side
 from pipeline.landmarks.decode import Chain, DecodeSettings
-from pipeline.landmarks.examples import FORAMINAL_CHANNELS
+from pipeline.landmarks.model import FORAMINAL_CHANNELS
 from pipeline.landmarks.sagittal import (
     LevelPoints,
     canal_points,

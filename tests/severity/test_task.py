@@ -13,11 +13,12 @@ from pipeline.cubes import ViewSettings
 from pipeline.cubes.cache import CubeCache, Margin
 from pipeline.labels import CELL_COLUMNS, CELLS, Family, SeriesKind, family_cells
 from pipeline.scoring.oof import OofTable, read_oof
+from pipeline.severity.data import SeverityData
 from pipeline.severity.items import CubeItems, cell_table, draw_weights, dropped_rows
 from pipeline.severity.review import noisy_labels
 from pipeline.severity.settings import JitterSettings, NetworkSettings, SeveritySettings
 from pipeline.severity.task import SeverityTask
-from pipeline.severity.train import SeverityData, train_fold
+from pipeline.severity.train import train_fold
 from pipeline.training.in_plane import InPlaneSettings
 from pipeline.training.ladder import LadderError
 from pipeline.training.sampling import Draw, SeededItems

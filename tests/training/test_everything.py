@@ -35,7 +35,7 @@ def commands(monkeypatch):
     stored = []
     monkeypatch.setattr(everything, "_call", call)
     monkeypatch.setattr(
-        "pipeline.landmarks.load.store_run", lambda runs, weights, task, name, fold: stored.append((*runs, name))
+        "pipeline.landmarks.store.store_run", lambda runs, weights, task, name, fold: stored.append((*runs, name))
     )
     monkeypatch.setattr(
         "pipeline.severity.store.store_run", lambda runs, weights, family, name, fold: stored.append((*runs, name))

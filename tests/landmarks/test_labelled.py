@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind
-from pipeline.landmarks.examples import labelled_points
-from pipeline.landmarks.mislabelled import APART, ORDER, OUTSIDE, SIDES, mislabelled
+from pipeline.landmarks.labelled import APART, ORDER, OUTSIDE, SIDES, labelled_points, mislabelled
 from tests.landmarks.spine import axial, sagittal, study, truth
 from tests.landmarks.test_examples import marked, table
 

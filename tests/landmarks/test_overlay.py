@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.labels import LEVELS, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks
-from pipeline.report.overlay import LEVEL_COLOURS, slice_picture, study_picture
+from pipeline.landmarks.overlay import LEVEL_COLOURS, slice_picture, study_picture
 from pipeline.volumes import Plane
 from tests.landmarks.spine import stack, study
 

@@ -1,4 +1,4 @@
-"""Labelled points that cannot be right: nothing is learnt from them.
+"""Points that a reader marked, in the patient, and those that cannot be right: nothing is learnt from them.
 
 A point outside its image, a left side on the patient's right, levels out of order along the spine, or a right side
 that is numbered otherwise than the left are slips of the pen that a network would learn as a rare truth. Which point of
@@ -37,7 +37,7 @@ def mislabelled(volumes: StudyVolumes, points: pd.DataFrame) -> NDArray[np.str_]
 
     Args:
         volumes: the study.
-        points: of :func:`pipeline.landmarks.examples.labelled_points`.
+        points: of :func:`pipeline.landmarks.labelled.labelled_points`.
 
     Returns:
         (N,) text: :data:`OUTSIDE`, :data:`SIDES`, :data:`ORDER`, :data:`APART` or nothing.
@@ -68,6 +68,29 @@ def mislabelled(volumes: StudyVolumes, points: pd.DataFrame) -> NDArray[np.str_]
         if _numbered_apart(heights):
             reasons[rows] = APART
     return reasons
+
+
+def labelled_points(volumes: StudyVolumes, coordinates: pd.DataFrame) -> pd.DataFrame:
+    """The study's rows of the coordinate table with their patient LPS mm.
+
+    Args:
+        volumes: the study.
+        coordinates: as :attr:`pipeline.competition.Competition.coordinates`.
+
+    Returns:
+        ``series_id, instance_number, condition, level, x_mm, y_mm, z_mm``; rows whose slice was not read are left out.
+    """
+    rows = []
+    own = coordinates[coordinates["study_id"] == volumes.study_id]
+    columns = (own[name] for name in ("series_id", "instance_number", "condition", "level", "x", "y"))
+    for series_id, number, condition, level, x, y in zip(*columns, strict=True):
+        for volume in volumes.volumes:
+            if volume.series_id == str(series_id) and int(number) in volume.instance_numbers:
+                point = volume.from_source_pixel(int(number), float(x), float(y))
+                rows.append((str(series_id), int(number), str(condition), level, *point))
+                break
+    names = ["series_id", "instance_number", "condition", "level", "x_mm", "y_mm", "z_mm"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _numbered_apart(heights: NDArray[np.float64]) -> bool:
