@@ -1,1 +1,1 @@
-"""From members to a submission: the metric, the prior, calibration and blending, and the run that writes the table."""
+"""The networks of one set of weights and their blend: one table of probabilities from what each of them says."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -167,6 +167,29 @@ def recipe_of(member: str) -> str:
     """A member's name without its fold: ``foraminal-mobilenetv2-fold3`` is of ``foraminal-mobilenetv2``."""
     recipe, mark, fold = member.rpartition("-fold")
     return recipe if mark and fold.isdecimal() else member
+
+
+def even_blend(fit: EnsembleFit, predictions: dict[str, np.ndarray]) -> np.ndarray:
+    """(studies, 25, 3) calibrated log-probabilities; every recipe counts, those of weight 0 in the fit too.
+
+    A recipe has no weight where there is no evidence for it, and evidence is what is asked for here.
+    """
+    return calibrate(fit, blend(replace(fit, recipes={}), predictions))
+
+
+def hidden_answers(own: np.ndarray, context: ContextModel) -> np.ndarray:
+    """(studies, 25, 3) what the context says of each family when that family's own predictions are hidden from it.
+
+    NaN where nothing of the study remains to answer from.
+    """
+    result = np.full_like(own, np.nan)
+    for columns in FAMILY_COLUMNS.values():
+        rest = own.copy()
+        rest[:, columns] = np.nan
+        known = np.isfinite(rest).all(-1).any(1)
+        if known.any():
+            result[np.ix_(known, columns)] = context.apply(rest[known])[:, columns]
+    return result
 
 
 @functools.lru_cache(maxsize=8)

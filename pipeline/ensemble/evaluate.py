@@ -13,27 +13,22 @@ import argparse
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition
 from pipeline.console import complain, say
-from pipeline.device import limit_threads, usable_gpus
-from pipeline.ensemble.combine import EnsembleFit, blend, calibrate, fitted
-from pipeline.ensemble.networks import Networks
-from pipeline.ensemble.plan import make_plan
+from pipeline.ensemble.combine import even_blend, fitted, hidden_answers
 from pipeline.ensemble.prior import own_prior
 from pipeline.files import write_atomically, write_text
 from pipeline.folds import studies_in_fold
-from pipeline.labels import CELL_COLUMNS, CELLS, FAMILY_COLUMNS, GRADES, LEVELS, Family
+from pipeline.labels import CELL_COLUMNS, GRADES, LEVELS
 from pipeline.landmarks.evaluate import EVALUATION
 from pipeline.owned import RefusedError, claim
-from pipeline.parallel import in_processes
+from pipeline.run.unseen import predict_unseen
 from pipeline.scoring.evidence import (
     GRADINGS,
     evidence,
@@ -44,10 +39,7 @@ from pipeline.tables import TableError, guarded_frame
 from pipeline.weights.manifest import Manifest, WeightsError
 
 if TYPE_CHECKING:
-    from pipeline.ensemble.context import ContextModel
-    from pipeline.ensemble.stages import StudyTask
-
-STUDIES_A_JOB = 10
+    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,76 +113,6 @@ def _evaluate(
         findings,
     )
     return {"weights": manifest.set, "studies": len(studies), **figures}
-
-
-def predict_unseen(manifest: Manifest, studies: Sequence[StudyRef], workers: int = 1) -> dict[str, np.ndarray]:
-    """(studies, 25, 3) log-probabilities by member, NaN where it has no input or has seen the study.
-
-    Raises:
-        WeightsError: no grader of the manifest can be used.
-    """
-    networks, problems = Networks.open(manifest)
-    for problem in problems:
-        complain(f"left out: {problem.detail}")
-    graders = [member.name for member in networks.members if member.task in list(Family)]
-    if not graders:
-        raise WeightsError(f"{manifest.folder}: no severity network to evaluate")
-    plan = make_plan(studies, networks, in_rounds=False, guard=True, seconds=0)
-    if line := plan.guard_line(len(studies)):
-        say(line)
-    (tasks,) = plan.rounds
-    jobs = [(tasks[start : start + STUDIES_A_JOB], networks) for start in range(0, len(tasks), STUDIES_A_JOB)]
-    result = {name: np.full((len(studies), len(CELLS), len(GRADES)), np.nan) for name in graders}
-    answers = in_processes(_predict, jobs, workers)
-    first = 0
-    with tqdm(total=len(tasks), desc="studies", unit="study") as bar:
-        for job in answers:
-            for place, answer in enumerate(job):
-                for name, log_p in answer.items():
-                    result[name][first + place] = log_p
-            first += len(job)
-            bar.update(len(job))
-    return result
-
-
-def _predict(tasks: Sequence[StudyTask], networks: Networks) -> list[dict[str, np.ndarray]]:
-    from pipeline.volumes import read_study
-
-    limit_threads(1)
-    device = f"cuda:{usable[0]}" if (usable := usable_gpus()) else "cpu"
-    answers: list[dict[str, np.ndarray]] = []
-    for task in tasks:
-        if not task.landmarks or not task.graders:
-            answers.append({})
-            continue
-        volumes = read_study(task.study)
-        points, _ = networks.find_landmarks(volumes, task.landmarks, device, 1)
-        cubes = networks.cut(volumes, points, task.graders)
-        answers.append({name: networks.grade(name, cubes, device, 1) for name in task.graders})
-    return answers
-
-
-def even_blend(fit: EnsembleFit, predictions: dict[str, np.ndarray]) -> np.ndarray:
-    """(studies, 25, 3) calibrated log-probabilities; every recipe counts, those of weight 0 in the fit too.
-
-    A recipe has no weight where there is no evidence for it, and evidence is what is asked for here.
-    """
-    return calibrate(fit, blend(replace(fit, recipes={}), predictions))
-
-
-def hidden_answers(own: np.ndarray, context: ContextModel) -> np.ndarray:
-    """(studies, 25, 3) what the context says of each family when that family's own predictions are hidden from it.
-
-    NaN where nothing of the study remains to answer from.
-    """
-    result = np.full_like(own, np.nan)
-    for columns in FAMILY_COLUMNS.values():
-        rest = own.copy()
-        rest[:, columns] = np.nan
-        known = np.isfinite(rest).all(-1).any(1)
-        if known.any():
-            result[np.ix_(known, columns)] = context.apply(rest[known])[:, columns]
-    return result
 
 
 def _studies(competition: Competition, fold: int | None, limit: int | None) -> list[StudyRef]:

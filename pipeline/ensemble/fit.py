@@ -5,19 +5,24 @@ Every figure in the report is cross-fitted: what is applied to a fold was fitted
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize
 
 from pipeline.ensemble.calibration import Calibration, calibration_error, fit_calibration, weighted_loss
 from pipeline.ensemble.combine import EnsembleFit, blend, calibrate, trusted
 from pipeline.ensemble.context import ContextModel, ContextSettings
 from pipeline.ensemble.context_fit import cross_fitted_context, fit_context
-from pipeline.labels import FAMILY_COLUMNS, GRADES
+from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADES
 from pipeline.scoring.metric import score_arrays
+
+if TYPE_CHECKING:
+    from pipeline.scoring.oof import OofTable
+
 
 _TRUST = tuple(step / 10 for step in range(11))
 
@@ -184,3 +189,32 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         errors = ", ".join(f"{family} {max(e.values()):.3f}" for family, e in row["calibration_error"].items())
         lines.append(f"{stage:<30}{values}   {errors}")
     return lines
+
+
+def gather(tables: dict[str, OofTable], labels: Sequence[pd.DataFrame]) -> OutOfFold:
+    """Tables and grades by study.
+
+    Args:
+        tables: by recipe.
+        labels: as ``Competition.labels``; a study in two of them is taken from the first.
+
+    Raises:
+        ValueError: a study has no grades, or two recipes put it into different folds.
+    """
+
+    grades = pd.concat(list(labels))
+    grades = grades[~grades.index.duplicated()]
+    folds: dict[str, int] = {}
+    for name, table in tables.items():
+        for study_id, fold in zip(map(str, table.study_id), table.fold.tolist(), strict=True):
+            if folds.setdefault(study_id, fold) != fold:
+                raise ValueError(f"study {study_id}: fold {fold} in {name}, {folds[study_id]} elsewhere; use one split")
+    study_ids = sorted(folds)
+    missing = [study_id for study_id in study_ids if study_id not in grades.index]
+    if missing:
+        raise ValueError(f"{len(missing)} studies of the tables have no grades, the first is {missing[0]}; see --data")
+    return OutOfFold(
+        predictions={name: table.array(study_ids) for name, table in tables.items()},
+        grades=grades.loc[study_ids, list(CELL_COLUMNS)].to_numpy(dtype=float),
+        folds=np.array([folds[study_id] for study_id in study_ids]),
+    )

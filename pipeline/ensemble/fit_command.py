@@ -17,12 +17,7 @@ from typing import TYPE_CHECKING
 from pipeline.console import complain, say
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from pipeline.competition import Competition
-    from pipeline.ensemble.fit import OutOfFold
-    from pipeline.scoring.oof import OofTable
-    from pipeline.weights.manifest import Manifest
+    pass
 
 REPORT_FILE = "ensemble_report.json"
 
@@ -120,10 +115,11 @@ def fit_and_save(
     from pipeline.config import load_settings, to_dict
     from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE, recipe_of
     from pipeline.ensemble.context import ContextSettings
-    from pipeline.ensemble.fit import fit_ensemble, report_lines
+    from pipeline.ensemble.fit import fit_ensemble, gather, report_lines
     from pipeline.ensemble.prior import own_prior
     from pipeline.labels import Family
     from pipeline.owned import claim
+    from pipeline.run.unseen import predicted_tables
     from pipeline.scoring.oof import OofTable, read_oof, write_oof
     from pipeline.weights.manifest import Manifest
 
@@ -155,103 +151,6 @@ def fit_and_save(
     manifest.add_file(REPORT_FILE, _json(report))
     say(*report_lines(fitted.report))
     say(f"ensemble: fitted on {len(out_of_fold.grades)} studies; wrote {weights / ENSEMBLE_FILE}")
-
-
-def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], workers: int = 1) -> dict[str, OofTable]:
-    """What the networks of a manifest say of the graded studies they have not seen, by recipe.
-
-    A study that several folds have not seen, because it was in nobody's training, gets the mean of their
-    log-probabilities and one of those folds, drawn by its id and the same for all recipes.
-
-    Args:
-        manifest: of the weights; members without a held-out fold have nothing to say here.
-        competitions: folders; studies without a grade are left out.
-        workers: processes.
-
-    Raises:
-        ValueError: no network answers for any graded study.
-    """
-    import numpy as np
-
-    from pipeline.ensemble.combine import EnsembleFit, blend, recipe_of
-    from pipeline.ensemble.evaluate import predict_unseen
-    from pipeline.labels import CELL_COLUMNS
-    from pipeline.scoring.oof import OofTable
-
-    studies, grades = [], []
-    for competition in competitions:
-        if competition.labels is not None:
-            graded = competition.labels[competition.labels[list(CELL_COLUMNS)].notna().any(axis=1)]
-            chosen = [study for study in competition.studies if study.study_id in graded.index]
-            studies += chosen
-            grades.append(graded.loc[[study.study_id for study in chosen], list(CELL_COLUMNS)].to_numpy(dtype=float))
-    known = np.nan_to_num(np.concatenate(grades), nan=-1).astype(np.int64) if studies else np.zeros((0, 25), np.int64)
-    ids = np.array([study.study_id for study in studies], dtype=str)
-    answers: dict[str, dict[str, np.ndarray]] = {}
-    unseen_by: list[set[int]] = [set() for _ in studies]
-    for name, log_p in (predict_unseen(manifest, studies, workers) if studies else {}).items():
-        fold = next(member.fold for member in manifest.members if member.name == name)
-        answered = np.isfinite(log_p).all(-1).any(1)
-        if fold is not None and answered.any():
-            answers.setdefault(recipe_of(name), {})[name] = log_p
-            for place in np.flatnonzero(answered):
-                unseen_by[place].add(fold)
-    if not answers:
-        raise ValueError(f"{manifest.folder}: no network with a held-out fold answers for a graded study of --data")
-    folds = np.array([_one_of(sorted(found), name) for found, name in zip(unseen_by, ids, strict=True)])
-    tables = {}
-    for recipe, members in answers.items():
-        mean = blend(EnsembleFit(), members)
-        study, cell = np.nonzero(np.isfinite(mean).all(-1))
-        tables[recipe] = OofTable(
-            study_id=ids[study],
-            cell=cell,
-            fold=folds[study],
-            grade=known[study, cell],
-            predicted_point=np.ones(len(study), dtype=bool),
-            log_p=mean[study, cell],
-        )
-    return tables
-
-
-def _one_of(folds: Sequence[int], study_id: str) -> int:
-    from pipeline.weights.seen import study_hash
-
-    return folds[int(study_hash(study_id), 16) % len(folds)] if folds else -1
-
-
-def gather(tables: dict[str, OofTable], labels: Sequence[pd.DataFrame]) -> OutOfFold:
-    """Tables and grades by study.
-
-    Args:
-        tables: by recipe.
-        labels: as ``Competition.labels``; a study in two of them is taken from the first.
-
-    Raises:
-        ValueError: a study has no grades, or two recipes put it into different folds.
-    """
-    import numpy as np
-    import pandas as pd
-
-    from pipeline.ensemble.fit import OutOfFold
-    from pipeline.labels import CELL_COLUMNS
-
-    grades = pd.concat(list(labels))
-    grades = grades[~grades.index.duplicated()]
-    folds: dict[str, int] = {}
-    for name, table in tables.items():
-        for study_id, fold in zip(map(str, table.study_id), table.fold.tolist(), strict=True):
-            if folds.setdefault(study_id, fold) != fold:
-                raise ValueError(f"study {study_id}: fold {fold} in {name}, {folds[study_id]} elsewhere; use one split")
-    study_ids = sorted(folds)
-    missing = [study_id for study_id in study_ids if study_id not in grades.index]
-    if missing:
-        raise ValueError(f"{len(missing)} studies of the tables have no grades, the first is {missing[0]}; see --data")
-    return OutOfFold(
-        predictions={name: table.array(study_ids) for name, table in tables.items()},
-        grades=grades.loc[study_ids, list(CELL_COLUMNS)].to_numpy(dtype=float),
-        folds=np.array([folds[study_id] for study_id in study_ids]),
-    )
 
 
 def _json(content: object) -> bytes:

@@ -22,16 +22,17 @@ import pandas as pd
 from pipeline.competition import Competition, CompetitionError, Problem, StudyRef, no_study, open_competition
 from pipeline.config import ConfigError, load_settings
 from pipeline.console import Parser, complain
-from pipeline.ensemble.board import Board
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
-from pipeline.ensemble.report import LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
-from pipeline.ensemble.settings import EnsembleSettings, Schedule
-from pipeline.ensemble.work import KIND, work_folder
 from pipeline.files import read_bounded
 from pipeline.folds import make_folds, read_folds
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
 from pipeline.owned import BusyError, RefusedError, check_apart, check_claim, check_table, first_line, hold, is_there
+from pipeline.run.board import Board
+from pipeline.run.pace import Schedule
+from pipeline.run.report import LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
+from pipeline.run.settings import RunSettings
+from pipeline.run.work import KIND, work_folder
 from pipeline.submission import WIDE_COLUMNS
 from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace, started: float) -> int:
     competition = open_competition(
         args.data, args.series, args.split or ("train" if args.fold is not None else None), strict=False
     )
-    settings = load_settings(EnsembleSettings, args.preset, "ensemble", args.set)
+    settings = load_settings(RunSettings, args.preset, "ensemble", args.set)
     limits = load_settings(ReadLimits, args.preset, "volumes")
     problems = list(competition.problems)
     manifest = _manifest(args.weights, problems)
@@ -126,7 +127,7 @@ def run(args: argparse.Namespace, started: float) -> int:
         board.write(force=True)
 
         # From here on a complete submission is on the disk.
-        from pipeline.ensemble.session import Session
+        from pipeline.run.session import Session
 
         session = Session(
             competition=competition,

@@ -189,7 +189,7 @@ def evidence(
         own: (studies, 25, 3) log-probabilities of the networks, NaN rows where none answered.
         grades: (studies, 25), NaN for no grade.
         prior: (25, 3) probabilities.
-        context: (studies, 25, 3) of :func:`hidden_answers`, or None.
+        context: (studies, 25, 3) of :func:`pipeline.ensemble.combine.hidden_answers`, or None.
         gradings: (studies, 5, 4) of :data:`pipeline.scoring.evidence.GRADINGS`, or None.
     """
     canal = expected_grade(own[:, FAMILY_COLUMNS[Family.CANAL]])

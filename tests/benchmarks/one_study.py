@@ -17,9 +17,10 @@ from pathlib import Path
 
 from pipeline.competition import open_competition
 from pipeline.ensemble.networks import Networks
-from pipeline.ensemble.plan import make_plan
-from pipeline.ensemble.stages import Workbench, grade_study
-from pipeline.ensemble.work import WorkFolder
+from pipeline.run.plan import make_plan
+from pipeline.run.study import grade_study
+from pipeline.run.task import Workbench
+from pipeline.run.work import WorkFolder
 from pipeline.weights.manifest import Manifest
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "default"

@@ -6,7 +6,7 @@ import pytest
 from pipeline.competition import open_competition
 from pipeline.labels import CELL_COLUMNS, SeriesKind
 from tests.benchmarks.missing_series import KINDS, Loss, lines, losses, main, prior_terms, without
-from tests.ensemble.studies import write_studies
+from tests.run.studies import write_studies
 
 
 @pytest.fixture

@@ -1,13 +1,14 @@
 """Blending members, and the whole way from out-of-fold tables to fitted files that the run reads."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from pipeline.ensemble.calibration import Calibration, normalised
-from pipeline.ensemble.combine import EnsembleFit, blend, combine, recipe_of, trusted
-from pipeline.ensemble.context import ContextSettings
+from pipeline.ensemble.combine import EnsembleFit, blend, combine, even_blend, hidden_answers, recipe_of, trusted
+from pipeline.ensemble.context import ContextModel, ContextSettings
 from pipeline.ensemble.fit import OutOfFold, fit_ensemble, report_lines
 from pipeline.ensemble.fit_command import fit_and_save
 from pipeline.ensemble.networks import Networks
@@ -189,3 +190,30 @@ def test_a_fit_that_no_fitting_gives_is_left_out_by_name(tmp_path, text, message
     assert [problem.what for problem in problems] == ["weights-refused"]
     p, _ = networks.combine({"a": rows([0.8, 0.1, 0.1])[0]})
     np.testing.assert_allclose(p[FORAMINAL[0]], [0.8, 0.1, 0.1])
+
+
+def test_a_recipe_without_weight_is_measured_all_the_same():
+    values = np.full((1, 25, 3), np.nan)
+    values[0, 0] = np.log([0.2, 0.3, 0.5])
+    fit = EnsembleFit(recipes={"canal-x": 0.0})
+    np.testing.assert_allclose(np.exp(even_blend(fit, {"canal-x-fold0": values})[0, 0]), [0.2, 0.3, 0.5])
+
+
+def test_the_context_answers_for_a_family_without_seeing_it():
+    inputs = 125
+    context = ContextModel(
+        np.log(np.full((25, 3), 1 / 3)),
+        np.zeros((1, inputs, 2)), np.zeros((1, 5, 2)), np.zeros((1, 2, 9)), np.zeros((1, 9)),
+    )  # fmt: skip
+    seen = []
+    changed = replace(context)
+    object.__setattr__(changed, "apply", lambda log_p: (seen.append(log_p.copy()), np.nan_to_num(log_p, nan=-7.0))[1])
+    own = np.full((2, 25, 3), np.log(1 / 3))
+    own[1, FAMILY_COLUMNS[Family.CANAL]] = np.nan
+    own[1, FAMILY_COLUMNS[Family.SUBARTICULAR]] = np.nan
+    answers = hidden_answers(own, changed)
+    for family, asked in zip(Family, seen, strict=True):
+        assert np.isnan(asked[:, FAMILY_COLUMNS[family]]).all(), family
+    assert (answers[0] == -7).all()
+    assert np.isnan(answers[1, FAMILY_COLUMNS[Family.FORAMINAL]]).all(), "nothing else is known of the second study"
+    assert (answers[1, FAMILY_COLUMNS[Family.CANAL]] == -7).all()

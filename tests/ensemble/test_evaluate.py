@@ -8,15 +8,12 @@ import pandas as pd
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.ensemble import evaluate
-from pipeline.ensemble.combine import EnsembleFit
-from pipeline.ensemble.context import ContextModel
-from pipeline.ensemble.evaluate import even_blend, hidden_answers
-from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, Family
+from pipeline.ensemble.networks import Networks
+from pipeline.labels import CELL_COLUMNS
 from pipeline.scoring.evidence import GRADINGS
 from pipeline.weights.manifest import Manifest
 from pipeline.weights.seen import seen_list, seen_studies
-from tests.ensemble.studies import FakeNetworks, members, write_studies
+from tests.run.studies import FakeNetworks, members, write_studies
 
 STUDIES = [f"s{number}" for number in range(10)]
 
@@ -42,7 +39,7 @@ def weights(tmp_path, monkeypatch):
         seen = seen_list(seen_studies(["s1"] if member.name == "canal-0" else ["other"]))
         manifest = Manifest.load(folder).add_member(replace(member, seen=name), b"tensors", seen)
     networks = FakeNetworks(manifest, manifest.members, tmp_path)
-    monkeypatch.setattr(evaluate.Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
+    monkeypatch.setattr(Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
     return folder
 
 
@@ -95,30 +92,3 @@ def test_bad_calls_say_what_is_wrong(data, weights, tmp_path, capsys, monkeypatc
     assert "no network that has not seen these studies" in capsys.readouterr().err
     assert main([*command[:4], "--weights", str(tmp_path / "nowhere")]) == 1
     assert "expected the manifest" in capsys.readouterr().err
-
-
-def test_a_recipe_without_weight_is_measured_all_the_same():
-    values = np.full((1, 25, 3), np.nan)
-    values[0, 0] = np.log([0.2, 0.3, 0.5])
-    fit = EnsembleFit(recipes={"canal-x": 0.0})
-    np.testing.assert_allclose(np.exp(even_blend(fit, {"canal-x-fold0": values})[0, 0]), [0.2, 0.3, 0.5])
-
-
-def test_the_context_answers_for_a_family_without_seeing_it():
-    inputs = 125
-    context = ContextModel(
-        np.log(np.full((25, 3), 1 / 3)),
-        np.zeros((1, inputs, 2)), np.zeros((1, 5, 2)), np.zeros((1, 2, 9)), np.zeros((1, 9)),
-    )  # fmt: skip
-    seen = []
-    changed = replace(context)
-    object.__setattr__(changed, "apply", lambda log_p: (seen.append(log_p.copy()), np.nan_to_num(log_p, nan=-7.0))[1])
-    own = np.full((2, 25, 3), np.log(1 / 3))
-    own[1, FAMILY_COLUMNS[Family.CANAL]] = np.nan
-    own[1, FAMILY_COLUMNS[Family.SUBARTICULAR]] = np.nan
-    answers = hidden_answers(own, changed)
-    for family, asked in zip(Family, seen, strict=True):
-        assert np.isnan(asked[:, FAMILY_COLUMNS[family]]).all(), family
-    assert (answers[0] == -7).all()
-    assert np.isnan(answers[1, FAMILY_COLUMNS[Family.FORAMINAL]]).all(), "nothing else is known of the second study"
-    assert (answers[1, FAMILY_COLUMNS[Family.CANAL]] == -7).all()

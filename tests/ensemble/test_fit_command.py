@@ -8,14 +8,14 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.competition import open_competition
-from pipeline.ensemble import evaluate
-from pipeline.ensemble.fit_command import predicted_tables
+from pipeline.ensemble.networks import Networks
 from pipeline.folds import make_folds
 from pipeline.labels import CELL_COLUMNS
+from pipeline.run.unseen import predicted_tables
 from pipeline.scoring.oof import read_oof
 from pipeline.weights.manifest import Manifest
 from pipeline.weights.seen import seen_list, seen_studies, write_seen
-from tests.ensemble.studies import FakeNetworks, members, write_studies
+from tests.run.studies import FakeNetworks, members, write_studies
 
 STUDIES = [f"s{number}" for number in range(20)]
 
@@ -47,7 +47,7 @@ def manifest(competition, tmp_path, monkeypatch, request):
         member = replace(canal, name=f"canal-fold{fold}", fold=fold, seen=f"{fold}.seen.txt")
         manifest = manifest.add_member(member, b"tensors", seen)
     networks = FakeNetworks(manifest, manifest.members, tmp_path)
-    monkeypatch.setattr(evaluate.Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
+    monkeypatch.setattr(Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
     return manifest
 
 

@@ -22,8 +22,8 @@ from pipeline.severity.predict import load_member, member_config
 from pipeline.severity.settings import NetworkSettings, SeveritySettings
 from pipeline.submission import read_submission
 from pipeline.weights.manifest import Manifest, Member, WeightsError
-from tests.ensemble.studies import write_studies
 from tests.landmarks.spine import sagittal, study
+from tests.run.studies import write_studies
 from tests.severity.test_predict import VIEW, cube
 
 NETWORK = NetworkSettings("test_resnet", encoder="multichannel", head="mean", width=8, level_width=4)

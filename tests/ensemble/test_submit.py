@@ -22,7 +22,7 @@ from pipeline.ensemble.submit_command import main
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, row_id
 from pipeline.submission import ROW_ORDER, probabilities_of, read_submission
 from pipeline.weights.manifest import Manifest, Member
-from tests.ensemble.studies import write_studies
+from tests.run.studies import write_studies
 from tests.volumes.oracle import AXIAL, SAGITTAL, write_series
 
 ROOT = Path(__file__).parents[2]

@@ -34,9 +34,9 @@ from pipeline.submission import read_submission
 from pipeline.tables import TableError
 from pipeline.training.everything import store_errors
 from pipeline.weights.manifest import Manifest
-from tests.ensemble.studies import write_studies
 from tests.fuzz.mutate import mutate
 from tests.fuzz.weights import set_somewhere
+from tests.run.studies import write_studies
 
 STUDIES = ["100", "101", "102", "103", "104", "105"]
 CELL_TEXTS = (

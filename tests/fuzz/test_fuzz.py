@@ -97,6 +97,6 @@ def test_mutated_work_folders_do_no_harm(tmp_path):
     ],
 )
 def test_a_stale_result_and_a_lost_file_count_as_failures(tmp_path, monkeypatch, name, instead, found):
-    monkeypatch.setattr(f"pipeline.ensemble.work.{name}", instead)
+    monkeypatch.setattr(f"pipeline.run.work.{name}", instead)
     run = work.begin(None, tmp_path)
     assert any(found in (run(7, number)[2] or "") for number in range(40))

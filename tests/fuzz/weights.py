@@ -38,8 +38,8 @@ from pipeline.severity.settings import NetworkSettings, SeveritySettings
 from pipeline.submission import read_submission
 from pipeline.weights.manifest import Manifest, Member, WeightsError
 from pipeline.weights.seen import seen_list, seen_studies
-from tests.ensemble.studies import SERIES, write_studies
 from tests.fuzz.mutate import mutate
+from tests.run.studies import SERIES, write_studies
 
 VALUES: tuple[Any, ...] = (
     None, True, 0, 1, -1, 2, 7, 0.5, -0.5, 1e-300, 1e300, -1e300, float("nan"), float("inf"), 2**31, 2**63, 10**400, "",

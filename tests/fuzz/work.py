@@ -20,14 +20,15 @@ from unittest.mock import patch
 
 import numpy as np
 
-from pipeline.ensemble import session, submit_command
-from pipeline.ensemble.work import KIND, WorkFolder
+from pipeline.ensemble import submit_command
 from pipeline.files import write_sealed
 from pipeline.labels import CELLS
 from pipeline.owned import MARK, is_owned
+from pipeline.run import session
+from pipeline.run.work import KIND, WorkFolder
 from pipeline.submission import read_submission
-from tests.ensemble.studies import FakeNetworks, write_studies
 from tests.fuzz.mutate import mutate
+from tests.run.studies import FakeNetworks, write_studies
 
 STUDIES = ["1", "2", "3"]
 STRANGERS = ("notes.started", "x.partial", "thesis.result", "a.cubes", "run.slot", ".hidden", "deep/thesis.txt")

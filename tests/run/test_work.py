@@ -19,21 +19,23 @@ import numpy as np
 import pytest
 
 from pipeline.competition import open_competition
-from pipeline.ensemble import session, submit_command
-from pipeline.ensemble.board import Board
+from pipeline.ensemble import submit_command
 from pipeline.ensemble.networks import Networks
-from pipeline.ensemble.plan import make_plan
-from pipeline.ensemble.report import LOG_HEADER
-from pipeline.ensemble.result import StudyResult
-from pipeline.ensemble.stages import Workbench, grade_study
 from pipeline.ensemble.submit_command import main
-from pipeline.ensemble.work import WorkFolder
 from pipeline.files import write_sealed
 from pipeline.owned import MARK, claim
+from pipeline.run import session
+from pipeline.run.board import Board
+from pipeline.run.plan import make_plan
+from pipeline.run.report import LOG_HEADER
+from pipeline.run.result import StudyResult
+from pipeline.run.study import grade_study
+from pipeline.run.task import Workbench
+from pipeline.run.work import WorkFolder
 from pipeline.submission import read_submission
 from pipeline.weights.manifest import Manifest
-from tests.ensemble.studies import FakeNetworks, members, write_studies
 from tests.ensemble.test_submit import ROOT, SLOWLY, wait_for
+from tests.run.studies import FakeNetworks, members, write_studies
 
 NAMES = ["1", "2", "3"]
 
@@ -323,7 +325,7 @@ def test_results_made_without_a_damaged_file_are_made_anew_when_it_is_mended(int
 
 def test_results_of_other_code_or_libraries_are_made_anew(interrupted, monkeypatch):
     interrupted.run()
-    monkeypatch.setattr("pipeline.ensemble.work.code_version", lambda: "changed")
+    monkeypatch.setattr("pipeline.run.work.code_version", lambda: "changed")
     assert interrupted.run() == (0, NAMES)
     monkeypatch.setattr(session, "versions", lambda: {"pylibjpeg-rle": "installed since"})
     assert interrupted.run() == (0, NAMES)

@@ -12,10 +12,9 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from pipeline.ensemble.settings import Schedule
-from pipeline.ensemble.stages import StudyTask
+from pipeline.run.task import StudyTask
 
 LEAST_MEASURED = 3
 """Studies from which on the measured multiple counts."""
@@ -23,6 +22,12 @@ WINDOW = 9
 """The multiple is the median over so many studies: a machine may become loaded, or free, while the run goes on."""
 HEADROOM = 1.25
 """A study is begun if this many times its expected seconds are left."""
+RESERVE_SECONDS = 5.0
+"""Kept back at the end of a time budget for the last writing of the files and for ending the workers."""
+RESERVE_STARTS = 2.0
+"""Where the start of the program took long, so will its end: this many times as long is kept back."""
+WORKER_SECONDS = 2.0
+"""By this much the workers end before the run does, so that what they have reached still arrives."""
 
 
 class Pace:
@@ -80,3 +85,39 @@ class Pace:
         """Until the run will be over: all done, or the time is up."""
         seconds = self.slowness * sum(task.expected for task in left) / self.workers
         return min(seconds, max(self.seconds_left, 0.0))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the run has to be over.
+
+    Attributes:
+        started: :func:`time.monotonic` when the program began; the time of day may be set while it runs.
+        minutes: the budget, None for no end.
+        start_seconds: what the program took until the first table was on the disk; on a loaded machine or a slow
+            disk that is many times the usual second.
+    """
+
+    started: float
+    minutes: float | None
+    start_seconds: float = 0.0
+
+    def deadline(self, slowness: float = 1.0) -> float | None:
+        """When no more work may be going on, in seconds of :func:`time.monotonic`.
+
+        Args:
+            slowness: how many times as long as on an idle machine things take; the time kept back for the end grows
+                with it.
+        """
+        if self.minutes is None:
+            return None
+        seconds = self.minutes * 60
+        reserve = max(RESERVE_SECONDS * slowness, RESERVE_SECONDS, RESERVE_STARTS * self.start_seconds) + 0.02 * seconds
+        return self.started + max(seconds - reserve, 0.5 * seconds)
+
+    def workers_deadline(self, slowness: float = 1.0) -> float | None:
+        """When a worker has to come to an end with what it has."""
+        deadline = self.deadline(slowness)
+        if deadline is None:
+            return None
+        return deadline - min(WORKER_SECONDS * max(slowness, 1.0), 0.1 * (deadline - self.started))

@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 
 from pipeline.competition import open_competition
-from pipeline.ensemble.board import Board
-from pipeline.ensemble.plan import make_plan
 from pipeline.ensemble.prior import read_prior
-from pipeline.ensemble.result import Reason, Source, StudyResult
-from pipeline.ensemble.run import Run
-from pipeline.ensemble.settings import Schedule
-from pipeline.ensemble.stages import Workbench, grade_study
-from pipeline.ensemble.work import WorkFolder
 from pipeline.labels import CELLS, Family
+from pipeline.run.board import Board
+from pipeline.run.pace import Schedule
+from pipeline.run.plan import make_plan
+from pipeline.run.result import Reason, Source, StudyResult
+from pipeline.run.rounds import Run
+from pipeline.run.study import grade_study
+from pipeline.run.task import Workbench
+from pipeline.run.work import WorkFolder
 from pipeline.submission import probabilities_of, read_submission
 from pipeline.volumes import ReadLimits
-from tests.ensemble.studies import FakeNetworks, write_studies
+from tests.run.studies import FakeNetworks, write_studies
 
 
 class Setup:

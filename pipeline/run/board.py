@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.ensemble.result import Reason, Source, StudyResult
 from pipeline.labels import CELLS
+from pipeline.run.result import Reason, Source, StudyResult
 from pipeline.submission import write_submission, write_wide
 
 LEAST_INTERVAL = 5.0

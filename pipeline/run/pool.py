@@ -12,9 +12,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pipeline.ensemble.result import StudyResult
-from pipeline.ensemble.stages import StudyTask, Workbench, grade_study
 from pipeline.parallel import open_executor
+from pipeline.run.result import StudyResult
+from pipeline.run.study import grade_study
+from pipeline.run.task import StudyTask, Workbench
 
 if TYPE_CHECKING:
     from joblib.externals.loky.process_executor import ProcessPoolExecutor

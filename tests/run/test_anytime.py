@@ -12,15 +12,15 @@ import pytest
 from pipeline.ensemble.prior import read_prior
 from pipeline.submission import ROW_ORDER
 from tests.benchmarks.anytime import ROOT, assert_valid, killed_at_random, within_budget
-from tests.ensemble.studies import write_studies
+from tests.run.studies import write_studies
 
 IDS = [str(number) for number in range(6)]
 SLEEPY = """
 import sys, time
 from pathlib import Path
-from pipeline.ensemble.session import Session
+from pipeline.run.session import Session
 from pipeline.ensemble.submit_command import main
-from tests.ensemble.studies import FakeNetworks
+from tests.run.studies import FakeNetworks
 Session._networks = lambda self: FakeNetworks.make(Path({scratch!r}), copies=4, seconds={seconds})
 sys.exit(main(sys.argv[1:], time.monotonic()))
 """

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from pipeline.competition import StudyRef
-from pipeline.ensemble.board import Board
-from pipeline.ensemble.pace import HEADROOM, LEAST_MEASURED, Pace
-from pipeline.ensemble.pool import Finished
 from pipeline.ensemble.prior import read_prior
-from pipeline.ensemble.result import Reason, Source, StudyResult
-from pipeline.ensemble.run import Run
-from pipeline.ensemble.settings import RESERVE_SECONDS, RESERVE_STARTS, Schedule
-from pipeline.ensemble.stages import StudyTask
+from pipeline.run.board import Board
+from pipeline.run.pace import HEADROOM, LEAST_MEASURED, RESERVE_SECONDS, RESERVE_STARTS, Pace, Schedule
+from pipeline.run.pool import Finished
+from pipeline.run.result import Reason, Source, StudyResult
+from pipeline.run.rounds import Run
+from pipeline.run.task import StudyTask
 from pipeline.submission import probabilities_of, read_submission
 
 BUDGET = 420.0

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.competition import StudyRef
-from pipeline.ensemble.stages import StudyTask
 from pipeline.labels import Family
+from pipeline.run.task import StudyTask
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.weights.seen import study_hash
 

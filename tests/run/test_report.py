@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.ensemble.report import RunReport
+from pipeline.run.report import RunReport
 
 
 def report(**changes):

@@ -18,16 +18,17 @@ from pipeline.competition import Competition, Problem, StudyRef
 from pipeline.config import to_dict
 from pipeline.console import complain, say
 from pipeline.device import usable_cpus
-from pipeline.ensemble.board import Board
-from pipeline.ensemble.plan import Plan, make_plan
-from pipeline.ensemble.report import NOTE, RunReport, open_log, versions, write_run_json, write_stages
-from pipeline.ensemble.result import UNFINISHED, Reason, StudyResult
-from pipeline.ensemble.run import Run
-from pipeline.ensemble.settings import EnsembleSettings, Schedule
-from pipeline.ensemble.stages import StudyTask, Workbench
-from pipeline.ensemble.work import WorkFolder
 from pipeline.labels import CELL_COLUMNS
 from pipeline.parallel import why_no_workers
+from pipeline.run.board import Board
+from pipeline.run.pace import Schedule
+from pipeline.run.plan import Plan, make_plan
+from pipeline.run.report import NOTE, RunReport, open_log, versions, write_run_json, write_stages
+from pipeline.run.result import UNFINISHED, Reason, StudyResult
+from pipeline.run.rounds import Run
+from pipeline.run.settings import RunSettings
+from pipeline.run.task import StudyTask, Workbench
+from pipeline.run.work import WorkFolder
 from pipeline.scoring.metric import Score, score_arrays
 from pipeline.volumes.limits import ReadLimits
 from pipeline.weights.manifest import Manifest
@@ -45,7 +46,7 @@ class Session:
     labels: pd.DataFrame | None
     manifest: Manifest | None
     board: Board
-    settings: EnsembleSettings
+    settings: RunSettings
     limits: ReadLimits
     schedule: Schedule
     workers: int | None

@@ -23,9 +23,9 @@ from typing import Any
 
 from pipeline.competition import Problem, SeriesRef, StudyRef
 from pipeline.device import usable_gpus
-from pipeline.ensemble.result import StudyResult
 from pipeline.files import DamagedError
 from pipeline.owned import BusyError, RefusedError, claim, delete_known, hold, remove
+from pipeline.run.result import StudyResult
 
 KIND = "work"
 """What the mark of a work folder says."""

@@ -21,13 +21,13 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.console import end_signals
-from pipeline.ensemble.board import Board
-from pipeline.ensemble.pace import Pace
-from pipeline.ensemble.pool import Pool, SameProcess, WorkerPool
-from pipeline.ensemble.result import Reason, StudyResult
-from pipeline.ensemble.settings import Schedule
-from pipeline.ensemble.stages import StudyTask, Workbench, fallen
 from pipeline.parallel import why_no_workers
+from pipeline.run.board import Board
+from pipeline.run.pace import Pace, Schedule
+from pipeline.run.pool import Pool, SameProcess, WorkerPool
+from pipeline.run.result import Reason, StudyResult
+from pipeline.run.study import fallen
+from pipeline.run.task import StudyTask, Workbench
 
 
 class Stop(BaseException):

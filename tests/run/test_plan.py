@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from pipeline.competition import StudyRef
-from pipeline.ensemble.plan import make_plan, severity_rounds
 from pipeline.labels import Family
+from pipeline.run.plan import make_plan, severity_rounds
 from pipeline.weights.manifest import Manifest, Member
 from pipeline.weights.seen import seen_list, seen_studies
 

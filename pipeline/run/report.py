@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.competition import Problem
-from pipeline.ensemble.result import StudyResult
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELLS, row_id
 from pipeline.names import guarded, shown_all
+from pipeline.run.result import StudyResult
 from pipeline.submission import ROW_ORDER
 
 PROVENANCE_COLUMNS = (

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.device import usable_gpus
-from pipeline.ensemble.work import WorkFolder, work_device
+from pipeline.run.work import WorkFolder, work_device
 
 ONES = torch.ones
 
@@ -75,5 +75,5 @@ def test_a_gpu_that_fails_at_its_first_operation_is_not_given_out(tmp_path, gpus
 def test_without_a_gpu_and_where_none_is_wanted_it_is_the_cpu(tmp_path, gpus, monkeypatch):
     gpus(0)
     assert devices(tmp_path, 2) == ["cpu", "cpu"]
-    monkeypatch.setattr("pipeline.ensemble.work.usable_gpus", lambda: pytest.fail("a GPU was tried"))
+    monkeypatch.setattr("pipeline.run.work.usable_gpus", lambda: pytest.fail("a GPU was tried"))
     assert devices(tmp_path, 2, "cpu") == ["cpu", "cpu"]

@@ -1,0 +1,31 @@
+"""What a preset may say of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.config import check_range
+from pipeline.labels import FOLDS
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Section ``ensemble`` of a preset.
+
+    Attributes:
+        study_seconds: after which a study falls back.
+        workers: processes; 0 means one a core. They take the GPUs in turn, so with four cores and two GPUs one reads
+            while the other computes.
+        folds: number of folds where neither weights nor a file define them.
+        keep_gib: cubes are kept for later rounds while the disk has this much space left.
+    """
+
+    study_seconds: float = 600.0
+    workers: int = 0
+    folds: int = FOLDS
+    keep_gib: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_range(self, "study_seconds", above=0)
+        check_range(self, "workers", "keep_gib", least=0)
+        check_range(self, "folds", least=2)
