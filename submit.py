@@ -9,7 +9,7 @@ if __name__ == "__main__":
 
     def grade() -> int:
         """Import what is needed only now, on streams that hold."""
-        from pipeline.ensemble.submit_command import main
+        from pipeline.commands.submit import main
 
         return main(sys.argv[1:], started)
 

@@ -1,6 +1,6 @@
 """``python -m pipeline COMMAND``: one dispatcher for every tool of the package.
 
-Each command lives in the module that does its work and exposes ``add_arguments(parser)`` and ``run(args) -> int``.
+Each command is a module of ``commands`` and exposes ``add_arguments(parser)`` and ``run(args) -> int``.
 Only the command that was asked for is imported, so ``--help`` answers at once and never loads torch. A command's
 module therefore imports its heavy parts inside ``run``.
 
@@ -25,15 +25,15 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "phantom": Command("pipeline.phantom.command", "write a synthetic competition folder with exact ground truth"),
-    "check": Command("pipeline.report.check", "print what the pipeline would read from a folder of studies"),
-    "score": Command("pipeline.ensemble.score_command", "score a submission against the truth"),
-    "prior": Command("pipeline.ensemble.prior_command", "make the table of reweighted class frequencies"),
-    "train": Command("pipeline.training.command", "train the landmark and severity networks"),
-    "pack": Command("pipeline.training.pack", "put training runs into a weights folder that submit.py takes"),
-    "ensemble": Command("pipeline.ensemble.fit_command", "fit weights, calibration and context of a weights folder"),
-    "evaluate": Command("pipeline.report.evaluate", "measure points or grades on studies the networks have not seen"),
-    "kaggle": Command("pipeline.report.kaggle", "build the datasets and the kernel to upload to Kaggle"),
+    "phantom": Command("pipeline.commands.phantom", "write a synthetic competition folder with exact ground truth"),
+    "check": Command("pipeline.commands.check", "print what the pipeline would read from a folder of studies"),
+    "score": Command("pipeline.commands.score", "score a submission against the truth"),
+    "prior": Command("pipeline.commands.prior", "make the table of reweighted class frequencies"),
+    "train": Command("pipeline.commands.train", "train the landmark and severity networks"),
+    "pack": Command("pipeline.commands.pack", "put training runs into a weights folder that submit.py takes"),
+    "ensemble": Command("pipeline.commands.ensemble", "fit weights, calibration and context of a weights folder"),
+    "evaluate": Command("pipeline.commands.evaluate", "measure points or grades on studies the networks have not seen"),
+    "kaggle": Command("pipeline.commands.kaggle", "build the datasets and the kernel to upload to Kaggle"),
 }
 
 

@@ -16,7 +16,7 @@ HELP_WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # any import of it fails
 from pipeline.__main__ import COMMANDS, main
-from pipeline.ensemble.submit_command import main as submit
+from pipeline.commands.submit import main as submit
 print({name: main([name, "--help"]) for name in COMMANDS} | {"": main(["--help"]), "submit": submit(["--help"])})
 """
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.commands.kaggle import NOTEBOOK, ROOT
 from pipeline.labels import CELLS, row_id
-from pipeline.report.kaggle import NOTEBOOK, ROOT
 from pipeline.submission import read_submission
-from tests.report.isolated_notebook import EQUIVALENTS, isolation
-from tests.report.mounts import (
+from tests.commands.isolated_notebook import EQUIVALENTS, isolation
+from tests.commands.mounts import (
     LAYOUTS,
     OPTIONAL,
     built,
@@ -33,7 +33,7 @@ from tests.report.mounts import (
     write_wheels,
 )
 
-RUNNER = ROOT / "tests" / "report" / "isolated_notebook.py"
+RUNNER = ROOT / "tests" / "commands" / "isolated_notebook.py"
 CELLS_OF_CODE = [
     "".join(cell["source"])
     for cell in json.loads((ROOT / NOTEBOOK).read_text())["cells"]

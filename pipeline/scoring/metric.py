@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from pipeline.labels import CELL_COLUMNS, CELLS, FAMILY_COLUMNS, GRADE_WEIGHTS, GRADES, Family
-from pipeline.submission import probabilities_of, read_submission
-from pipeline.tables import read_labels
+from pipeline.labels import CELLS, FAMILY_COLUMNS, GRADE_WEIGHTS, GRADES, Family
 
 CLIP = float(np.finfo(np.float64).eps)
 """Probabilities are clipped to [CLIP, 1 - CLIP] before the logarithm, as scikit-learn's ``log_loss`` does."""
@@ -109,18 +106,6 @@ def score_arrays(grades: np.ndarray, probabilities: np.ndarray) -> Score:
         studies=len(grades),
         cells=int(np.isfinite(grades).sum()),
     )
-
-
-def score_files(truth: Path, submission: Path) -> Score:
-    """Score a submission file against a table like ``train.csv``.
-
-    Raises:
-        TableError: either file is not valid, or the submission lacks a row of a study of the truth.
-    """
-    labels = read_labels(truth).strict()
-    study_ids = [str(study_id) for study_id in labels.index]
-    probabilities = probabilities_of(read_submission(submission), study_ids, submission)
-    return score_arrays(labels[list(CELL_COLUMNS)].to_numpy(), probabilities)
 
 
 def unweighted(log_p: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ import pandas as pd
 
 from pipeline.labels import CELLS
 from pipeline.submission import probabilities_of, read_submission
-from tests.report.mounts import ROOT, multiply, phantom_studies
+from tests.commands.mounts import ROOT, multiply, phantom_studies
 
 PROGRAM = ("submit.py",)
 USUAL = {"studies": 60, "minutes": 2.0, "kills": 20, "longest": 60.0}

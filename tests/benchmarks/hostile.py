@@ -4,7 +4,7 @@ Phantom studies are linked under one id a case, and one file or folder of each i
 grades them all in one run. Printed is a table: the case, what the reader said of it, rows by where they come from, rows
 lost. Rows lost have to be 0 everywhere; exit status 1 if they are not, or if a case that has to be noticed was not.
 
-What happens to the whole run (a full disk, signals, damaged weights) is tested in ``tests/ensemble``.
+What happens to the whole run (a full disk, signals, damaged weights) is tested in ``tests/run``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pydicom.encaps import encapsulate
 
 from pipeline.labels import CELLS, SeriesKind, row_id
 from pipeline.submission import read_submission
-from tests.report.mounts import ROOT, multiply, phantom_studies
+from tests.commands.mounts import ROOT, multiply, phantom_studies
 from tests.volumes.attacks import J2KS, JPEGS, compressed, j2k_of_precincts, jpeg_of_scans, rle_bomb, sides
 from tests.volumes.test_hostile import ENDLESS
 

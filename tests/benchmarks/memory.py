@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.report.mounts import ROOT, multiply, phantom_studies
+from tests.commands.mounts import ROOT, multiply, phantom_studies
 
 
 @dataclass(frozen=True)

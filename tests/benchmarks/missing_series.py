@@ -25,7 +25,7 @@ from pipeline.ensemble.prior import read_prior
 from pipeline.folds import make_folds
 from pipeline.labels import CELL_COLUMNS, NEEDED, Family, SeriesKind
 from pipeline.scoring.metric import score_arrays
-from tests.report.mounts import ROOT
+from tests.commands.mounts import ROOT
 
 KINDS = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2)
 LOSS = 0.10

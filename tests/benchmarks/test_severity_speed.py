@@ -24,7 +24,7 @@ import torch
 from pipeline.cubes.settings import ViewSettings
 from pipeline.labels import CELLS, SeriesKind
 from tests.benchmarks.timing import Timing, quickest, table
-from tests.report.mounts import ROOT
+from tests.commands.mounts import ROOT
 
 LIMIT_SECONDS = 3.0
 """What a complete study may take with two cores."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.commands.ensemble import fit_and_save
 from pipeline.ensemble.calibration import Calibration, normalised
 from pipeline.ensemble.combine import EnsembleFit, blend, combine, even_blend, hidden_answers, recipe_of, trusted
 from pipeline.ensemble.context import ContextModel, ContextSettings
 from pipeline.ensemble.fit import OutOfFold, fit_ensemble, report_lines
-from pipeline.ensemble.fit_command import fit_and_save
 from pipeline.ensemble.networks import Networks
 from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADE_NAMES, Family
 from pipeline.scoring.oof import OofTable, read_oof, write_oof

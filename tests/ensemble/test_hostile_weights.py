@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
+from pipeline.commands import submit as submit_command
 from pipeline.config import from_dict, to_dict
 from pipeline.cubes import StudyCubes
-from pipeline.ensemble import submit_command
 from pipeline.ensemble.networks import Networks
 from pipeline.labels import CELL_INDEX, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.model import PointModelSettings, PointNet

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from pipeline.__main__ import main
+from pipeline.commands import submit
 from pipeline.competition import CompetitionError, open_competition
-from pipeline.ensemble import submit_command
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, Family, level_title
 from pipeline.landmarks import COLUMNS
-from pipeline.landmarks.evaluate import COMPARED
+from pipeline.landmarks.errors import COMPARED, store_errors
 from pipeline.scoring.evidence import GRADINGS, read_gradings
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
 from pipeline.severity.data import _read_points
@@ -32,7 +32,6 @@ from pipeline.severity.jitter import fitted_jitter
 from pipeline.severity.settings import JitterSettings
 from pipeline.submission import read_submission
 from pipeline.tables import TableError
-from pipeline.training.everything import store_errors
 from pipeline.weights.manifest import Manifest
 from tests.fuzz.mutate import mutate
 from tests.fuzz.weights import set_somewhere
@@ -223,7 +222,7 @@ def _read_all(scene: Scene) -> tuple[list[str], str | None]:
         if status not in (0, 1, 2) or "Traceback" in said:
             return codes, f"{name} ended with {status}: {said}"
     call = ["--data", data, "--out", out / "s.csv", "--weights", out / "set", "--workers", 1, "--quiet"]
-    status, said = _quietly(lambda: submit_command.main([*map(str, call)]))
+    status, said = _quietly(lambda: submit.main([*map(str, call)]))
     codes.append(f"submit {status}")
     if status != 0:
         return codes, f"submit.py ended with {status}: {said}"

@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from safetensors.torch import load, save
 
+from pipeline.commands import kaggle, submit
 from pipeline.config import to_dict
 from pipeline.cubes.settings import ViewSettings
-from pipeline.ensemble import combine, networks, submit_command
+from pipeline.ensemble import combine, networks
 from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.prior import PRIOR_FILE
 from pipeline.labels import Family
 from pipeline.landmarks import load as points
 from pipeline.landmarks.model import PointModelSettings, PointNet
-from pipeline.report import kaggle
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import member_config
 from pipeline.severity.settings import NetworkSettings, SeveritySettings
@@ -358,7 +358,7 @@ def _grade(scene: Scene) -> tuple[list[str], str | None]:
     out, said = scene.folder / "case" / "out" / "s.csv", io.StringIO()
     arguments = ["--data", scene.folder / "data", "--out", out, "--weights", scene.weights, "--workers", 1, "--quiet"]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        status = submit_command.main([*map(str, arguments), "--device", "cpu", "--set", "study_seconds=5"])
+        status = submit.main([*map(str, arguments), "--device", "cpu", "--set", "study_seconds=5"])
     text = said.getvalue()
     if status == 2 and "no manifest.json there" in text:
         return ["no manifest"], None

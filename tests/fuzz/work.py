@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from pipeline.ensemble import submit_command
+from pipeline.commands import submit
 from pipeline.files import write_sealed
 from pipeline.labels import CELLS
 from pipeline.owned import MARK, is_owned
@@ -85,7 +85,7 @@ class Scene:
         arguments = ["--data", str(self.folder / "data"), "--out", str(self.out), "--workers", "1", "--quiet", *options]
         networks = patch.object(session.Session, "_networks", lambda _: self.networks)
         with networks, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            status = submit_command.main(arguments)
+            status = submit.main(arguments)
         return status, said.getvalue()
 
     def leave_results(self) -> None:

@@ -9,8 +9,8 @@ import pytest
 from pydicom import uid
 
 from pipeline.phantom import make_phantom
+from tests.commands.mounts import multiply, phantom_studies
 from tests.recorder import grading, is_socket, kaggle, outside, record, training
-from tests.report.mounts import multiply, phantom_studies
 from tests.volumes.attacks import compressed, jpeg
 
 LEAKS = """

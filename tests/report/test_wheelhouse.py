@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.report.kaggle import ROOT
-from pipeline.report.wheelhouse import _pip_download
+from pipeline.commands.kaggle import ROOT
+from pipeline.commands.wheelhouse import _pip_download
 
 
 def test_pip_keeps_no_copy_in_the_home_folder(tmp_path):

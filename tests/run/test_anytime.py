@@ -19,7 +19,7 @@ SLEEPY = """
 import sys, time
 from pathlib import Path
 from pipeline.run.session import Session
-from pipeline.ensemble.submit_command import main
+from pipeline.commands.submit import main
 from tests.run.studies import FakeNetworks
 Session._networks = lambda self: FakeNetworks.make(Path({scratch!r}), copies=4, seconds={seconds})
 sys.exit(main(sys.argv[1:], time.monotonic()))

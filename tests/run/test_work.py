@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.commands import submit as submit_command
+from pipeline.commands.submit import main
 from pipeline.competition import open_competition
-from pipeline.ensemble import submit_command
 from pipeline.ensemble.networks import Networks
-from pipeline.ensemble.submit_command import main
 from pipeline.files import write_sealed
 from pipeline.owned import MARK, claim
 from pipeline.run import session
@@ -34,7 +34,7 @@ from pipeline.run.task import Workbench
 from pipeline.run.work import WorkFolder
 from pipeline.submission import read_submission
 from pipeline.weights.manifest import Manifest
-from tests.ensemble.test_submit import ROOT, SLOWLY, wait_for
+from tests.commands.test_submit import ROOT, SLOWLY, wait_for
 from tests.run.studies import FakeNetworks, members, write_studies
 
 NAMES = ["1", "2", "3"]
@@ -166,7 +166,7 @@ def note(event, args):
         wrote.update(args[:2])
 sys.dont_write_bytecode = True
 from pathlib import Path
-from pipeline.ensemble import submit_command
+from pipeline.commands import submit as submit_command
 submit_command.DEFAULT_WEIGHTS = Path("no weights here")
 sys.addaudithook(note)
 status = submit_command.main(sys.argv[1:])

@@ -26,7 +26,7 @@ from pipeline.ensemble.prior import own_prior
 from pipeline.files import write_atomically, write_text
 from pipeline.folds import studies_in_fold
 from pipeline.labels import CELL_COLUMNS, GRADES, LEVELS
-from pipeline.landmarks.evaluate import EVALUATION
+from pipeline.landmarks.errors import EVALUATION
 from pipeline.owned import RefusedError, claim
 from pipeline.run.unseen import predict_unseen
 from pipeline.scoring.evidence import (

@@ -23,10 +23,8 @@ from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
 from pipeline.console import say
 from pipeline.labels import Condition, Family
+from pipeline.landmarks.errors import ERRORS_FILE, store_errors
 from pipeline.names import shown
-from pipeline.tables import TableError, read_written
-
-ERRORS_FILE = "landmark_errors.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +94,7 @@ def _check_folders(out: Path, weights: Path, points: Path) -> None:
         WeightsError: the weights' manifest is none.
     """
     from pipeline.labels import FOLDS
-    from pipeline.landmarks.evaluate import EVALUATION
+    from pipeline.landmarks.errors import EVALUATION
     from pipeline.owned import check_claim
     from pipeline.training.folder import check_run, claim_run
     from pipeline.weights.manifest import MANIFEST_NAME, Manifest
@@ -130,10 +128,13 @@ def _train(
 
 
 def _call(command: Sequence[str]) -> int:
-    from pipeline.__main__ import main
+    from pipeline.commands import ensemble, evaluate, train
 
-    say("train all: " + " ".join(command))
-    return main(command)
+    print("train all: " + " ".join(command))
+    module = {"train": train, "evaluate": evaluate, "ensemble": ensemble}[command[0]]
+    parser = argparse.ArgumentParser(prog=f"python -m pipeline {command[0]}")
+    module.add_arguments(parser)  # type: ignore[attr-defined]
+    return int(module.run(parser.parse_args(command[1:])))  # type: ignore[attr-defined]
 
 
 def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Path) -> None:
@@ -154,23 +155,6 @@ def _store_classifiers(args: argparse.Namespace, families: Sequence[Family], wei
     for family in families:
         for fold in range(FOLDS):
             store_run([args.out / family.value / f"fold{fold}"], weights, family, f"{family.value}-fold{fold}", fold)
-
-
-def store_errors(errors_csv: Path, weights: Path) -> None:
-    """Write the localiser's error distribution, which sets stage four's jitter, into a weights folder.
-
-    Raises:
-        TableError: the file is not an ``errors.csv`` of ``evaluate landmarks``.
-    """
-    from pipeline.landmarks.evaluate import error_distribution
-    from pipeline.weights.manifest import Manifest
-
-    errors = read_written(errors_csv, ("condition",), ("in_plane_mm", "slices"), "evaluate landmarks")
-    try:
-        distribution = error_distribution(errors)
-    except ValueError as error:
-        raise TableError(errors_csv, None, "condition", str(error)) from error
-    Manifest.load(weights).add_file(ERRORS_FILE, json.dumps(distribution, indent=1).encode())
 
 
 def _labelled_families(competitions: Sequence[Competition]) -> set[Family]:

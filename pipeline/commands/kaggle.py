@@ -87,8 +87,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the folders and print sizes and commands; returns the exit status."""
+    from pipeline.commands.wheelhouse import WheelError
     from pipeline.owned import RefusedError
-    from pipeline.report.wheelhouse import WheelError
     from pipeline.weights.manifest import WeightsError
 
     if not re.fullmatch(r"3\.\d{1,2}", args.python_version):
@@ -167,7 +167,7 @@ def _build(
     out: Path, user: str, weights: Manifest | None, python_version: str | None, accelerator: str
 ) -> list[Dataset]:
     """Every folder of a build, into an empty folder."""
-    from pipeline.report.wheelhouse import build_wheelhouse, requirement_names
+    from pipeline.commands.wheelhouse import build_wheelhouse, requirement_names
 
     datasets = [CODE]
     _copy_code(out / CODE.folder)
@@ -212,8 +212,8 @@ def _earlier(out: Path) -> dict[str, list[str]]:
         RefusedError: there are others, or one was changed since; or the folder is not one of builds.
         OSError: a file could not be read.
     """
+    from pipeline.commands.wheelhouse import sha256_of
     from pipeline.owned import MARK, RefusedError, check_claim
-    from pipeline.report.wheelhouse import sha256_of
 
     check_claim(out, KIND)
     try:
@@ -234,8 +234,8 @@ def _earlier(out: Path) -> dict[str, list[str]]:
 
 def _swap(made: Path, out: Path, before: dict[str, list[str]]) -> None:
     """Put a finished build in the place of the one before; whenever this is cut short, the next build can be made."""
+    from pipeline.commands.wheelhouse import sha256_of
     from pipeline.owned import delete_known
-    from pipeline.report.wheelhouse import sha256_of
 
     files = sorted(path for path in made.rglob("*") if path.is_file())
     after = {path.relative_to(made).as_posix(): [sha256_of(path)] for path in files}

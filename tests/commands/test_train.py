@@ -7,9 +7,9 @@ import types
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.commands import train
 from pipeline.competition import CompetitionError
 from pipeline.tables import TableError
-from pipeline.training import command
 from pipeline.weights.backbones import BackboneError
 
 
@@ -26,8 +26,8 @@ def stage(monkeypatch, tmp_path):
         return 0
 
     module.run = run
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(command.STAGES, "severity", command.Stage(module.__name__, "run", "a stage"))
+    stage = train.Stage(module.add_arguments, lambda args: module.run(args), "a stage")
+    monkeypatch.setitem(train.STAGES, "severity", stage)
     return module
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.console import complain, say, say_json
+
+if TYPE_CHECKING:
+    from pipeline.scoring.metric import Score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +22,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the score; 2 where a table is not valid, 1 where the truth has no grade to score against."""
-    from pipeline.scoring.metric import score_files
     from pipeline.tables import TableError
 
     try:
@@ -38,3 +41,20 @@ def run(args: argparse.Namespace) -> int:
     if math.isnan(score.score):
         complain("score: a family has no graded cell, so the mean of four is undefined")
     return 0
+
+
+def score_files(truth: Path, submission: Path) -> Score:
+    """Score a submission file against a table like ``train.csv``.
+
+    Raises:
+        TableError: either file is not valid, or the submission lacks a row of a study of the truth.
+    """
+    from pipeline.labels import CELL_COLUMNS
+    from pipeline.scoring.metric import score_arrays
+    from pipeline.submission import probabilities_of, read_submission
+    from pipeline.tables import read_labels
+
+    labels = read_labels(truth).strict()
+    study_ids = [str(study_id) for study_id in labels.index]
+    probabilities = probabilities_of(read_submission(submission), study_ids, submission)
+    return score_arrays(labels[list(CELL_COLUMNS)].to_numpy(), probabilities)

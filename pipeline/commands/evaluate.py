@@ -11,8 +11,8 @@ import importlib
 from pipeline.console import Parser
 
 STAGES: dict[str, tuple[str, str]] = {
-    "landmarks": ("pipeline.landmarks.evaluate", "predicted points against labelled ones, in millimetres"),
-    "severity": ("pipeline.ensemble.evaluate", "grades at predicted points, and what else speaks for them"),
+    "landmarks": ("pipeline.commands.evaluate_landmarks", "predicted points against labelled ones, in millimetres"),
+    "severity": ("pipeline.commands.evaluate_severity", "grades at predicted points, and what else speaks for them"),
 }
 """The module of each stage and a line of help."""
 

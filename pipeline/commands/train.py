@@ -1,6 +1,6 @@
-"""``python -m pipeline train STAGE``: the arguments that every training shares, and the way to the stage's own module.
+"""``python -m pipeline train STAGE``: the arguments of all trainings and of each, and the start.
 
-Only the stage that was named is imported, so ``--help`` of this command and of its stages answers without torch.
+torch is imported where a training starts, so ``--help`` of this command and of its stages answers without it.
 Runs on several GPUs are started by ``torchrun --nproc-per-node N -m pipeline train ...`` (or ``accelerate launch``)
 and take the same arguments.
 """
@@ -8,28 +8,102 @@ and take the same arguments.
 from __future__ import annotations
 
 import argparse
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.console import Parser, complain
-from pipeline.labels import FOLDS
+from pipeline.labels import FOLDS, Family
 from pipeline.training.memory import keep_freed_memory
 
 
-class Stage(NamedTuple):
-    """The module and function that train a stage, and a line of help."""
+def add_point_arguments(parser: argparse.ArgumentParser) -> None:
+    """What only the point networks take; the arguments common to all training are the dispatcher's."""
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache"), help="folder for the decoded slices (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that fill the cache (default: %(default)s)")
 
-    module: str
-    function: str
+
+def train_landmarks(args: argparse.Namespace) -> int:
+    """``train landmarks``."""
+    from pipeline.landmarks.train import train
+
+    return train("landmarks", args)
+
+
+def train_axial(args: argparse.Namespace) -> int:
+    """``train axial``."""
+    from pipeline.landmarks.train import train
+
+    return train("axial", args)
+
+
+def add_severity_arguments(parser: argparse.ArgumentParser) -> None:
+    """What only the classifiers take; the arguments common to all training are the dispatcher's."""
+    parser.add_argument("--condition", choices=[f.value for f in Family], required=True, help="the condition family")
+    parser.add_argument(
+        "--landmarks",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="CSV",
+        help="tables of predicted points, each from networks that did not see its studies; without them the labelled "
+        "points serve for evaluation too",
+    )
+    parser.add_argument(
+        "--landmark-errors", type=Path, metavar="JSON", help="the localiser's errors, which set the jitter"
+    )
+    parser.add_argument(
+        "--readings",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="CSV",
+        help="canal grades for studies without: study_id, level, grade 0 to 2 and, if some are not to be used, usable",
+    )
+    parser.add_argument("--split", type=Path, metavar="CSV", help="study_id,fold (default: made from the labels)")
+    parser.add_argument("--oof", type=Path, metavar="CSV", help="out-of-fold table for the label-noise filter")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache"), help="folder for the training cubes (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes that fill the cache (default: %(default)s)")
+
+
+def train_severity(args: argparse.Namespace) -> int:
+    """``train severity``."""
+    from pipeline.severity.train import train
+
+    return train(args)
+
+
+def add_all_arguments(parser: argparse.ArgumentParser) -> None:
+    """What ``train all`` takes beside the common arguments."""
+    from pipeline.commands import train_all
+
+    train_all.add_arguments(parser)
+
+
+def train_everything(args: argparse.Namespace) -> int:
+    """``train all``."""
+    from pipeline.commands import train_all
+
+    return train_all.run(args)
+
+
+class Stage(NamedTuple):
+    """What a stage takes beside the common arguments, the function that trains it, and a line of help."""
+
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    train: Callable[[argparse.Namespace], int]
     summary: str
 
 
 STAGES: dict[str, Stage] = {
-    "landmarks": Stage("pipeline.landmarks.command", "run_sagittal", "the level landmarks on sagittal series"),
-    "axial": Stage("pipeline.landmarks.command", "run_axial", "the subarticular points on axial slices"),
-    "severity": Stage("pipeline.severity.command", "run", "the grades, one classifier a condition"),
-    "all": Stage("pipeline.training.everything", "run", "both stages, all folds, calibration: a weights folder"),
+    "landmarks": Stage(add_point_arguments, train_landmarks, "the level landmarks on sagittal series"),
+    "axial": Stage(add_point_arguments, train_axial, "the subarticular points on axial slices"),
+    "severity": Stage(add_severity_arguments, train_severity, "the grades, one classifier a condition"),
+    "all": Stage(add_all_arguments, train_everything, "both stages, all folds, calibration: a weights folder"),
 }
 
 
@@ -44,29 +118,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train a stage, one fold or all; returns the exit status."""
     name, stage = args.stage, STAGES[args.stage]
-    module = importlib.import_module(stage.module)
     parser = Parser(prog=f"python -m pipeline train {name}", description=f"Train {stage.summary}.")
     add_common_arguments(parser, name)
-    module.add_arguments(parser)
+    stage.add_arguments(parser)
     try:
         options = parser.parse_args(args.rest)
     except SystemExit as stop:
         return int(stop.code or 0)
-    train = getattr(module, stage.function)
     keep_freed_memory()
     try:
         from pipeline.training.folder import check_run, claim_run
 
         check_run(options.out)
         if name == "all" or options.folds != "all":
-            return int(train(options))
+            return int(stage.train(options))
         out = options.out
         for fold in range(FOLDS):
             check_run(out / f"fold{fold}")
         claim_run(out)
         for fold in range(FOLDS):
             options.fold, options.out = fold, out / f"fold{fold}"
-            if status := int(train(options)):
+            if status := int(stage.train(options)):
                 return status
     except Exception as error:
         code = _status(error)

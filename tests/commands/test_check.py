@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.report import check
+from pipeline.commands import check
 from tests.volumes.oracle import AXIAL, SAGITTAL, X, positions, turned, write_series
 
 describe = check.describe_study

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.commands.kaggle import COMPETITION, ROOT, build
 from pipeline.labels import CELLS, row_id
-from pipeline.report.kaggle import COMPETITION, ROOT, build
 from pipeline.weights.manifest import Manifest
 
 LAYOUTS = {

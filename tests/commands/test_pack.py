@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from pipeline.__main__ import main
+from pipeline.commands.pack import packed_run
 from pipeline.config import ConfigError
 from pipeline.labels import Family
 from pipeline.severity.store import store_run
-from pipeline.training.pack import packed_run
 from pipeline.training.store import check_runs
 from pipeline.weights.manifest import Manifest, WeightsError
 

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 
 from pipeline.__main__ import main as pipeline_main
-from pipeline.ensemble import submit_command
+from pipeline.commands import submit as submit_command
+from pipeline.commands.submit import main
 from pipeline.ensemble.prior import read_prior
-from pipeline.ensemble.submit_command import main
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, row_id
 from pipeline.submission import ROW_ORDER, probabilities_of, read_submission
 from pipeline.weights.manifest import Manifest, Member
@@ -347,7 +347,7 @@ def slowly(*args):
     return read(*args)
 pipeline.volumes.read_study = slowly
 from pathlib import Path
-from pipeline.ensemble import submit_command
+from pipeline.commands import submit as submit_command
 submit_command.DEFAULT_WEIGHTS = Path("no weights here")
 sys.exit(submit_command.main(sys.argv[1:]))
 """

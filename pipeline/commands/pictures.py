@@ -1,7 +1,7 @@
 """Pictures of the first studies of a run: the slices on which points were found, with the points on them.
 
-The notebook runs this as ``python -m pipeline.report.pictures`` in a process of its own: decoders that crash on an odd
-file then cost a picture and not the submission.
+The notebook runs this as ``python -m pipeline.commands.pictures`` in a process of its own: decoders that crash on an
+odd file then cost a picture and not the submission.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
 
 def main(argv: Sequence[str]) -> int:
     """Draw and print where; returns 0, 1 where nothing could be drawn, 2 where there are no points to draw."""
-    parser = Parser(prog="python -m pipeline.report.pictures", description=__doc__)
+    parser = Parser(prog="python -m pipeline.commands.pictures", description=__doc__)
     parser.add_argument("data", type=Path, help="competition or images folder")
     parser.add_argument("--stages", type=Path, required=True, metavar="DIR", help="what submit.py --stages wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")

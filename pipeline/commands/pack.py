@@ -107,9 +107,9 @@ def run(args: argparse.Namespace) -> int:
 def _pack(args: argparse.Namespace) -> None:
     from pipeline.ensemble.combine import ENSEMBLE_FILE
     from pipeline.labels import Family
+    from pipeline.landmarks.errors import ERRORS_FILE, store_errors
     from pipeline.landmarks.store import store_run as store_points
     from pipeline.severity.store import store_run as store_classifier
-    from pipeline.training.everything import ERRORS_FILE, store_errors
     from pipeline.training.store import check_runs
     from pipeline.weights.manifest import LANDMARK_TASKS, Manifest
 

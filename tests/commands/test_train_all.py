@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.landmarks.evaluate import EVALUATION
+from pipeline.commands import train_all
+from pipeline.landmarks.errors import EVALUATION
 from pipeline.owned import claim
-from pipeline.training import everything
 from pipeline.training.folder import claim_run
 from pipeline.weights.manifest import Manifest
 
@@ -26,14 +26,14 @@ def commands(monkeypatch):
     def call(command):
         given.append(list(command))
         if command[0] == "evaluate":
-            out = everything.Path(command[command.index("--out") + 1])
+            out = train_all.Path(command[command.index("--out") + 1])
             claim(out, EVALUATION)
             row = {"study_id": "1", "series_id": "2", "condition": TITLES[0], "in_plane_mm": 1.5, "slices": 0.0}
             pd.DataFrame([row]).to_csv(out / "errors.csv", index=False)
         return 0
 
     stored = []
-    monkeypatch.setattr(everything, "_call", call)
+    monkeypatch.setattr(train_all, "_call", call)
     monkeypatch.setattr(
         "pipeline.landmarks.store.store_run", lambda runs, weights, task, name, fold: stored.append((*runs, name))
     )
@@ -45,7 +45,7 @@ def commands(monkeypatch):
 
 def folder(monkeypatch, conditions):
     table = pd.DataFrame({"condition": conditions})
-    monkeypatch.setattr(everything, "open_competition", lambda path, split: SimpleNamespace(coordinates=table))
+    monkeypatch.setattr(train_all, "open_competition", lambda path, split: SimpleNamespace(coordinates=table))
 
 
 def test_the_steps_in_order_and_every_network_into_the_weights(commands, monkeypatch, tmp_path):
@@ -116,7 +116,7 @@ def test_networks_that_no_folder_has_labels_for_are_left_out(commands, monkeypat
 
 def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path):
     folder(monkeypatch, TITLES)
-    monkeypatch.setattr(everything, "_call", lambda command: 1 if command[1] == "axial" else 0)
+    monkeypatch.setattr(train_all, "_call", lambda command: 1 if command[1] == "axial" else 0)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
     assert not commands.stored
 

@@ -1,10 +1,6 @@
 """Predicted points against labelled ones: figures worked out by hand."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +8,7 @@ import pytest
 
 from pipeline.__main__ import main
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind
-from pipeline.landmarks.evaluate import COMPARED, _names, compare, error_distribution, summarise
+from pipeline.landmarks.errors import COMPARED, compare, error_distribution, summarise
 from pipeline.landmarks.predict import LandmarkPredictor
 from pipeline.weights.manifest import Manifest
 from tests.landmarks.spine import axial, axial_net, sagittal, sagittal_net, study, truth
@@ -191,14 +187,9 @@ def test_the_error_distribution_for_the_jitter():
     assert found["foraminal"]["points"] == 4000
 
 
-def test_a_folder_or_weights_that_cannot_be_used_are_named(tmp_path, capsys):
-    assert main(["evaluate", "landmarks", "--data", str(tmp_path), "--weights", str(tmp_path)]) == 1
-    assert "manifest.json" in capsys.readouterr().err
-
-
 def test_a_folder_of_other_things_is_left_as_it_is(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.landmarks.evaluate.open_competition", lambda path, split: None)
-    monkeypatch.setattr("pipeline.landmarks.evaluate._studies", lambda *_: [])
+    monkeypatch.setattr("pipeline.landmarks.errors.open_competition", lambda path, split: None)
+    monkeypatch.setattr("pipeline.commands.evaluate_landmarks._studies", lambda *_: [])
     Manifest(tmp_path / "weights", "own", "").save()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "errors.csv").write_text("years of work")
@@ -207,18 +198,3 @@ def test_a_folder_of_other_things_is_left_as_it_is(tmp_path, capsys, monkeypatch
     assert "was not made by this program" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["errors.csv"]
     assert (tmp_path / "out" / "errors.csv").read_text() == "years of work"
-
-
-def test_help_needs_no_torch():
-    code = (
-        "import sys; from pipeline.__main__ import main; "
-        "codes = [main(words) for words in (['evaluate', '--help'], ['train', 'landmarks', '--help'])]; "
-        "assert codes == [0, 0]; assert 'torch' not in sys.modules, 'torch was imported'"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
-    assert ran.returncode == 0, ran.stderr
-
-
-def test_two_folders_of_one_name_are_kept_apart(tmp_path):
-    one, two, three = (SimpleNamespace(root=tmp_path / place) for place in ("a/ph", "b/ph", "c/spider"))
-    assert _names([one, two, three]) == [str(tmp_path / "a/ph"), str(tmp_path / "b/ph"), "spider"]

@@ -1,4 +1,4 @@
-"""``python -m pipeline.report.pictures``: pictures of what was found, and a word where nothing was."""
+"""``python -m pipeline.commands.pictures``: pictures of what was found, and a word where nothing was."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import numpy as np
 import pytest
 
+from pipeline.commands.pictures import main
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.names import plain_id
-from pipeline.report.pictures import main
 from pipeline.tables import guarded_frame
 from tests.volumes.oracle import SAGITTAL, write_series
 
@@ -61,7 +61,7 @@ def test_points_are_found_under_the_studys_own_name(images, tmp_path, monkeypatc
     guarded_frame(points.to_frame()).to_csv(tmp_path / "label_coordinates.csv", index=False)
     drawn = []
     monkeypatch.setattr(
-        "pipeline.report.pictures.study_picture",
+        "pipeline.commands.pictures.study_picture",
         lambda volumes, landmarks: (drawn.append(landmarks), np.zeros((4, 4, 3), np.uint8))[1],
     )
     assert pictures(images, tmp_path, "--count", "1") == 0

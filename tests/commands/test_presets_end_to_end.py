@@ -25,7 +25,7 @@ from pipeline.phantom import make_phantom
 from pipeline.severity.settings import SeveritySettings
 from pipeline.submission import probabilities_of, read_submission
 from pipeline.weights.manifest import TASKS, Manifest
-from tests.report.mounts import ROOT
+from tests.commands.mounts import ROOT
 
 STUDIES = 6
 TINY = "test_resnet.r160_in1k"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.commands.kaggle import ROOT
+from pipeline.commands.wheelhouse import MARKER, WheelError, build_wheelhouse, requirement_names, sha256_of
 from pipeline.owned import MARK
-from pipeline.report.kaggle import ROOT
-from pipeline.report.wheelhouse import MARKER, WheelError, build_wheelhouse, requirement_names, sha256_of
 from pipeline.weights.manifest import Manifest, Member
-from tests.report.mounts import OPTIONAL, write_wheels
+from tests.commands.mounts import OPTIONAL, write_wheels
 
 
 @pytest.fixture

@@ -1,0 +1,183 @@
+"""``python -m pipeline evaluate landmarks``: predicted points against labelled ones, in millimetres."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition
+from pipeline.console import complain, say
+from pipeline.files import write_atomically, write_text
+from pipeline.folds import studies_in_fold
+from pipeline.landmarks.errors import EVALUATION, compare, slice_of, summarise
+from pipeline.names import file_name, plain_id
+from pipeline.owned import RefusedError, claim
+from pipeline.tables import TableError, guarded_frame
+
+STUDIES_A_JOB = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``evaluate landmarks`` takes labelled folders and a weights folder."""
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="competition folders with coordinates")
+    parser.add_argument("--weights", type=Path, default=Path("weights/default"), help="weights (default: %(default)s)")
+    parser.add_argument("--fold", type=int, help="only this held-out fold, by networks that have not seen it")
+    parser.add_argument(
+        "--out", type=Path, default=Path("landmarks_evaluation"), help="folder for results (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="at most so many studies a folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, compare, print; write ``label_coordinates.csv``, ``errors.csv``, ``landmarks.json`` and ``worst.png``.
+
+    Returns:
+        1 where the weights cannot be used, 2 where a folder has nothing to compare with.
+    """
+    from pipeline.weights.manifest import Manifest, WeightsError
+
+    try:
+        Manifest.load(args.weights)
+        competitions = [open_competition(path, split="train") for path in args.data]
+        studies = [_studies(competition, args.fold, args.limit) for competition in competitions]
+        claim(args.out, EVALUATION)
+        _evaluate(competitions, studies, args)
+    except (CompetitionError, RefusedError, TableError) as error:
+        complain(f"evaluate landmarks: {error}")
+        return 2
+    except WeightsError as error:
+        complain(f"evaluate landmarks: {error}")
+        return 1
+    return 0
+
+
+def predict_and_compare(
+    studies: Sequence[StudyRef], competition: Competition, weights: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predict some studies with networks that have not seen them and compare; see :func:`compare`.
+
+    Raises:
+        CompetitionError: the folder has no coordinates.
+    """
+    from pipeline.device import torch_threads, working_gpu
+    from pipeline.landmarks.load import load_predictor
+    from pipeline.volumes import read_study
+
+    if competition.coordinates is None:
+        raise CompetitionError(f"{competition.root}: no label coordinates to compare with")
+    device = "cuda" if working_gpu() else "cpu"
+    predicted, errors = [], []
+    with torch_threads(1):
+        for study in studies:
+            volumes = read_study(study)
+            landmarks = load_predictor(weights, device=device, unseen=study.study_id).predict(volumes)
+            predicted.append(landmarks.to_frame())
+            errors.append(compare(landmarks, volumes, competition.coordinates))
+    return pd.concat(predicted), pd.concat(errors)
+
+
+def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path: Path, count: int = 12) -> bool:
+    """A contact sheet of the studies with the largest errors: truth green, prediction red, on the labelled slice.
+
+    Args:
+        errors: of :func:`compare`, with the ``folder`` of each row.
+        competitions: the folders.
+        path: of the picture.
+        count: at most so many cases.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    from pipeline.landmarks.overlay import slice_picture
+    from pipeline.pictures import save_png
+    from pipeline.volumes import read_study
+
+    found = errors[errors["in_plane_mm"].notna()].sort_values("in_plane_mm", ascending=False)
+    found = found.drop_duplicates(["study_id", "condition"]).head(count)
+    by_folder = dict(zip(_names(competitions), competitions, strict=True))
+    tiles = []
+    for _, row in found.iterrows():
+        volumes = read_study(by_folder[row["folder"]].study(row["study_id"]))
+        volume, index = slice_of(volumes, row["series_id"], row["instance_number"])
+        same = errors[(errors["study_id"] == row["study_id"]) & (errors["condition"] == row["condition"])]
+        tiles.append(
+            slice_picture(
+                volume,
+                index,
+                points=[
+                    (same[["true_x", "true_y", "true_z"]].to_numpy(float), (0, 220, 0)),
+                    (same[["x_mm", "y_mm", "z_mm"]].dropna().to_numpy(float), (230, 60, 60)),
+                ],
+                caption=f"{row['study_id']} {row['level']} {row['in_plane_mm']:.0f} mm",
+            )
+        )
+    if not tiles:
+        return False
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
+    save_png(path, np.vstack([np.hstack(tiles[k : k + 4]) for k in range(0, len(tiles), 4)]))
+    return True
+
+
+def _evaluate(
+    competitions: Sequence[Competition], studies: Sequence[Sequence[StudyRef]], args: argparse.Namespace
+) -> None:
+    from tqdm import tqdm
+
+    from pipeline.parallel import in_processes
+
+    comparisons, tables = [], []
+    for name, competition, chosen in zip(_names(competitions), competitions, studies, strict=True):
+        jobs = [
+            (chosen[start : start + STUDIES_A_JOB], competition, args.weights)
+            for start in range(0, len(chosen), STUDIES_A_JOB)
+        ]
+        answers = in_processes(predict_and_compare, jobs, args.workers)
+        for predicted, errors in tqdm(answers, total=len(jobs), desc=name):
+            tables.append(predicted)
+            comparisons.append(errors.assign(folder=name))
+    errors = pd.concat(comparisons, ignore_index=True)
+    for file, table in (("label_coordinates.csv", pd.concat(tables)), ("errors.csv", errors)):
+        write_atomically(args.out / file, functools.partial(guarded_frame(table).to_csv, index=False))
+    summary = {str(folder): summarise(group) for folder, group in errors.groupby("folder")}
+    write_text(args.out / "landmarks.json", json.dumps(summary, indent=1))
+    for folder, figures in summary.items():
+        say(folder, *_text(figures).splitlines())
+    if worst_cases(errors, competitions, args.out / "worst.png"):
+        say(f"worst cases: {args.out / 'worst.png'}")
+    say(f"wrote {args.out}")
+
+
+def _names(competitions: Sequence[Competition]) -> list[str]:
+    """The folders' names; their paths where two have the same name."""
+    names = [competition.root.name for competition in competitions]
+    chosen = [n if names.count(n) == 1 else str(c.root) for n, c in zip(names, competitions, strict=True)]
+    return [plain_id(file_name(name)) for name in chosen]
+
+
+def _studies(competition: Competition, fold: int | None, limit: int | None) -> list[StudyRef]:
+    """The labelled studies of a folder, or of its held-out fold.
+
+    Raises:
+        CompetitionError: there is none, or no table to tell.
+    """
+    if competition.coordinates is None:
+        raise CompetitionError(f"{competition.root}: no label coordinates to compare with")
+    labelled = set(competition.coordinates["study_id"])
+    if fold is not None:
+        labelled &= studies_in_fold(competition, fold)
+    chosen = [study for study in competition.studies if study.study_id in labelled][:limit]
+    if not chosen:
+        raise CompetitionError(f"{competition.root}: no labelled study{'' if fold is None else f' in fold {fold}'}")
+    return chosen
+
+
+def _text(figures: dict[str, dict[str, float]]) -> str:
+    frame = pd.DataFrame(figures).T
+    return frame.round(3).to_string()
