@@ -8,7 +8,6 @@ whatever one has and the other lacks becomes a :class:`Problem`, and every study
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,10 +141,6 @@ class Competition:
         for column in {"study_id", "series_id"} & set(table.columns):
             table[column] = table[column].map(plain_id)
         return table
-
-    def problem_counts(self) -> dict[str, int]:
-        """How many problems of each kind there are, most frequent first."""
-        return dict(Counter(problem.what for problem in self.problems).most_common())
 
 
 def open_competition(

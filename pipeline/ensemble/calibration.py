@@ -7,7 +7,6 @@ posterior reweighted by 1/2/4. They are fitted here, never copied from elsewhere
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,18 +77,6 @@ def fit_calibration(log_p: np.ndarray, grades: np.ndarray, with_bias: bool = Tru
         return weighted_loss(made(values).apply(log_p), grades) + _RIDGE * float((values**2).sum())
 
     return made(minimize(loss, np.zeros(3 if with_bias else 1), method="Nelder-Mead", options={"maxiter": 400}).x)
-
-
-def cross_fitted(
-    log_p: np.ndarray, grades: np.ndarray, folds: np.ndarray, fit: Callable[[np.ndarray, np.ndarray], Calibration]
-) -> np.ndarray:
-    """(N, 3) predictions of each fold, adjusted by what was fitted on the others."""
-    result = np.array(log_p, dtype=np.float64)
-    for fold in np.unique(folds):
-        here = folds == fold
-        if (~here).any():
-            result[here] = fit(log_p[~here], grades[~here]).apply(log_p[here])
-    return result
 
 
 def calibration_error(log_p: np.ndarray, grades: np.ndarray, bins: int = 15) -> np.ndarray:

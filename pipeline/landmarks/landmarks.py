@@ -71,11 +71,6 @@ class Landmarks:
         """(25,) bool: which points were found."""
         return np.isfinite(self.points_mm).all(axis=1)
 
-    def point(self, cell: Cell) -> np.ndarray:
-        """The (3,) patient LPS point of a cell in mm; NaN if it was not found."""
-        point: np.ndarray = self.points_mm[CELL_INDEX[cell]]
-        return point
-
     def to_frame(self) -> pd.DataFrame:
         """One row a found point, with the columns of :data:`COLUMNS`."""
         rows = [

@@ -183,10 +183,6 @@ class _Table:
         self.beside = np.full((len(CELLS), 2), np.nan)
         self.numbering = certain_numbering()
 
-    def has(self, condition: Condition) -> bool:
-        """Whether any level of a condition has its point."""
-        return any(np.isfinite(self.points_mm[CELL_INDEX[Cell(condition, level)], 0]) for level in LEVELS)
-
     def sagittal_numbering(self, level: int) -> np.ndarray:
         """(3,) the numbering of the canal point of a level, or of a foramen where there is no such point."""
         for condition in (Condition.CANAL, Condition.LEFT_FORAMINAL, Condition.RIGHT_FORAMINAL):

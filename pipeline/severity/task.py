@@ -22,7 +22,7 @@ from pipeline.severity.losses import severity_loss
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import predict_batch
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
-from pipeline.severity.windows import drop_slices, middle_window, mixed, random_window
+from pipeline.severity.windows import drop_slices, mixed, random_window
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.weights.tensors import read_network
@@ -162,14 +162,6 @@ class SeverityTask(Task):
         """Study and cell."""
         cell = CELLS[self.cache.cells[int(self.train_table.cell[index])]]
         return f"study {self.cache.study_ids[int(self.train_table.study[index])]} {cell.column}"
-
-    def centred(self, batch: Batch) -> Batch:
-        """The batch with the middle windows of its cubes."""
-        windows = {
-            f"pixels_{view_name(view.kind)}": middle_window(batch[f"pixels_{view_name(view.kind)}"], view.pixels)
-            for view in self.views
-        }
-        return {**batch, **windows}
 
     def inputs(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The network's pixels and masks by view."""

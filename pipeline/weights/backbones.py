@@ -6,8 +6,8 @@ it timm hangs for most of a minute before it raises.
 Facts that matter for a one-channel input, from timm's ``adapt_input_conv``:
 
 * The filters of the three colours are *summed*, so a grey image g gives exactly what the RGB image (g, g, g) gave.
-* So g must be scaled as the backbone's images were: :func:`grey_statistics` gives mean and standard deviation for
-  pixels in 0..1 (0.5 and 0.5 for the ``tf_`` networks, about 0.45 and 0.226 for ImageNet's usual ones).
+* So g must be scaled as the backbone's images were, the mean over its three channels: for pixels in 0..1 mean 0.5 and
+  deviation 0.5 for the ``tf_`` networks, about 0.45 and 0.226 for ImageNet's usual ones.
 
 Files whose tensors are named otherwise are matched **by order**, which is safe because shape and last name
 (``weight``, ``bias``, ``running_mean``, ``running_var``) of every tensor must agree. Two such files are on PyPI:
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -105,13 +104,6 @@ def check_backbone(name: str, initial: str | Path) -> None:
         raise BackboneError(f"timm {timm.__version__} has no network {name!r}; near it: {', '.join(close) or 'none'}")
     if str(initial) not in ("pretrained", "random") and not Path(initial).is_file():
         raise BackboneError(f"{initial}: no such weights file; 'initial' is 'pretrained', 'random' or a file")
-
-
-def grey_statistics(name: str) -> tuple[float, float]:
-    """Mean and standard deviation for one-channel pixels in 0..1, averaged over the network's own three channels."""
-    config = timm.get_pretrained_cfg(name)
-    mean, deviation = (config.mean, config.std) if config is not None else ((0.5,), (0.5,))
-    return statistics.fmean(mean), statistics.fmean(deviation)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ import pytest
 from pipeline.ensemble.calibration import (
     Calibration,
     calibration_error,
-    cross_fitted,
     fit_calibration,
     normalised,
     weighted_loss,
@@ -51,19 +50,6 @@ def test_bias_puts_the_weights_in_where_training_left_them_out():
     fitted = fit_calibration(plain, grades)
     np.testing.assert_allclose(fitted.bias[1:], np.log([2, 4]), atol=0.3)
     np.testing.assert_allclose(unweighted(reweighted(p)), p, atol=1e-9)
-
-
-def test_cross_fitting_never_fits_on_what_it_changes():
-    log_p = np.log(np.full((10, 3), 1 / 3))
-    grades, folds = np.arange(10) % 3, np.repeat([0, 1], 5)
-    seen = []
-
-    def fit(rows, _):
-        seen.append(len(rows))
-        return Calibration(temperature=2.0)
-
-    assert cross_fitted(log_p, grades, folds, fit).shape == (10, 3)
-    assert seen == [5, 5]
 
 
 def test_missing_rows_stay_missing_and_sure_ones_finite():

@@ -234,12 +234,6 @@ def test_arrays_of_another_shape_are_refused():
         replace(empty, series_id=(None,) * 24)
 
 
-def test_a_point_is_found_by_its_cell(predictor):
-    landmarks = predictor.predict(study(sagittal(T2, "2")))
-    assert landmarks.point(Cell(Condition.CANAL, "l3_l4")) == pytest.approx(landmarks.points_mm[2])
-    assert np.isnan(landmarks.point(Cell(Condition.LEFT_SUBARTICULAR, "l1_l2"))).all()
-
-
 def test_the_same_axial_stacks_in_a_second_series_are_no_further_levels():
     once, twice = _levels_from_stacks(axial("9")), _levels_from_stacks([*axial("9"), *axial("10")])
     assert twice == pytest.approx(once)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.volumes import normalise, read_series, resample_in_plane, sample_cube, sample_grid, sample_patch
+from pipeline.volumes import normalise, read_series, resample_in_plane, sample_patch
 from tests.volumes.oracle import (
     AXIAL,
     SAGITTAL,
@@ -28,12 +28,6 @@ def make(folder, axes=SAGITTAL, steps=(-6, -2, 2, 6), shape=(40, 50), spacing=(0
         reference(write_series(folder, axes, places, shape=shape, spacing=spacing, gradient=gradient))
     ).volumes
     return volume
-
-
-def oblique_frame(seed):
-    """Three orthonormal directions, as rows."""
-    matrix, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
-    return matrix.T
 
 
 @pytest.mark.parametrize("spacing", [0.3, 0.5, 0.65, 1.0, 2.0])
@@ -106,65 +100,6 @@ def test_patch_beyond_the_slice_is_fill_and_never_repeated_pixels(tmp_path):
     assert np.isnan(patch[:, :2]).all()
     filled = sample_patch(volume, 0, corner, Y, -Z, (5, 5), 0.4, fill=-1.0)
     assert (filled[:2] == -1).all()
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("steps", [(-6, -2, 2, 6), (-6.5, -2, 2, 5)], ids=["regular", "irregular"])
-def test_oblique_cube_is_exact(tmp_path, seed, steps):
-    volume = make(tmp_path / "1", turned(SAGITTAL, Z, 7), steps)
-    axes, spacing, shape = oblique_frame(seed), (0.7, 0.5, 0.4), (4, 6, 8)
-    centre = volume.centres_mm.mean(axis=0)
-    cube = sample_cube(volume, centre, axes, spacing, shape)
-    index = np.indices(shape).transpose(1, 2, 3, 0) - (np.array(shape) - 1) / 2
-    expected = (centre + (index * spacing) @ axes) @ SLANTED
-    assert cube.shape == shape
-    assert cube.dtype == np.float32
-    assert np.abs(cube - expected).max() <= TOLERANCE
-
-
-def test_cube_larger_than_the_stack_has_no_values_outside(tmp_path):
-    volume = make(tmp_path / "1")
-    for stack in (volume, make(tmp_path / "2", steps=(-6, -2, 2.5, 6))):
-        cube = sample_cube(stack, stack.centres_mm.mean(axis=0), np.eye(3)[[0, 1, 2]], (1, 1, 1), (31, 41, 61))
-        assert np.isnan(cube[[0, -1]]).all()
-        inside = np.isfinite(cube)
-        index = np.argwhere(inside) - (np.array(cube.shape) - 1) / 2
-        points = stack.centres_mm.mean(axis=0) + index
-        assert inside.any()
-        assert np.abs(cube[inside] - points @ SLANTED).max() <= TOLERANCE
-        assert np.ptp(points[:, 0]) <= 12 + 1e-6
-
-
-def test_a_gap_holds_no_data_but_its_borders_do(tmp_path):
-    volume = make(tmp_path / "1", steps=(0, 4, 8, 30, 34))
-    middle = volume.centres_mm
-    gap = int(np.argmax(volume.slice_steps_mm))
-    points = np.stack([middle[0] * 0.5 + middle[1] * 0.5, middle[gap], (middle[gap] + middle[gap + 1]) / 2])
-    values = sample_grid(volume, points)
-    assert np.isnan(values).tolist() == [False, False, True]
-    assert np.abs(values[:2] - points[:2] @ SLANTED).max() <= TOLERANCE
-
-
-def test_grid_after_motion_uses_each_slices_own_affine(tmp_path):
-    folder = tmp_path / "1"
-    for instance, shift in enumerate([0.0, 3.0, -2.0], start=1):
-        (place,) = positions(SAGITTAL, (4.0 * instance, shift, -shift), [0], (40, 50))
-        write_series(folder, SAGITTAL, [place], first_instance=instance, shape=(40, 50))
-    (volume,) = read_series(reference(folder)).volumes
-    points = np.array([8.0, 0.0, 0.0]) + np.random.default_rng(0).uniform(-3, 3, (5, 7, 3))
-    values = sample_grid(volume, points)
-    assert values.shape == (5, 7)
-    assert np.abs(values - points @ SLANTED).max() <= TOLERANCE
-
-
-def test_a_single_slice_has_values_in_its_plane_only(tmp_path):
-    volume = make(tmp_path / "1", steps=(0,))
-    centre = volume.centres_mm[0]
-    values = sample_grid(volume, centre + np.array([[0.0, 0, 0], [0, 1, 1], [0.5, 0, 0]]))
-    assert np.isnan(values).tolist() == [False, False, True]
-    cube = sample_cube(volume, centre, np.eye(3), (1, 1, 1), (3, 3, 3))
-    assert np.isfinite(cube[1]).all()
-    assert np.isnan(cube[[0, 2]]).all()
 
 
 def test_normalise_is_about_zero_to_one_without_losing_levels():

@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from pipeline.weights.backbones import BackboneError, create_backbone, grey_statistics
+from pipeline.weights.backbones import BackboneError, create_backbone
 
 NAME = "tf_efficientnet_lite0"
 
@@ -117,9 +117,3 @@ def test_pretrained_without_a_network_says_what_to_do(monkeypatch):
     monkeypatch.setattr("timm.create_model", refuse)
     with pytest.raises(BackboneError, match=r"offline, set `initial` .* model.initial=FILE"):
         create_backbone(NAME, "pretrained")
-
-
-def test_grey_statistics_average_the_channels():
-    assert grey_statistics(NAME) == (0.5, 0.5)
-    mean, deviation = grey_statistics("resnet18")
-    assert (mean, deviation) == (pytest.approx(0.449), pytest.approx(0.226))
