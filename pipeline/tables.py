@@ -137,7 +137,9 @@ def read_written(path: Path, texts: Sequence[str], numbers: Sequence[str], of: s
     if missing := [name for name in (*texts, *numbers) if name not in frame.columns]:
         raise TableError(path, 1, None, f"no column {', '.join(missing)}; expected a table of `{of}`")
     for column in numbers:
-        if not pd.api.types.is_numeric_dtype(frame[column]) or np.isinf(frame[column].to_numpy(dtype=float)).any():
+        if (len(frame) and not pd.api.types.is_numeric_dtype(frame[column])) or np.isinf(
+            frame[column].to_numpy(dtype=float)
+        ).any():
             raise TableError(path, None, column, f"is not of finite numbers; expected a table of `{of}`")
     return frame
 

@@ -85,7 +85,7 @@ def test_every_tested_version_has_hashes_and_is_past_what_is_known():
 
 
 def test_the_ranges_admit_the_kaggle_image():
-    lines = (ROOT / "tests" / "report" / "kaggle_image.txt").read_text().split()
+    lines = (ROOT / "tests" / "commands" / "kaggle_image.txt").read_text().split()
     image = {
         canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines) if version
     }

@@ -130,7 +130,7 @@ def _train(
 def _call(command: Sequence[str]) -> int:
     from pipeline.commands import ensemble, evaluate, train
 
-    print("train all: " + " ".join(command))
+    say("train all: " + " ".join(command))
     module = {"train": train, "evaluate": evaluate, "ensemble": ensemble}[command[0]]
     parser = argparse.ArgumentParser(prog=f"python -m pipeline {command[0]}")
     module.add_arguments(parser)  # type: ignore[attr-defined]

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.competition import Problem
 from pipeline.config import ConfigError, from_dict
 from pipeline.device import limit_torch_threads
-from pipeline.labels import CELLS, GRADES, Family
+from pipeline.labels import CELLS, GRADES, LEVELS, Family
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 
 if TYPE_CHECKING:
@@ -232,18 +232,21 @@ def _cube_pixels(member: Member) -> int:
 
 
 def predict_in_parts(grader: Grader, cubes: StudyCubes, parts: int) -> np.ndarray:
-    """Grade a study's cells in ``parts`` batches; (25, 3), as :meth:`Grader.predict` of the whole would give."""
+    """Grade a study's cells in ``parts`` batches; (25, 3), as :meth:`Grader.predict` of the whole would give.
+
+    The cells of a level stay together: what both sides say of the canal is one answer.
+    """
     if parts == 1:
         return grader.predict(cubes)
     from pipeline.cubes import StudyCubes
 
     result = np.full((len(CELLS), len(GRADES)), np.nan, np.float32)
-    cells = sorted({cell for cell, _ in cubes.cubes})
     for number in range(parts):
-        chosen = cells[number::parts]
+        chosen = {key: value for key, value in cubes.cubes.items() if key[0] % len(LEVELS) % parts == number}
         if chosen:
-            part = StudyCubes(cubes.study_id, {key: value for key, value in cubes.cubes.items() if key[0] in chosen})
-            result[chosen] = grader.predict(part)[chosen]
+            answer = grader.predict(StudyCubes(cubes.study_id, chosen))
+            known = np.isfinite(answer).all(1)
+            result[known] = answer[known]
     return result
 
 

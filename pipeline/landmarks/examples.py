@@ -131,18 +131,12 @@ def sagittal_targets(
     return targets
 
 
-BESIDE_MM, BESIDE_WEIGHT = 5.0, 0.3
-"""A point marked on an axial slice counts this much on slices of its series that are no further away, where nobody
-marked it."""
-
-
 def axial_examples(
     volumes: StudyVolumes, points: pd.DataFrame, settings: ExampleSettings
 ) -> tuple[np.ndarray, np.ndarray, Targets]:
     """Windows of the axial slices around each labelled level, each once as it is and once mirrored.
 
-    The one channel is the patient's left subarticular point; on a mirrored window it is the right one. On slices of the
-    same series up to ``BESIDE_MM`` from the marked one the point counts a little: the recess goes on there.
+    The one channel is the patient's left subarticular point; on a mirrored window it is the right one.
 
     Returns:
         (N, size, size) images, (N,) pixel size in mm and their targets.
@@ -162,13 +156,10 @@ def axial_examples(
             count = len(volume.pixels)
             _, _, offset = volume.to_pixel(np.repeat(centre[None], count, axis=0), np.arange(count))
             for index in np.nonzero(np.abs(offset) <= 12.0)[0]:
-                here = rows[rows["series_id"] == volume.series_id]
-                marked = here["instance_number"].to_numpy() == volume.instance_numbers[index]
-                away = np.abs(
-                    (here[["x_mm", "y_mm", "z_mm"]].to_numpy(float) - volume.affines[index, :3, 3]) @ volume.normal
-                )
-                here = here.assign(weight=np.where(marked, 1.0, np.where(away <= BESIDE_MM, BESIDE_WEIGHT, 0.0)))
-                here = here[here["weight"] > 0]
+                here = rows[
+                    (rows["series_id"] == volume.series_id)
+                    & (rows["instance_number"] == volume.instance_numbers[index])
+                ]
                 image, affine = window_canvas(
                     pixels, int(index), centre, settings.axial_size_px, settings.axial_pixel_mm
                 )
@@ -182,14 +173,12 @@ def axial_examples(
         for mirrored, condition in enumerate((Condition.LEFT_SUBARTICULAR, Condition.RIGHT_SUBARTICULAR)):
             row = here[here["condition"] == condition]
             k = 2 * i + mirrored
-            marked = bool((row["weight"] == 1.0).any())
-            targets.visible_weight[k] = 1.0 if marked or distance > 6.0 else 0.0
+            targets.visible_weight[k] = 1.0 if len(row) or distance > 6.0 else 0.0
             if len(row):
                 local = np.linalg.inv(affine) @ np.append(row[["x_mm", "y_mm", "z_mm"]].to_numpy(float)[0], 1.0)
                 x = size - 1 - local[0] if mirrored else local[0]
                 targets.points[k, 0] = (x, local[1])
-                targets.point_weight[k] = row["weight"].iloc[0]
-                targets.visible[k] = 1.0
+                targets.point_weight[k] = targets.visible[k] = 1.0
     stacked = (
         np.stack([m for image in images for m in (image, image[:, ::-1])]) if images else np.zeros((0, size, size))
     )

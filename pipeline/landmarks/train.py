@@ -92,13 +92,16 @@ class PointExamples(Dataset[dict[str, Any]]):
 
     def keep_in_memory(self, most_bytes: float = 6e9) -> None:
         """Hold all images, as half floats, if they take no more than this; afterwards batches come from there."""
-        shapes = [np.load(Path(file).with_suffix(".npy"), mmap_mode="r").shape[1:] for file in set(self.files[:1])]
+        shapes = [
+            np.load(Path(file).with_suffix(".npy"), mmap_mode="r", allow_pickle=False).shape[1:]
+            for file in set(self.files[:1])
+        ]
         if not shapes or 2 * len(self) * int(np.prod(shapes[0])) > most_bytes:
             return
         images = torch.empty((len(self), *shapes[0]), dtype=torch.float16)
         for file in pd.unique(self.files):
             rows = np.flatnonzero(self.files == file)
-            held = np.load(Path(file).with_suffix(".npy"), mmap_mode="r")
+            held = np.load(Path(file).with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
             images[torch.from_numpy(rows)] = torch.from_numpy(held[self.index[rows]].astype(np.float16))
         self.images = images
 

@@ -188,7 +188,7 @@ def test_the_error_distribution_for_the_jitter():
 
 
 def test_a_folder_of_other_things_is_left_as_it_is(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.landmarks.errors.open_competition", lambda path, split: None)
+    monkeypatch.setattr("pipeline.commands.evaluate_landmarks.open_competition", lambda path, split: None)
     monkeypatch.setattr("pipeline.commands.evaluate_landmarks._studies", lambda *_: [])
     Manifest(tmp_path / "weights", "own", "").save()
     (tmp_path / "out").mkdir()

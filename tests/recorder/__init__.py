@@ -50,7 +50,11 @@ def environment(folder: Path) -> dict[str, str]:
     for name in ("tmp", "home"):
         (folder / name).mkdir(parents=True)
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PYTEST_", "HF_"))},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("XDG_", "PYTEST_", "HF_", "TORCHINDUCTOR_", "TRITON_"))
+        },
         "PYTHONPATH": str(ROOT),
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": str(folder / "home"),
