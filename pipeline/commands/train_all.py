@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
-from pipeline.console import say
+from pipeline.console import Parser, say
 from pipeline.labels import Condition, Family
 from pipeline.landmarks.errors import ERRORS_FILE, store_errors
 from pipeline.names import shown
@@ -132,7 +132,7 @@ def _call(command: Sequence[str]) -> int:
 
     say("train all: " + " ".join(command))
     module = {"train": train, "evaluate": evaluate, "ensemble": ensemble}[command[0]]
-    parser = argparse.ArgumentParser(prog=f"python -m pipeline {command[0]}")
+    parser = Parser(prog=f"python -m pipeline {command[0]}")
     module.add_arguments(parser)  # type: ignore[attr-defined]
     return int(module.run(parser.parse_args(command[1:])))  # type: ignore[attr-defined]
 
