@@ -86,7 +86,7 @@ def open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it takes the lowest free number
     for name, number in (("stdout", 1), ("stderr", 2)):
         before = getattr(sys, name)
         if before is not None:

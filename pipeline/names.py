@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+_OUTER_SPACES = re.compile("^ +| +$")  # readers of tables take them off a cell
 _LIKE_ESCAPED = re.compile(r"\\[\\xuU]")
 _FORMULA = "[=+@\uff1d\uff0b\uff0d\uff20-]"
 """What makes a spreadsheet take a cell for a formula, the full-width forms among it."""
@@ -39,9 +40,10 @@ def plain_id(name: str) -> str:
     >>> print(plain_id("1234"), plain_id("caf\udce9"), plain_id(r"caf\xe9"))
     1234 caf\xe9 caf\\xe9
     """
-    if name.isprintable() and not _LIKE_ESCAPED.search(name):
+    if name.isprintable() and name == name.strip() and not _LIKE_ESCAPED.search(name):
         return name
-    return "".join(map(_escaped, name.replace("\\", r"\\")))
+    text = "".join(map(_escaped, name.replace("\\", r"\\")))
+    return _OUTER_SPACES.sub(lambda spaces: r"\x20" * len(spaces.group()), text)
 
 
 def shown_all(content: Any) -> Any:

@@ -45,7 +45,9 @@ def test_a_file_never_takes_the_place_of_a_closed_stream(tmp_path):
         "    file.flush()\n"
         "    say('said'); complain('complained')\n"
         "    import os; os.write(1, b'a library'); os.write(2, b'another')\n"
-        "    return 3\n"
+        "    import subprocess, sys\n"
+        "    ask = 'import sys; sys.exit(3 if sys.stdin and sys.stdout and sys.stderr else 4)'\n"
+        "    return subprocess.call([sys.executable, '-c', ask])\n"  # a worker needs streams as well
         "raise SystemExit(run_program('test', work))\n"
     )
     closed = f'exec {sys.executable} -c "$CODE" <&- >&- 2>&-'

@@ -14,7 +14,9 @@ from pipeline import names
 from pipeline.names import guarded, plain_id, shown, shown_all, stem, unguarded
 from pipeline.tables import guarded_frame, read_written
 
-SIGNS = st.sampled_from([b"\\", b"x", b"u", b"U", b"e", b"9", b"0", b"\xe9", b"\xc3\xa9", b"\n", b"\x1b", b"\xc2\x9b"])
+SIGNS = st.sampled_from(
+    [b"\\", b"x", b"u", b"U", b"e", b"9", b"0", b"\xe9", b"\xc3\xa9", b"\n", b"\x1b", b"\xc2\x9b", b" "]
+)
 NAMES = st.lists(SIGNS, max_size=8).map(lambda signs: b"".join(signs).decode("utf-8", "surrogateescape"))
 HOSTILE = ["a\nb", "\x1b[31mred", "\rover", "\u202egnp.exe", "caf\udce9", "\x9b2J", "\u2028", "a\0b", "\ufeffx"]
 
@@ -29,8 +31,8 @@ def test_an_id_can_be_shown_and_written_and_is_the_name_where_that_can_be(name):
     result = plain_id(name)
     assert result.isprintable()
     assert result.encode().decode() == result
-    assert shown(result) == result
-    assert result == name or not name.isprintable() or "\\" in name
+    assert shown(result) == result == result.strip()
+    assert result == name or not name.isprintable() or "\\" in name or name != name.strip()
 
 
 @pytest.mark.parametrize("name", ["1234", "a b", "../../etc", "Müller", "=1+1", "-5", "back\\slash", 'a,"b'])

@@ -50,11 +50,12 @@ def score_files(truth: Path, submission: Path) -> Score:
         TableError: either file is not valid, or the submission lacks a row of a study of the truth.
     """
     from pipeline.labels import CELL_COLUMNS
+    from pipeline.names import plain_id
     from pipeline.scoring.metric import score_arrays
     from pipeline.submission import probabilities_of, read_submission
     from pipeline.tables import read_labels
 
     labels = read_labels(truth).strict()
-    study_ids = [str(study_id) for study_id in labels.index]
+    study_ids = [plain_id(str(study_id)) for study_id in labels.index]
     probabilities = probabilities_of(read_submission(submission), study_ids, submission)
     return score_arrays(labels[list(CELL_COLUMNS)].to_numpy(), probabilities)

@@ -77,3 +77,11 @@ def test_written_rows_are_sorted_by_row_id_and_read_back(files):
     rows = list(read_submission(files[1]).index[:25])
     assert rows == sorted(rows)
     assert rows[0] == "1000_left_neural_foraminal_narrowing_l1_l2"
+
+
+def test_a_study_of_any_name_is_scored_under_its_id(files):
+    truth, out = files
+    before = score_files(truth, out)
+    truth.write_text(truth.read_text().replace("\n1000,", "\n\x1b[1m,"))
+    out.write_text(out.read_text().replace("\n1000_", "\n\\x1b[1m_"))
+    assert score_files(truth, out) == before
