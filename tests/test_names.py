@@ -15,8 +15,6 @@ from pipeline.names import guarded, plain_id, shown, shown_all, stem, unguarded
 from pipeline.tables import guarded_frame, read_written
 
 SIGNS = st.sampled_from([b"\\", b"x", b"u", b"U", b"9", b"0", b"\xe9", b"\xc3\xa9", b"\n", b"\x1b", b"\xc2\x9b", b" "])
-    [b"\\", b"x", b"u", b"U", b"e", b"9", b"0", b"\xe9", b"\xc3\xa9", b"\n", b"\x1b", b"\xc2\x9b", b" "]
-)
 NAMES = st.lists(SIGNS, max_size=8).map(lambda signs: b"".join(signs).decode("utf-8", "surrogateescape"))
 HOSTILE = ["a\nb", "\x1b[31mred", "\rover", "\u202egnp.exe", "caf\udce9", "\x9b2J", "\u2028", "a\0b", "\ufeffx"]
 
