@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -388,22 +389,34 @@ def test_a_terminated_run_ends_cleanly_and_the_next_goes_on_where_it_was(tmp_pat
     assert not kept.exists()
 
 
+KEPT = "*.result"
+"""Results of finished studies in a work folder."""
+
+
+@contextlib.contextmanager
+def hangup(disposition):
+    """What a program that is started inside does when its terminal closes, however the tests were started."""
+    before = signal.signal(signal.SIGHUP, disposition)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_closed_terminal_ends_a_run_cleanly_and_nohup_keeps_it_going(tmp_path):
     names = [str(number) for number in range(5)]
     write_studies(tmp_path / "data", names)
-    process, out = start(tmp_path)
-    wait_for(lambda: list((tmp_path / "submission.work").glob("*.npz")))
+    with hangup(signal.SIG_DFL):
+        process, out = start(tmp_path)
+    wait_for(lambda: list((tmp_path / "submission.work").glob(KEPT)))
     process.send_signal(signal.SIGHUP)
     printed, errors = process.communicate(timeout=30)
     assert process.returncode == 129, errors
     assert "ended early: stopped" in printed
     probabilities_of(read_submission(out), names, out)
-    ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with hangup(signal.SIG_IGN):
         process, out = start(tmp_path)
-    finally:
-        signal.signal(signal.SIGHUP, ignored)
-    wait_for(lambda: len(list((tmp_path / "submission.work").glob("*.npz"))) > 1)
+    wait_for(lambda: len(list((tmp_path / "submission.work").glob(KEPT))) > 1)
     process.send_signal(signal.SIGHUP)
     printed, errors = process.communicate(timeout=30)
     assert process.returncode == 0, errors
@@ -413,7 +426,8 @@ def test_a_closed_terminal_ends_a_run_cleanly_and_nohup_keeps_it_going(tmp_path)
 def test_a_terminal_that_is_closed_ends_the_workers_without_a_word_of_theirs(tmp_path):
     names = [str(number) for number in range(60)]
     write_studies(tmp_path / "data", names)
-    process, out = start(tmp_path, "--workers", 2, start_new_session=True)
+    with hangup(signal.SIG_DFL):
+        process, out = start(tmp_path, "--workers", 2, start_new_session=True)
     wait_for(lambda: list((tmp_path / "submission.work").glob("*.started")))
     os.killpg(process.pid, signal.SIGHUP)
     _, errors = process.communicate(timeout=30)
