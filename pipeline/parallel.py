@@ -71,12 +71,16 @@ def in_processes(
     Args:
         function: importable by a worker.
         jobs: its arguments.
-        workers: processes.
+        workers: processes; -1 for one a processor.
         lost: takes the place of ``function`` for a job that kills its worker; without it the work ends there.
 
     Raises:
         WorkerLostError: as said.
     """
+    if workers < 1:
+        from joblib import cpu_count
+
+        workers = cpu_count()
     if workers > 1 and (why := why_no_workers()):
         complain(f"no worker processes: {why}")
         workers = 1

@@ -54,6 +54,10 @@ def test_results_come_in_the_order_of_the_jobs_from_more_than_one_process(tmp_pa
     assert len(pids) == 2
 
 
+def test_minus_one_worker_is_one_a_processor(tmp_path):
+    assert list(in_processes(slow_first, [(n, tmp_path) for n in range(4)], -1)) == [0, 10, 20, 30]
+
+
 def test_one_worker_is_this_process():
     assert list(in_processes(lambda n: (n, os.getpid()), [(1,), (2,)], 1)) == [(1, os.getpid()), (2, os.getpid())]
 
