@@ -161,7 +161,7 @@ class Manifest:
             "members": [asdict(member) for member in self.members],
             "files": self.files,
         }
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(content, indent=2, ensure_ascii=True) + "\n"
         write_text(self.folder / MANIFEST_NAME, text)
 
     def add_member(self, member: Member, network: bytes, seen: bytes = b"") -> Manifest:

@@ -243,3 +243,9 @@ def test_trainings_that_end_together_do_not_lose_each_others_member(manifest):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: add(manifest, f"m{number}"), range(24)))
     assert len(Manifest.load(manifest.folder).members) == 24
+
+
+def test_half_a_sign_in_a_networks_settings_is_written_and_read_back(tmp_path):
+    member = Member("f", "foraminal", "f.safetensors", "0" * 64, config={"start_from": "half \ud800 a sign"})
+    Manifest(tmp_path, "test", "settings of any text", (member,)).save()
+    assert Manifest.load(tmp_path).members[0].config == member.config
