@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline.parallel import THREAD_VARIABLES
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -64,14 +65,21 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def own_gpu() -> torch.device:
+    """The CUDA device of this process, one of several under ``torchrun``, where there is one."""
+    import torch
+
+    # Not simply "cuda": every process of torchrun would open a context on the first card.
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
 def working_gpu() -> bool:
     """Whether this process's CUDA device is there and survives one forward and backward convolution."""
     import torch
 
     if not torch.cuda.is_available():
         return False
-    # Not simply "cuda": every process of torchrun would open a context on the first card.
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    device = own_gpu()
     try:
         layer = torch.nn.Conv2d(1, 2, 3).to(device)
         layer(torch.ones(1, 1, 8, 8, device=device)).sum().backward()

@@ -7,6 +7,7 @@ studies of the held-out fold are never drawn, and the hashes of those that were 
 from __future__ import annotations
 
 import argparse
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -74,7 +75,7 @@ class LandmarkTrainSettings:
 class PointExamples(Dataset[dict[str, Any]]):
     """The cached examples of a table of :func:`pipeline.landmarks.examples.build_examples`.
 
-    Images are memory-mapped; the small targets are held in memory.
+    Images are memory-mapped until :meth:`keep_in_memory`; the small targets are held in memory.
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
@@ -92,18 +93,15 @@ class PointExamples(Dataset[dict[str, Any]]):
 
     def keep_in_memory(self, most_bytes: float = 6e9) -> None:
         """Hold all images, as half floats, if they take no more than this; afterwards batches come from there."""
-        shapes = [
-            np.load(Path(file).with_suffix(".npy"), mmap_mode="r", allow_pickle=False).shape[1:]
-            for file in set(self.files[:1])
-        ]
-        if not shapes or 2 * len(self) * int(np.prod(shapes[0])) > most_bytes:
+        if not len(self):
             return
-        images = torch.empty((len(self), *shapes[0]), dtype=torch.float16)
-        for file in pd.unique(self.files):
-            rows = np.flatnonzero(self.files == file)
-            held = np.load(Path(file).with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-            images[torch.from_numpy(rows)] = torch.from_numpy(held[self.index[rows]].astype(np.float16))
-        self.images = images
+        shape = (len(self), *_mapped(self.files[0]).shape[1:])
+        if 2 * math.prod(shape) > most_bytes:
+            return
+        images = np.empty(shape, dtype=np.float16)
+        for file, rows in self.table.groupby("file", sort=False):
+            images[rows.index] = _mapped(file)[rows["index"]]
+        self.images = torch.from_numpy(images)
 
     def fetch(self, indices: np.ndarray) -> dict[str, Any]:
         """Some examples as a batch."""
@@ -121,8 +119,7 @@ class PointExamples(Dataset[dict[str, Any]]):
         file = self.files[i]
         images = self._open.get(file)
         if images is None:
-            images = np.load(Path(file).with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-            self._open[file] = images
+            images = self._open[file] = _mapped(file)
             if len(self._open) > 256:  # each is an open file
                 self._open.popitem(last=False)
         item = {"image": torch.from_numpy(images[self.index[i]].astype(np.float32))[None]}
@@ -134,6 +131,12 @@ class PointExamples(Dataset[dict[str, Any]]):
         """Study and number of an example, for messages."""
         row = self.table.iloc[i]
         return f"study {row['study_id']}, example {row['index']} of {row['file']}"
+
+
+def _mapped(file: Any) -> np.ndarray:
+    """The half-float images that lie beside a file of targets, memory-mapped."""
+    images: np.ndarray = np.load(Path(str(file)).with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+    return images
 
 
 class PointTask(Task):
@@ -156,7 +159,8 @@ class PointTask(Task):
         if settings.start_from:
             self.model.load_state_dict(read_network(Path(settings.start_from).read_bytes()))
         self.train_set = PointExamples(train)
-        self.train_set.keep_in_memory()
+        if settings.loop.loader_workers == 0:  # loading processes that are spawned would each get a copy
+            self.train_set.keep_in_memory()
         self.held_out = PointExamples(_spread(held_out, settings.evaluated)) if len(held_out) else None
         self.sample_weights = sample_weights(train, settings.data_weights)
         self.augmentation = StackAugmentation(settings.augment)

@@ -20,10 +20,10 @@ from safetensors.torch import load
 from pipeline.competition import CompetitionError, open_competition
 from pipeline.config import load_settings, to_dict
 from pipeline.console import say
-from pipeline.device import working_gpu
+from pipeline.device import own_gpu, working_gpu
 from pipeline.files import write_text
 from pipeline.folds import write_folds
-from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, LEVELS, Family
+from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADES, LEVELS, Family
 from pipeline.scoring.figures import family_score, level_figures, level_lines
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
 from pipeline.severity.data import SeverityData, load_data
@@ -68,7 +68,7 @@ def _merge_folds(family: Family, data: SeverityData, out: Path) -> None:
     write_oof(table, out)
     lines: list[str] = []
     for one in Family:
-        mine = np.array([CELLS[cell].condition.family is one for cell in table.cell]) & (table.grade >= 0)
+        mine = np.isin(table.cell, FAMILY_COLUMNS[one]) & (table.grade >= 0)
         if mine.any():
             log_p, grades = table.log_p[mine], table.grade[mine]
             lines += [f"{one}: out-of-fold {family_score(log_p, grades):.4f} on {int(mine.sum())} cells"]
@@ -118,8 +118,9 @@ def train_fold(
     name = f"{family} fold {fold}"
     task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
     if settings.loop.device != "cpu" and working_gpu():
-        data.cache.keep_on(torch.device("cuda"))
-        task.model.to("cuda")  # the ladder climbs where the training will run
+        task.model.to(own_gpu())  # the ladder climbs where the training will run
+        if settings.loop.loader_workers == 0 and settings.in_plane is None:  # both need the pixels in main memory
+            data.cache.keep_on(own_gpu())
     if is_main_process() and not (resume and (out / "last.ckpt").exists()):
         review(task, data, fold, out)
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
@@ -131,7 +132,7 @@ def train_fold(
 def _predict_fold(
     task: SeverityTask, data: SeverityData, cells: CellTable, fold: int | None, weights: Path, out: Path
 ) -> OofTable:
-    device = torch.device("cuda" if working_gpu() and task.settings.loop.device != "cpu" else "cpu")
+    device = own_gpu() if task.settings.loop.device != "cpu" and working_gpu() else torch.device("cpu")
     task.model.load_state_dict(load(weights.read_bytes()))
     model = task.model.to(device).eval()
     every = task.predict(model, device, cells)
@@ -146,7 +147,7 @@ def _predict_fold(
         "further": {
             str(family): family_score(table.log_p[mine], table.grade[mine])
             for family in task.families[1:]
-            if (mine := np.array([CELLS[cell].condition.family is family for cell in table.cell])).any()
+            if (mine := np.isin(table.cell, FAMILY_COLUMNS[family]) & (table.grade >= 0)).any()
         },
         "cells": int((cells.grade >= 0).sum()),
         "predicted_points": int(cells.predicted.sum()),

@@ -159,6 +159,25 @@ def test_further_families_are_trained_scored_and_reported_at_their_own_cells(tmp
     assert set(result["further"]) == {"subarticular", "canal"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "held"),
+    [
+        ({}, 1),
+        ({"in_plane": InPlaneSettings(affine_share=0)}, 0),
+        ({"loop": replace(SETTINGS.loop, epochs=1, loader_workers=1)}, 0),
+    ],
+)
+def test_cubes_stay_on_a_gpu_unless_something_else_needs_their_pixels(tmp_path, monkeypatch, changes, held):
+    """The CPU stands in for the GPU: loading processes and albumentations cannot take pixels that lie on one."""
+    asked = []
+    monkeypatch.setattr("pipeline.severity.train.working_gpu", lambda: True)
+    monkeypatch.setattr("pipeline.severity.train.own_gpu", lambda: torch.device("cpu"))
+    monkeypatch.setattr(CubeCache, "keep_on", lambda cache, device: asked.append(device))
+    loop = replace(SETTINGS.loop, device="auto", epochs=1, batches_per_epoch=2)
+    train_fold(make_data(), Family.FORAMINAL, replace(SETTINGS, **{"loop": loop, **changes}), 1, tmp_path)
+    assert len(asked) == held
+
+
 def test_what_a_classifier_cannot_grade_besides_is_refused():
     with pytest.raises(ValueError, match="cannot grade that besides"):
         replace(SETTINGS, also=(Family.FORAMINAL,)).families(Family.FORAMINAL)
