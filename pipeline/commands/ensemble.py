@@ -12,12 +12,8 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.console import complain, say
-
-if TYPE_CHECKING:
-    pass
 
 REPORT_FILE = "ensemble_report.json"
 

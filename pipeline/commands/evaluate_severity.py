@@ -14,7 +14,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,9 +37,6 @@ from pipeline.scoring.evidence import (
 )
 from pipeline.tables import TableError, guarded_frame
 from pipeline.weights.manifest import Manifest, WeightsError
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -73,7 +73,6 @@ class SeverityTask(Task):
         self.train_table, self.held_out = train, held_out
         self.train_set = CubeItems(cache, train, jitter.predicted_share, jitter.slice_share, settings.in_plane)
         self.sample_weights = draw_weights(train, settings.sampling)
-        self._last: tuple[np.ndarray, int] | None = None
         self._evaluations = 0
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

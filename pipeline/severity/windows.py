@@ -78,43 +78,40 @@ def mixed(batch: Batch, views: Sequence[str], settings: MixSettings, generator: 
         batch: ``pixels_<view>`` (B, S, H, W), ``present_<view>`` (B, S), ``grade`` (B, families).
         views: names.
         settings: what is done, and how often.
-        generator: on the device of the pixels.
+        generator: on the device of the batch.
 
     Returns:
         The batch; where it was mixed, ``other_grade`` (B, families) are the grades of the other cells and
         ``other_share`` (B,) is how much they count, the same for all. A slice is present
         where it is in both, or as it was where they share none.
     """
-    pixels = batch[f"pixels_{views[0]}"]
-    device, count = pixels.device, len(pixels)
-    chance = torch.rand(2, device=device, generator=generator).tolist()
-    if settings.kind == "none" or count < 2 or chance[0] >= settings.share:
+    if settings.kind == "none" or len(batch["grade"]) < 2:
         return batch
-    seed = int(torch.randint(2**31, (1,), device=device, generator=generator))
-    draw = np.random.default_rng(seed)
+    device = batch["grade"].device
+    draw = np.random.default_rng(int(torch.randint(2**31, (1,), device=device, generator=generator)))
+    if draw.random() >= settings.share:
+        return batch
     share = float(draw.beta(settings.alpha, settings.alpha))
-    order = torch.from_numpy(draw.permutation(count)).to(device)
-    result = dict(batch)
+    order = torch.from_numpy(draw.permutation(len(batch["grade"]))).to(device)
     box = draw.random(2)
+    result, shares = dict(batch), []
     for view in views:
-        mine, side = batch[f"pixels_{view}"], batch[f"pixels_{view}"].shape[-1]
+        mine, present = batch[f"pixels_{view}"], batch[f"present_{view}"]
         if settings.kind == "mixup":
             result[f"pixels_{view}"] = torch.lerp(mine, mine[order], share)
+            shares.append(share)
         else:
-            length = min(round(side * share**0.5), side)
+            side = mine.shape[-1]
+            length = round(side * share**0.5)
             top, left = ((side - length) * box).astype(int)
-            window = mine.clone()
-            window[..., top : top + length, left : left + length] = mine[order][
-                ..., top : top + length, left : left + length
-            ]
-            result[f"pixels_{view}"] = window
-        both = batch[f"present_{view}"] & batch[f"present_{view}"][order]
-        result[f"present_{view}"] = torch.where(both.any(1, keepdim=True), both, batch[f"present_{view}"])
-    if settings.kind == "cutmix":
-        side = pixels.shape[-1]
-        share = min(round(side * share**0.5), side) ** 2 / side**2
-    result["other_grade"] = batch["grade"][order.to(batch["grade"].device)]
-    result["other_share"] = torch.full((count,), share, device=device)
+            place = (..., slice(top, top + length), slice(left, left + length))
+            result[f"pixels_{view}"] = mine.clone()
+            result[f"pixels_{view}"][place] = mine[place][order]
+            shares.append((length / side) ** 2)  # what was really put in, in whole pixels
+        both = present & present[order]
+        result[f"present_{view}"] = torch.where(both.any(1, keepdim=True), both, present)
+    result["other_grade"] = batch["grade"][order]
+    result["other_share"] = torch.full((len(order),), sum(shares) / len(shares), device=device)
     return result
 
 

@@ -73,7 +73,7 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run reached: the best score and its epoch (from 1), one row an epoch, and the best weights' file.
+    """What a run reached: the best score and its epoch (from 1), one row an epoch, and the last weights' file.
 
     The score is infinite if nothing was held out.
     """

@@ -11,6 +11,7 @@ from pipeline.labels import Family
 from pipeline.run.plan import make_plan, severity_rounds
 from pipeline.weights.manifest import Manifest, Member
 from pipeline.weights.seen import seen_list, seen_studies
+from tests.weights.members import add
 
 
 @dataclass
@@ -78,14 +79,6 @@ def test_a_refused_point_network_leaves_no_grader_to_run(networks):
 @pytest.fixture
 def manifest(tmp_path):
     return Manifest(tmp_path, "test", "two phantoms")
-
-
-def add(manifest, name="a", task="canal", content=b"network", studies=(), **options):
-    """A member in its folder; ``seen`` lists studies."""
-    seen = seen_list(seen_studies(studies))
-    manifest.folder.mkdir(exist_ok=True)
-    member = Member(name=name, task=task, file=f"{name}.safetensors", sha256="", **options)
-    return manifest.add_member(member, content, seen)
 
 
 def test_rounds_take_the_best_value_per_second_of_every_family_first(manifest):

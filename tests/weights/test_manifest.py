@@ -12,20 +12,13 @@ import pytest
 
 from pipeline.owned import RefusedError
 from pipeline.weights.manifest import Manifest, Member, WeightsError
-from pipeline.weights.seen import seen_list, seen_studies, study_hash, write_seen
+from pipeline.weights.seen import seen_studies, study_hash, write_seen
+from tests.weights.members import add
 
 
 @pytest.fixture
 def manifest(tmp_path):
     return Manifest(tmp_path, "test", "two phantoms")
-
-
-def add(manifest, name="a", task="canal", content=b"network", studies=(), **options):
-    """A member in its folder; ``seen`` lists studies."""
-    seen = seen_list(seen_studies(studies))
-    manifest.folder.mkdir(exist_ok=True)
-    member = Member(name=name, task=task, file=f"{name}.safetensors", sha256="", **options)
-    return manifest.add_member(member, content, seen)
 
 
 def test_a_member_is_recorded_and_verified(manifest):
