@@ -144,14 +144,17 @@ class Manifest:
 
         Raises:
             RefusedError: the folder holds other things; it is left as it is.
-            WeightsError: its manifest is none.
+            WeightsError: its manifest is none, or name or description are not what a manifest may hold.
         """
         if os.path.lexists(folder / MANIFEST_NAME):
             return cls.load(folder)
         check_claim(folder, "weights")
-        begun = cls(folder, name, description)
-        begun.save()
-        return begun
+        try:
+            manifest = cls(folder, name, description)
+        except ValueError as error:
+            raise WeightsError(f"{folder}: name and description of a set: {error}") from error
+        manifest.save()
+        return manifest
 
     def save(self) -> None:
         """Write the manifest into its folder."""

@@ -22,7 +22,7 @@ import pandas as pd
 from pipeline.__main__ import main
 from pipeline.commands import submit
 from pipeline.competition import CompetitionError, open_competition
-from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, Family, level_title
+from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, Family, level_title, row_id
 from pipeline.landmarks import COLUMNS
 from pipeline.landmarks.errors import COMPARED, store_errors
 from pipeline.scoring.evidence import GRADINGS, read_gradings
@@ -227,9 +227,8 @@ def _read_all(scene: Scene) -> tuple[list[str], str | None]:
     if status != 0:
         return codes, f"submit.py ended with {status}: {said}"
     table = read_submission(out / "s.csv")
-    rows = {study: sum(name.startswith(f"{study}_") for name in table.index) for study in STUDIES[:2]}
-    missing = [study for study, count in rows.items() if count != len(CELLS)]
-    if missing or not np.allclose(table.sum(axis=1), 1, atol=1e-5):
+    missing = sorted({row_id(study, cell) for study in STUDIES[:2] for cell in CELLS} - set(table.index))
+    if missing or not table.index.is_unique or not np.allclose(table.sum(axis=1), 1, atol=1e-5):
         return codes, f"the table is not complete: {missing}"
     for name, read in {
         "train": lambda: open_competition(data, split="train"),
