@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.benchmarks.anytime import assert_valid
-from tests.report.mounts import ROOT, phantom_studies
+from tests.commands.mounts import ROOT, phantom_studies
 
 LEFT_BEHIND_SECONDS = 4.0
 """After the main process has ended, no worker may be there after this time."""
