@@ -106,16 +106,17 @@ class Scene:
         return path if path.is_file() and not path.is_symlink() and path.stat().st_size < 2**24 else None
 
     def manifest(self) -> dict[str, Any] | None:
+        path = self.weights / "manifest.json"
+        if path.is_symlink() or not path.is_file() or path.stat().st_size >= 2**24:  # a change before made it so
+            return None
         try:
-            content = json.loads((self.weights / "manifest.json").read_bytes())
+            content = json.loads(path.read_bytes())
             return content if isinstance(content, dict) else None
         except (OSError, ValueError, RecursionError):
             return None
 
     def save(self, content: Any) -> None:
-        path = self.weights / "manifest.json"
-        if path.is_file() and not path.is_symlink():
-            path.write_text(json.dumps(content))
+        (self.weights / "manifest.json").write_text(json.dumps(content))
 
     def write(self, path: Path, content: bytes) -> None:
         """Change a file, and its checksum in the manifest."""
