@@ -8,6 +8,7 @@ which must never stop, leaves the bad rows out and counts them.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,14 +90,18 @@ def read_text_table(path: Path, columns: Sequence[str], content: bytes | None = 
         TableError: the file is missing, is not CSV in UTF-8, or lacks or repeats one of ``columns``.
     """
     try:
-        frame = pd.read_csv(
-            path if content is None else io.BytesIO(content),
-            dtype=str,
-            keep_default_na=False,
-            skip_blank_lines=False,
-            encoding="utf-8-sig",
-            index_col=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would lose their end
+            frame = pd.read_csv(
+                path if content is None else io.BytesIO(content),
+                dtype=str,
+                keep_default_na=False,
+                skip_blank_lines=False,
+                encoding="utf-8-sig",
+                index_col=False,
+            )
+    except pd.errors.ParserWarning as error:
+        raise TableError(path, None, None, "has rows with more cells than its first line has names") from error
     except OSError as error:
         raise TableError(path, None, None, f"cannot be read: {error.strerror or error}") from error
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, ValueError) as error:

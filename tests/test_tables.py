@@ -24,6 +24,7 @@ from pipeline.tables import (
     read_labels,
     read_row_ids,
     read_series_table,
+    read_text_table,
     with_readings,
 )
 
@@ -146,3 +147,11 @@ def test_readings_grade_the_canal_where_train_csv_does_not(tmp_path):
     readings.write_text("study_id,level,grade\n1,L1/L2,0\n2,L4/L5,3\n")
     with pytest.raises(TableError, match=r"row 3, column 'grade'.*expected 0, 1 or 2"):
         with_readings(labels, [readings])
+
+
+def test_a_row_with_more_cells_than_the_first_line_has_names_is_refused(tmp_path):
+    """pandas cuts it short and says so in a warning that nobody reads; which cell is too many is not known."""
+    path = tmp_path / "series.csv"
+    path.write_text("study_id,series_id,series_description\n1,2,Sagittal T2,STIR\n1,3,Sagittal T1,\n")
+    with pytest.raises(TableError, match="more cells than its first line has names"):
+        read_text_table(path, ["study_id"])
