@@ -11,13 +11,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.parallel import THREAD_VARIABLES
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+T = TypeVar("T")
+
+MOST_PARTS = 4
+"""What does not fit into a GPU's memory in quarters is the CPU's."""
 
 
 @functools.cache
@@ -87,6 +92,54 @@ def working_gpu() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+class GpuFallback:
+    """What one process does where a GPU fails.
+
+    Too little memory: the same work in twice as many parts, from then on too, and after two attempts on the CPU.
+    Anything else, such as a failed assertion in a kernel: nothing on that GPU works any more, and it is not used again.
+
+    Args:
+        free: gives up what holds memory of the GPU.
+    """
+
+    def __init__(self, free: Callable[[], None]) -> None:
+        self._free = free
+        self._broken: set[str] = set()
+        self._parts: dict[str, int] = {}
+
+    def run(self, name: str, device: str, work: Callable[[str, int], T]) -> T:
+        """``work(device, parts)``, on the CPU whole if it has to be.
+
+        Args:
+            name: of the work; the number of parts that it needed is remembered by it.
+            device: cpu or a GPU.
+            work: what to do, where, and in how many parts.
+
+        Raises:
+            RuntimeError: it fails on the CPU too.
+        """
+        for _ in range(2):
+            if device == "cpu" or device in self._broken:
+                break
+            parts = self._parts.get(name, 1)
+            try:
+                return work(device, parts)
+            except RuntimeError as error:
+                if _is_short_of_memory(error):
+                    self._parts[name] = min(2 * parts, MOST_PARTS)
+                    self._free()
+                else:
+                    self._broken.add(device)
+        return work("cpu", 1)
+
+
+def _is_short_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc" in text
 
 
 @contextmanager

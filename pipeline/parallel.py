@@ -41,14 +41,17 @@ class WorkerLostError(OSError):
     """A job killed its worker, also when nothing else was running."""
 
 
-def open_executor(workers: int, threads: int = 1) -> ProcessPoolExecutor:
-    """So many workers, each with so many threads a library; those of the last call if they are alike and alive."""
+def open_executor(workers: int, threads: int = 1, begin: Callable[[], None] | None = None) -> ProcessPoolExecutor:
+    """So many workers, each with so many threads a library; those of the last call if they are alike and alive.
+
+    Each worker calls ``begin``, the same object in every call of a pool, before its first job.
+    """
     environment = dict.fromkeys(THREAD_VARIABLES, str(threads))
     # A closed terminal must not end loky's own process that keeps the locks, and which begins here, before this one.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         return get_reusable_executor(
-            workers, timeout=IDLE_SECONDS, env=environment, initializer=_begin_worker, initargs=(os.getpid(),)
+            workers, timeout=IDLE_SECONDS, env=environment, initializer=_begin_worker, initargs=(os.getpid(), begin)
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -131,11 +134,13 @@ def _alone(function: Callable[..., T], job: tuple[Any, ...], lost: Callable[...,
         return lost(*job)
 
 
-def _begin_worker(main_process: int) -> None:
+def _begin_worker(main_process: int, begin: Callable[[], None] | None) -> None:
     """Leave Ctrl-C and a closed terminal to the main process, and end when it has ended."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(main_process,), daemon=True).start()
+    if begin is not None:
+        begin()
 
 
 def _end_with(main_process: int) -> None:

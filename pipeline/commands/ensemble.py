@@ -109,7 +109,7 @@ def fit_and_save(
     """
     from pipeline.competition import open_competition
     from pipeline.config import load_settings, to_dict
-    from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE, recipe_of
+    from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE
     from pipeline.ensemble.context import ContextSettings
     from pipeline.ensemble.fit import fit_ensemble, gather, report_lines
     from pipeline.ensemble.prior import own_prior
@@ -124,7 +124,7 @@ def fit_and_save(
     manifest.check_free(ENSEMBLE_FILE, CONTEXT_FILE, REPORT_FILE)
     if save_oof is not None:
         claim(save_oof, "oof")
-    recipes = sorted({recipe_of(member.name) for member in manifest.members if member.task in list(Family)})
+    recipes = sorted({member.recipe for member in manifest.members if member.task in list(Family)})
     if recipes and (unknown := sorted(set(tables) - set(recipes))):
         raise ValueError(f"--oof: no network of recipe {', '.join(unknown)} in {weights}; it has {', '.join(recipes)}")
     prior = own_prior(manifest)

@@ -87,7 +87,7 @@ def _evaluate(
     manifest = Manifest.load(args.weights)
     fit, context = fitted(manifest)
     predictions = predict_unseen(manifest, studies, args.workers)
-    own = even_blend(fit, predictions)
+    own = even_blend(manifest, fit, predictions)
     if not np.isfinite(own).any():
         raise WeightsError(f"{args.weights}: no network that has not seen these studies answers for any of their cells")
     study_ids = [study.study_id for study in studies]

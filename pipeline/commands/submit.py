@@ -14,6 +14,7 @@ import contextlib
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("running")
     run.add_argument("--weights", type=Path, metavar="DIR", help="a set of weights (default: weights/default)")
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
-    run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU that works")
+    run.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: a GPU that works")
     run.add_argument("--time-budget", type=float, metavar="MINUTES", help="the table is final within this time")
     run.add_argument("--preset", help="settings by name (cpu, kaggle, winner) or a YAML file")
     run.add_argument(
@@ -127,26 +128,21 @@ def run(args: argparse.Namespace, started: float) -> int:
         board.write(force=True)
 
         # From here on a complete submission is on the disk.
-        from pipeline.run.session import Session
+        from pipeline.run.session import Request, run_session
 
-        session = Session(
+        request = Request(
             competition=competition,
             studies=studies,
             labels=labels,
             manifest=manifest,
-            board=board,
-            settings=settings,
+            settings=replace(settings, workers=args.workers or settings.workers, device=args.device or settings.device),
             limits=limits,
             schedule=Schedule(started, args.time_budget, time.monotonic() - started),
-            workers=args.workers,
-            device=args.device,
             stages=args.stages,
-            work=work,
             quiet=args.quiet,
             command={name: None if value is None else str(value) for name, value in vars(args).items()},
-            problems=problems,
         )
-        return session.run()
+        return run_session(request, board, work, problems)
 
 
 def _default_work(out: Path) -> Path:

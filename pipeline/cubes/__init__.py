@@ -4,7 +4,7 @@ A cube is a short row of in-plane windows around the level's point, one a slice:
 interpolated between them. Right sides come out as mirror images of left ones, so that one network sees both.
 """
 
-from pipeline.cubes.cut import Cube, StudyCubes, cut_cubes
+from pipeline.cubes.cut import Cube, Cubes, StudyCubes, cut_cubes
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 
-__all__ = ["Cube", "CubeSettings", "StudyCubes", "ViewSettings", "cut_cubes"]
+__all__ = ["Cube", "CubeSettings", "Cubes", "StudyCubes", "ViewSettings", "cut_cubes"]

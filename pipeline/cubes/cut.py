@@ -65,6 +65,10 @@ class StudyCubes:
         return self.cubes.get((CELL_INDEX[cell], kind), ())
 
 
+Cubes = dict[CubeSettings, StudyCubes]
+"""A study's cubes by the settings they were cut with: networks may look through different windows."""
+
+
 def cut_cubes(
     study: StudyVolumes,
     landmarks: Landmarks,

@@ -10,7 +10,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from pipeline.cubes import Cube, StudyCubes
+from pipeline.config import from_dict, to_dict
+from pipeline.cubes import Cube, Cubes, CubeSettings, StudyCubes
 from pipeline.files import DamagedError, read_sealed, write_sealed
 from pipeline.labels import SeriesKind
 
@@ -19,7 +20,7 @@ MOST_BYTES = 2**30
 _ARRAYS = ("centre_mm", "right", "down", "shares")
 
 
-def save_cubes(path: Path, cubes: dict[str, StudyCubes]) -> None:
+def save_cubes(path: Path, cubes: Cubes) -> None:
     """Write cubes, pixels as float16 (they are about 0 to 1, so that is 3 decimal digits), whole or not at all.
 
     Raises:
@@ -27,7 +28,7 @@ def save_cubes(path: Path, cubes: dict[str, StudyCubes]) -> None:
     """
     arrays: dict[str, np.ndarray] = {}
     index: list[dict[str, Any]] = []
-    for settings, study in cubes.items():
+    for window, study in enumerate(cubes.values()):
         for (cell, kind), views in study.cubes.items():
             for cube in views:
                 number = len(index)
@@ -35,13 +36,13 @@ def save_cubes(path: Path, cubes: dict[str, StudyCubes]) -> None:
                 arrays[f"present{number}"] = cube.present
                 entry: dict[str, Any] = {name: getattr(cube, name).tolist() for name in _ARRAYS}
                 entry |= {"spacing_mm": cube.spacing_mm, "offset_mm": cube.offset_mm, "series_id": cube.series_id}
-                index.append({"settings": settings, "cell": cell, "kind": kind.value, "cube": entry})
-    studies = {settings: (study.study_id, study.numbering.tolist()) for settings, study in cubes.items()}
+                index.append({"window": window, "cell": cell, "kind": kind.value, "cube": entry})
+    studies = [(to_dict(settings), study.study_id, study.numbering.tolist()) for settings, study in cubes.items()]
     arrays["index"] = np.frombuffer(json.dumps({"studies": studies, "cubes": index}).encode(), np.uint8)
     write_sealed(path, path.name, save({name: np.ascontiguousarray(values) for name, values in arrays.items()}))
 
 
-def load_cubes(path: Path) -> dict[str, StudyCubes] | None:
+def load_cubes(path: Path) -> Cubes | None:
     """Read what :func:`save_cubes` wrote there; None where there is nothing, or something else."""
     try:
         body = read_sealed(path, path.name, MOST_BYTES)
@@ -49,17 +50,17 @@ def load_cubes(path: Path) -> dict[str, StudyCubes] | None:
             return None
         stored = load(body)
         content = json.loads(stored["index"].tobytes())
-        found: dict[str, dict[tuple[int, SeriesKind], tuple[Cube, ...]]] = {key: {} for key in content["studies"]}
+        found: list[dict[tuple[int, SeriesKind], tuple[Cube, ...]]] = [{} for _ in content["studies"]]
         for number, entry in enumerate(content["cubes"]):
             values = entry["cube"] | {name: np.array(entry["cube"][name], np.float64) for name in _ARRAYS}
             pixels = stored[f"pixels{number}"].astype(np.float32)
             cube = Cube(pixels=pixels, present=stored[f"present{number}"], **values)
-            views = found[entry["settings"]]
+            views = found[entry["window"]]
             key = (entry["cell"], SeriesKind(entry["kind"]))
             views[key] = (*views.get(key, ()), cube)
         return {
-            key: StudyCubes(study_id, found[key], np.array(numbering))
-            for key, (study_id, numbering) in content["studies"].items()
+            from_dict(CubeSettings, settings): StudyCubes(study_id, views, np.array(numbering))
+            for (settings, study_id, numbering), views in zip(content["studies"], found, strict=True)
         }
-    except (DamagedError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (DamagedError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None

@@ -8,8 +8,9 @@ averaged evenly and left as they are.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from pipeline.ensemble.calibration import Calibration, normalised
 from pipeline.ensemble.context import ContextModel
 from pipeline.labels import CELLS, FAMILY_COLUMNS, Family
 from pipeline.untrusted import parse_json
-from pipeline.weights.manifest import Manifest, WeightsError
+from pipeline.weights.manifest import Manifest, Member, WeightsError
 
 ENSEMBLE_FILE = "ensemble.json"
 CONTEXT_FILE = "context.safetensors"
@@ -71,12 +72,12 @@ def combine(manifest: Manifest, predictions: Mapping[str, np.ndarray]) -> tuple[
         WeightsError: a fitted file is damaged.
     """
     fit, context = fitted(manifest)
-    log_p = blend(fit, {name: values[None] for name, values in predictions.items()})
-    log_p = calibrate(fit, log_p)
+    weights = member_weights(fit, manifest.members, predictions)
+    log_p = calibrate(fit, blend({name: values[None] for name, values in predictions.items()}, weights, fit.average))
     known = np.isfinite(log_p[0]).all(-1)
     if context is None or not known.any():
         return np.exp(log_p[0]), np.zeros(len(CELLS), dtype=bool)
-    return np.exp(trusted(fit, log_p, context.apply(log_p))[0]), ~known
+    return np.exp(add_context(fit, log_p, context.apply(log_p))[0]), ~known
 
 
 def fitted(manifest: Manifest) -> tuple[EnsembleFit, ContextModel | None]:
@@ -88,49 +89,55 @@ def fitted(manifest: Manifest) -> tuple[EnsembleFit, ContextModel | None]:
     return _fitted(manifest.folder, tuple(sorted(manifest.files.items())))
 
 
-def blend(fit: EnsembleFit, predictions: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The weighted average of members over those that have an answer.
+def member_weights(fit: EnsembleFit, members: Sequence[Member], answering: Collection[str]) -> dict[str, float]:
+    """What each member that answers counts: the weight of its recipe, which the folds that answer share evenly.
+
+    A recipe that the fit has not seen counts as the mean of those of its task, or 1 where there is none.
+    """
+    folds = Counter(member.recipe for member in members if member.name in answering)
+    fitted_of: dict[str, dict[str, float]] = {}
+    for member in members:
+        if member.recipe in fit.recipes:
+            fitted_of.setdefault(member.task, {})[member.recipe] = fit.recipes[member.recipe]
+    usual = {task: sum(weights.values()) / len(weights) for task, weights in fitted_of.items()}
+    return {
+        member.name: fit.recipes.get(member.recipe, usual.get(member.task, 1.0)) / folds[member.recipe]
+        for member in members
+        if member.name in answering
+    }
+
+
+def blend(
+    predictions: Mapping[str, np.ndarray], weights: Mapping[str, float] | None = None, average: Average = "logits"
+) -> np.ndarray:
+    """The weighted average of networks over those that have an answer.
 
     Args:
-        fit: how.
-        predictions: (studies, 25, 3) log-probabilities by member (``<recipe>-fold<K>``) or recipe, NaN rows where it
-            has none.
+        predictions: (studies, 25, 3) log-probabilities by name, NaN rows where it has none.
+        weights: by name, 1 for one that is not named.
+        average: what is averaged.
 
     Returns:
-        (studies, 25, 3) log-probabilities, NaN where no member has an answer.
+        (studies, 25, 3) log-probabilities, NaN where none with a weight has an answer.
 
     Raises:
         ValueError: there is no prediction.
     """
     if not predictions:
         raise ValueError("nothing to blend: no network gave a prediction")
-    folds: dict[str, int] = {}
-    for name in predictions:
-        folds[recipe_of(name)] = folds.get(recipe_of(name), 0) + 1
-    usual = _usual_weights(fit)
     shape = next(iter(predictions.values())).shape
-    total, weights = np.zeros(shape), np.zeros(shape[:-1])
+    total, reached = np.zeros(shape), np.zeros(shape[:-1])
     for name, log_p in predictions.items():
-        recipe = recipe_of(name)
-        weight = fit.recipes.get(recipe, usual.get(recipe.partition("-")[0], 1.0)) / folds[recipe]
+        weight = 1.0 if weights is None else weights.get(name, 1.0)
         known = np.isfinite(log_p).all(-1)
         values = np.where(known[..., None], log_p, 0.0)
-        values = values if fit.average == "logits" else np.exp(values)
+        values = values if average == "logits" else np.exp(values)
         total += weight * values * known[..., None]
-        weights += weight * known
-    reached = weights > 0
-    mean = total / np.where(reached, weights, 1.0)[..., None]
-    if fit.average == "probabilities":
+        reached += weight * known
+    mean = total / np.where(reached > 0, reached, 1.0)[..., None]
+    if average == "probabilities":
         mean = np.log(np.maximum(mean, 1e-12))
-    return np.where(reached[..., None], normalised(mean), np.nan)
-
-
-def _usual_weights(fit: EnsembleFit) -> dict[str, float]:
-    """The mean weight of the recipes of each family: what a recipe counts that the fit has not seen."""
-    named: dict[str, list[float]] = {}
-    for recipe, weight in fit.recipes.items():
-        named.setdefault(recipe.partition("-")[0], []).append(weight)
-    return {family: sum(weights) / len(weights) for family, weights in named.items()}
+    return np.where(reached[..., None] > 0, normalised(mean), np.nan)
 
 
 def calibrate(fit: EnsembleFit, log_p: np.ndarray) -> np.ndarray:
@@ -142,7 +149,7 @@ def calibrate(fit: EnsembleFit, log_p: np.ndarray) -> np.ndarray:
     return result
 
 
-def trusted(fit: EnsembleFit, own: np.ndarray, context: np.ndarray) -> np.ndarray:
+def add_context(fit: EnsembleFit, own: np.ndarray, context: np.ndarray) -> np.ndarray:
     """Cells with a prediction of their own, moved towards the context's answer as far as it is trusted.
 
     Args:
@@ -163,18 +170,12 @@ def trusted(fit: EnsembleFit, own: np.ndarray, context: np.ndarray) -> np.ndarra
     return result
 
 
-def recipe_of(member: str) -> str:
-    """A member's name without its fold: ``foraminal-mobilenetv2-fold3`` is of ``foraminal-mobilenetv2``."""
-    recipe, mark, fold = member.rpartition("-fold")
-    return recipe if mark and fold.isdecimal() else member
-
-
-def even_blend(fit: EnsembleFit, predictions: dict[str, np.ndarray]) -> np.ndarray:
+def even_blend(manifest: Manifest, fit: EnsembleFit, predictions: Mapping[str, np.ndarray]) -> np.ndarray:
     """(studies, 25, 3) calibrated log-probabilities; every recipe counts, those of weight 0 in the fit too.
 
     A recipe has no weight where there is no evidence for it, and evidence is what is asked for here.
     """
-    return calibrate(fit, blend(replace(fit, recipes={}), predictions))
+    return calibrate(fit, blend(predictions, member_weights(EnsembleFit(), manifest.members, predictions), fit.average))
 
 
 def hidden_answers(own: np.ndarray, context: ContextModel) -> np.ndarray:

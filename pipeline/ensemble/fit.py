@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from pipeline.ensemble.calibration import Calibration, calibration_error, fit_calibration, weighted_loss
-from pipeline.ensemble.combine import EnsembleFit, blend, calibrate, trusted
+from pipeline.ensemble.combine import EnsembleFit, add_context, blend, calibrate
 from pipeline.ensemble.context import ContextModel, ContextSettings
 from pipeline.ensemble.context_fit import cross_fitted_context, fit_context
 from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADES
@@ -82,23 +82,23 @@ def fit_ensemble(
     if len(np.unique(data.folds)) < 2:
         raise ValueError("cross-fitting needs out-of-fold predictions of two folds or more")
     fit = _fit_parts(data, EnsembleFit(average=average, recipes=dict(fixed or {})))  # type: ignore[arg-type]
-    averaged = blend(replace(fit, recipes=dict(fixed or {})), data.predictions)
+    averaged = blend(data.predictions, fixed, fit.average)
     weighted, calibrated = np.array(averaged), np.array(averaged)
     for fold in np.unique(data.folds):
         here = data.folds == fold
         part = _fit_parts(data.rows(~here), EnsembleFit(average=fit.average, recipes=dict(fixed or {})))
-        weighted[here] = blend(part, data.rows(here).predictions)
+        weighted[here] = blend(data.rows(here).predictions, part.recipes, part.average)
         calibrated[here] = calibrate(part, weighted[here])
     stages = {"even average": averaged, "weighted": weighted, "calibrated": calibrated}
     context = None
     if with_context:
         answers = cross_fitted_context(calibrated, data.grades, data.folds, prior, settings)
-        stages["context, fully trusted"] = trusted(EnsembleFit(), calibrated, answers)
+        stages["context, fully trusted"] = add_context(EnsembleFit(), calibrated, answers)
         stages["context"] = np.array(answers)
         for fold in np.unique(data.folds):
             here = data.folds == fold
             part = EnsembleFit(trust=_fit_trust(calibrated[~here], answers[~here], data.grades[~here]))
-            stages["context"][here] = trusted(part, calibrated[here], answers[here])
+            stages["context"][here] = add_context(part, calibrated[here], answers[here])
         fit = replace(fit, trust=_fit_trust(calibrated, answers, data.grades))
         if ablation:
             uncalibrated = cross_fitted_context(weighted, data.grades, data.folds, prior, settings)
@@ -117,7 +117,7 @@ def _fit_parts(data: OutOfFold, start: EnsembleFit) -> EnsembleFit:
         mine = {n: v for n, v in data.predictions.items() if np.isfinite(v[:, columns]).any() and n not in recipes}
         recipes.update(_fit_weights(mine, data.grades, columns, start))
     fit = replace(start, recipes=recipes)
-    log_p = blend(fit, data.predictions)
+    log_p = blend(data.predictions, fit.recipes, fit.average)
     calibration: dict[str, Calibration] = {}
     for family, columns in FAMILY_COLUMNS.items():
         rows, grades = _graded(log_p[:, columns], data.grades[:, columns])
@@ -134,7 +134,7 @@ def _fit_trust(own: np.ndarray, context: np.ndarray, grades: np.ndarray) -> dict
             continue
         losses = {}
         for share in _TRUST:
-            mixed = trusted(EnsembleFit(trust={family.value: share}), own, context)[:, columns]
+            mixed = add_context(EnsembleFit(trust={family.value: share}), own, context)[:, columns]
             mixed = np.where(np.isfinite(own[:, columns]), mixed, np.nan)
             losses[share] = weighted_loss(*_graded(mixed, grades[:, columns]))
         best[family.value] = min(losses, key=lambda share: losses[share])
@@ -154,7 +154,7 @@ def _fit_weights(
         return dict(zip(names, (shares / shares.sum()).tolist(), strict=True))
 
     def loss(values: np.ndarray) -> float:
-        log_p = blend(replace(start, recipes=weights(values)), {n: v[:, columns] for n, v in predictions.items()})
+        log_p = blend({n: v[:, columns] for n, v in predictions.items()}, weights(values), start.average)
         rows, known = _graded(log_p, grades[:, columns])
         return weighted_loss(rows, known) + 1e-3 * float((values**2).sum())
 

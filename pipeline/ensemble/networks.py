@@ -2,41 +2,32 @@
 
 All networks compute in float32, on a GPU too: that half precision gives the same grades there was never measured.
 
-This is where stages two to four are called. Each is imported when the weights have a network for it, so a run
-without weights needs no torch.
+Stages two to four are imported when the weights have a network for them, so a run without weights needs no torch.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from pipeline.competition import Problem
 from pipeline.config import ConfigError, from_dict
-from pipeline.device import limit_torch_threads
+from pipeline.device import GpuFallback, limit_torch_threads
 from pipeline.labels import CELLS, GRADES, LEVELS, Family
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from pipeline.cubes import CubeSettings, StudyCubes
+    from pipeline.cubes import Cubes, CubeSettings, StudyCubes
     from pipeline.landmarks.landmarks import Landmarks
     from pipeline.landmarks.predict import LandmarkPredictor
     from pipeline.volumes import StudyVolumes
 
-Cubes = dict[str, "StudyCubes"]
-"""A study's cubes by the ``repr`` of the settings they were cut with: networks may look through different windows."""
-
 MOST_PIXELS = 2**28
 """Of all cubes of one study: a gigabyte, ten times what the largest preset's networks look at."""
-
-_broken: set[str] = set()
-"""GPUs of this process that failed for another reason than memory: after that, nothing on them works."""
 
 
 class Grader(Protocol):
@@ -46,15 +37,24 @@ class Grader(Protocol):
         """(25, 3) log probabilities; NaN rows where it has no input."""
 
 
-@dataclass(frozen=True)
 class Networks:
-    """The members of a manifest whose files were verified; picklable, it holds paths and no tensors.
+    """The members of a manifest whose files were verified.
 
-    What it says of them counts to the end of the run: the manifest is not read again.
+    What it says of them counts to the end of the run: the manifest is not read again. It can be sent to another
+    process, which then loads the networks anew.
+
+    Args:
+        manifest: of the weights.
+        members: those that can be used.
     """
 
-    manifest: Manifest
-    members: tuple[Member, ...]
+    def __init__(self, manifest: Manifest, members: tuple[Member, ...]) -> None:
+        self.manifest, self.members = manifest, members
+        self._gpus = GpuFallback(self._free)
+        self._grader, self._finder = functools.cache(self.load_grader), functools.cache(self.load_finder)
+
+    def __reduce__(self) -> tuple[type[Networks], tuple[Manifest, tuple[Member, ...]]]:
+        return type(self), (self.manifest, self.members)
 
     @classmethod
     def open(cls, manifest: Manifest) -> tuple[Networks, list[Problem]]:
@@ -67,12 +67,12 @@ class Networks:
         def refuse(name: str, error: ValueError) -> None:
             problems.append(Problem("", None, name, "weights-refused", str(error)))
 
-        windows: dict[tuple[str, str], int] = {}
+        windows: dict[tuple[str, CubeSettings], int] = {}
         for member in manifest.members:
             try:
                 member.read(manifest.folder)
                 if member.task not in LANDMARK_TASKS:
-                    windows[member.task, repr(_cube_settings(member))] = _cube_pixels(member)
+                    windows[member.task, _cube_settings(member)] = _cube_pixels(member)
                     if (pixels := sum(windows.values())) > MOST_PIXELS:
                         windows.popitem()
                         raise WeightsError(
@@ -103,6 +103,10 @@ class Networks:
         """The condition family a grader grades."""
         return Family(self.named(name).task)
 
+    def cube_settings(self, name: str) -> CubeSettings:
+        """How the cubes of a grader are cut."""
+        return _cube_settings(self.named(name))
+
     def find_landmarks(
         self, volumes: StudyVolumes, names: Sequence[str], device: str, threads: int
     ) -> tuple[Landmarks, tuple[Problem, ...]]:
@@ -126,61 +130,64 @@ class Networks:
     def _find(
         self, volumes: StudyVolumes, names: Sequence[str], device: str, threads: int
     ) -> tuple[Landmarks, tuple[Problem, ...]]:
-        """Out of memory on the GPU, half as many slices are looked at at a time, once more there, then on the CPU."""
+        from pipeline.landmarks.sagittal import SLICES_A_BATCH
+
         limit_torch_threads(threads)
-        points: Landmarks | None = None
-        for parts in (1, 2):
-            if device == "cpu" or device in _broken or points is not None:
-                break
-            try:
-                finder = self._finder(names, device)
-                finder.batch //= parts  # for good: what did not fit once will not fit the next time
-                points = finder.predict(volumes)
-            except RuntimeError as error:
-                _after_failure(error, device)
-        if points is None:
-            points = self._finder(names, "cpu").predict(volumes)
-        notes = tuple(Problem(volumes.study_id, None, None, "landmarks", note) for note in points.notes)
-        return points, notes
+
+        def find(where: str, parts: int) -> Landmarks:
+            return self._finder(tuple(names), where).predict(volumes, max(SLICES_A_BATCH // parts, 1))
+
+        points = self._gpus.run("landmarks", device, find)
+        return points, tuple(Problem(volumes.study_id, None, None, "landmarks", note) for note in points.notes)
 
     def cut(self, volumes: StudyVolumes, points: Landmarks, names: Sequence[str]) -> Cubes:
         """Stage three: the cubes that the graders ``names`` look at."""
         from pipeline.cubes import cut_cubes
 
-        wanted: dict[str, tuple[CubeSettings, set[Family]]] = {}
+        families: dict[CubeSettings, set[Family]] = {}
         for name in names:
-            settings = _cube_settings(self.named(name))
-            wanted.setdefault(repr(settings), (settings, set()))[1].add(self.family(name))
-        return {key: cut_cubes(volumes, points, settings, families) for key, (settings, families) in wanted.items()}
+            families.setdefault(self.cube_settings(name), set()).add(self.family(name))
+        return {settings: cut_cubes(volumes, points, settings, wanted) for settings, wanted in families.items()}
 
     def grade(self, name: str, cubes: Cubes, device: str, threads: int) -> np.ndarray:
-        """Stage four: (25, 3) log probabilities of one grader; NaN rows where it has no cube or another family.
-
-        Out of memory on the GPU, the study's cells are graded in two halves, once more on the GPU, then on the CPU.
-        """
+        """Stage four: (25, 3) log probabilities of one grader; NaN rows where it has no cube or another family."""
         from pipeline.severity.predict import over_numberings
 
         limit_torch_threads(threads)
-        own = cubes[repr(_cube_settings(self.named(name)))]
-        return over_numberings(self._grade(self.named(name), own, device), own.numbering)
+        own = cubes[self.cube_settings(name)]
+        answer = self._gpus.run(
+            name, device, lambda where, parts: predict_in_parts(self._grader(name, where), own, parts)
+        )
+        return over_numberings(answer, own.numbering)
 
-    def _grade(self, member: Member, own: StudyCubes, device: str) -> np.ndarray:
-        """(25, 3) log probabilities of the cells as they are called."""
-        folder = self.manifest.folder
-        attempts = [(device, 1), (device, 2)] if device != "cpu" and device not in _broken else []
-        for where, parts in attempts:
-            try:
-                return predict_in_parts(_grader(folder, member, where), own, parts)
-            except RuntimeError as error:
-                _after_failure(error, where)
-                if where in _broken:
-                    break
-        return predict_in_parts(_grader(folder, member, "cpu"), own, 2 if attempts else 1)
+    def load_grader(self, name: str, device: str) -> Grader:
+        """The network of a grader on a device, read from its file.
 
-    def _finder(self, names: Sequence[str], device: str) -> LandmarkPredictor:
-        return _finder(self.manifest.folder, tuple(map(self.named, names)), device)
+        Raises:
+            WeightsError: the file is not what the manifest records, or settings or tensors make no classifier.
+        """
+        from pipeline.severity.predict import load_member
 
-    def combine(self, predictions: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return load_member(self.manifest.folder, self.named(name), device)
+
+    def load_finder(self, names: tuple[str, ...], device: str) -> LandmarkPredictor:
+        """The point networks of these names on a device, read from their files.
+
+        Raises:
+            WeightsError: likewise.
+        """
+        from pipeline.landmarks.load import make_predictor
+
+        return make_predictor(self.manifest.folder, [self.named(name) for name in names], device)
+
+    def _free(self) -> None:
+        import torch
+
+        self._grader.cache_clear()
+        self._finder.cache_clear()
+        torch.cuda.empty_cache()
+
+    def combine(self, predictions: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Blend the members' log probabilities, calibrate, and let the study's own cells fill what is missing.
 
         Returns:
@@ -189,25 +196,6 @@ class Networks:
         from pipeline.ensemble.combine import combine
 
         return combine(self.manifest, predictions)
-
-    def load_cubes(self, path: Path, names: Sequence[str]) -> Cubes | None:
-        """What :meth:`keep_cubes` wrote, if it is there and holds all that the graders ``names`` look at."""
-        from pipeline.cubes.kept import load_cubes
-
-        cubes = load_cubes(path)
-        if cubes is None or any(repr(_cube_settings(self.named(name))) not in cubes for name in names):
-            return None
-        return cubes
-
-    def keep_cubes(self, path: Path, cubes: Cubes) -> None:
-        """Keep a study's cubes for later rounds.
-
-        Raises:
-            OSError: they cannot be written.
-        """
-        from pipeline.cubes.kept import save_cubes
-
-        save_cubes(path, cubes)
 
 
 def _cube_settings(member: Member) -> CubeSettings:
@@ -248,31 +236,3 @@ def predict_in_parts(grader: Grader, cubes: StudyCubes, parts: int) -> np.ndarra
             known = np.isfinite(answer).all(1)
             result[known] = answer[known]
     return result
-
-
-def _after_failure(error: RuntimeError, device: str) -> None:
-    """Free memory where there was too little; remember a GPU that failed otherwise."""
-    import torch
-
-    text = str(error).lower()
-    short = isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "alloc" in text
-    if not short:
-        _broken.add(device)
-        return
-    _grader.cache_clear()
-    _finder.cache_clear()
-    torch.cuda.empty_cache()
-
-
-@functools.lru_cache(maxsize=64)
-def _finder(folder: Path, members: tuple[Member, ...], device: str) -> LandmarkPredictor:
-    from pipeline.landmarks.load import make_predictor
-
-    return make_predictor(folder, members, device)
-
-
-@functools.lru_cache(maxsize=256)
-def _grader(folder: Path, member: Member, device: str) -> Grader:
-    from pipeline.severity.predict import load_member
-
-    return load_member(folder, member, device)

@@ -87,13 +87,17 @@ class LandmarkPredictor:
         self.settings = settings or LandmarkSettings()
         self.sagittal = _ready(sagittal, self.device)
         self.axial = _ready(axial, self.device)
-        self.batch = SLICES_A_BATCH
 
-    def predict(self, study: StudyVolumes) -> Landmarks:
-        """Find the points of one study; a study in which nothing is found gives empty landmarks and says why."""
+    def predict(self, study: StudyVolumes, batch: int = SLICES_A_BATCH) -> Landmarks:
+        """Find the points of one study; a study in which nothing is found gives empty landmarks and says why.
+
+        Args:
+            study: its volumes.
+            batch: at most so many slices go through the network at a time.
+        """
         table = _Table(study.study_id)
         notes: list[str] = []
-        canal = self._sagittal(study, table, notes)
+        canal = self._sagittal(study, table, notes, batch)
         axial = study.of_kind(SeriesKind.AXIAL_T2)
         if axial:
             if canal is None:
@@ -105,7 +109,7 @@ class LandmarkPredictor:
             self._axial(axial, canal, guessed, table, notes)
         return table.landmarks(tuple(notes))
 
-    def _sagittal(self, study: StudyVolumes, table: _Table, notes: list[str]) -> np.ndarray | None:
+    def _sagittal(self, study: StudyVolumes, table: _Table, notes: list[str], batch: int) -> np.ndarray | None:
         """Fill canal and foraminal points; returns (5, 3) canal points in mm or None."""
         if self.sagittal is None:
             return None
@@ -114,7 +118,7 @@ class LandmarkPredictor:
             shown = [volume for volume in study.of_kind(kind) if np.ptp(volume.pixels) > 0]
             notes.extend(f"series {v.series_id} is blank" for v in study.of_kind(kind) if v not in shown)
             notes.extend(_impossible_field(volume) for volume in shown if field_mm(volume) > WIDEST_FIELD_MM)
-            outputs[kind] = [run_network(self.sagittal, volume, self.device, self.batch) for volume in shown]
+            outputs[kind] = [run_network(self.sagittal, volume, self.device, batch) for volume in shown]
         t2, t1 = outputs[SeriesKind.SAGITTAL_T2], outputs[SeriesKind.SAGITTAL_T1]
         decode = self.settings.decode
         canal = _best([canal_points(output, decode) for output in t2 if sees_canal(output, VISIBLE_CANAL_T2)])

@@ -21,7 +21,7 @@ LEAST_MEASURED = 3
 WINDOW = 9
 """The multiple is the median over so many studies: a machine may become loaded, or free, while the run goes on."""
 HEADROOM = 1.25
-"""A study is begun if this many times its expected seconds are left."""
+"""A study is started if this many times its expected seconds are left."""
 RESERVE_SECONDS = 5.0
 """Kept back at the end of a time budget for the last writing of the files and for ending the workers."""
 RESERVE_STARTS = 2.0
@@ -67,10 +67,10 @@ class Pace:
         else:
             self._multiples.append(seconds / task.expected)
 
-    def begun(self, task: StudyTask) -> StudyTask | None:
+    def with_deadline(self, task: StudyTask) -> StudyTask | None:
         """The task with its deadline and the machine's slowness, or None if not even its first network would be done.
 
-        Until enough is measured everything is begun that there is time for at all: there is nothing to lose by it.
+        Until enough is measured, everything is started that there is time for at all: there is nothing to lose by it.
         """
         deadline = self.schedule.workers_deadline(self.slowness)
         if deadline is None:

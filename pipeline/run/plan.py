@@ -5,16 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipeline.competition import StudyRef
 from pipeline.labels import Family
-from pipeline.run.task import StudyTask
+from pipeline.run.task import Grader, StudyNetworks, StudyTask
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.weights.seen import study_hash
-
-if TYPE_CHECKING:
-    from pipeline.ensemble.networks import Networks
 
 READ_COST = 0.6
 """Seconds on one idle CPU thread to read a study and to cut its cubes."""
@@ -45,7 +41,7 @@ class Plan:
 
 def make_plan(
     studies: Sequence[StudyRef],
-    networks: Networks | None,
+    networks: StudyNetworks | None,
     in_rounds: bool,
     guard: bool,
     seconds: float,
@@ -99,11 +95,10 @@ def make_plan(
             if number and not members:
                 continue
             later = tuple(member.name for rest in mine[number + 1 :] for member in rest)
-            names = tuple(member.name for member in members)
-            costs = tuple(member.seconds_per_study for member in members)
+            run_now = tuple(Grader(member.name, member.seconds_per_study) for member in members)
             base_cost = CUBES_COST if number else READ_COST + sum(finding_cost[name] for name in points)
             never = guarded if guard else frozenset()
-            task = StudyTask(study, points, names, later, never, seconds, costs, base_cost)
+            task = StudyTask(study, points, run_now, later, never, seconds, base_cost)
             rounds[number].append(task)
     full = tuple(tuple(tasks) for tasks in rounds if tasks)
     return Plan(full, len(everyone), kept_out, tuple(sorted(unrecorded)))

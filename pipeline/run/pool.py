@@ -7,6 +7,7 @@ taken back when the time is over, and the seconds of every study are its own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -40,7 +41,7 @@ class Pool(Protocol):
     def busy(self) -> int:
         """How many are under way."""
 
-    def start(self, task: StudyTask, bench: Workbench) -> None:
+    def start(self, task: StudyTask) -> None:
         """Begin a study."""
 
     def finished(self, seconds: float) -> list[Finished]:
@@ -60,8 +61,9 @@ class Pool(Protocol):
 class WorkerPool:
     """Worker processes. They stay from round to round, with their networks loaded, and come anew after a death."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, bench: Workbench, workers: int) -> None:
         self.workers = workers
+        self._threads, self._begin = bench.threads, functools.partial(_begin, bench)
         self._running: dict[Future[StudyResult], tuple[StudyTask, float]] = {}
         self._executor: ProcessPoolExecutor | None = None
 
@@ -73,9 +75,9 @@ class WorkerPool:
     def busy(self) -> int:
         return len(self._running)
 
-    def start(self, task: StudyTask, bench: Workbench) -> None:
-        self._executor = open_executor(self.workers, bench.threads)
-        future = self._executor.submit(grade_study, task, bench)
+    def start(self, task: StudyTask) -> None:
+        self._executor = open_executor(self.workers, self._threads, self._begin)
+        future = self._executor.submit(_grade, task)
         self._running[future] = task, time.monotonic()
 
     def finished(self, seconds: float) -> list[Finished]:
@@ -108,7 +110,8 @@ class WorkerPool:
 class SameProcess:
     """No workers: a study is graded where it is started. Nothing can end it from outside."""
 
-    def __init__(self) -> None:
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
         self._found: list[Finished] = []
 
     @property
@@ -119,9 +122,9 @@ class SameProcess:
     def busy(self) -> int:
         return len(self._found)
 
-    def start(self, task: StudyTask, bench: Workbench) -> None:
+    def start(self, task: StudyTask) -> None:
         began = time.monotonic()
-        result = grade_study(task, bench)
+        result = grade_study(task, self._bench)
         self._found.append(Finished(task, result, time.monotonic() - began))
 
     def finished(self, seconds: float) -> list[Finished]:  # noqa: ARG002  # there is nothing to wait for
@@ -133,3 +136,17 @@ class SameProcess:
 
     def kill(self) -> None:
         self._found.clear()
+
+
+_bench: Workbench | None = None
+"""Of this worker process: with the networks that it has loaded, so a study brings only its task."""
+
+
+def _begin(bench: Workbench) -> None:
+    global _bench  # a process is given what it works with once, and this is where it can be kept
+    _bench = bench
+
+
+def _grade(task: StudyTask) -> StudyResult:
+    assert _bench is not None, "open_executor calls _begin first"
+    return grade_study(task, _bench)

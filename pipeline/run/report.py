@@ -8,17 +8,22 @@ import functools
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
+
+import numpy as np
 
 from pipeline.competition import Problem
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELLS, row_id
 from pipeline.names import guarded, shown_all
 from pipeline.run.result import StudyResult
+from pipeline.scoring.metric import Score
 from pipeline.submission import ROW_ORDER
+from pipeline.weights.manifest import Manifest, Member
 
 PROVENANCE_COLUMNS = (
     "row_id",
@@ -133,6 +138,7 @@ class RunReport:
     written: str
     ended_early: str | None
     resumed: int
+    score: Score | None
     extra: Mapping[str, Any]
 
     def line(self) -> str:
@@ -182,9 +188,59 @@ def write_run_json(path: Path, report: RunReport) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    content = {**asdict(report), **report.extra, "versions": versions()}
+    score = None if report.score is None else report.score.to_dict()
+    content = {**asdict(replace(report, score=None)), **report.extra, "score": score, "versions": versions()}
     del content["extra"]
     write_text(path, json.dumps(shown_all(content), indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def describe_weights(manifest: Manifest, members: Sequence[Member]) -> dict[str, Any]:
+    """What the report says of a set of weights and of the networks of it that were used."""
+    return {
+        "set": manifest.set,
+        "description": manifest.description,
+        "folder": str(manifest.folder),
+        "members": [
+            {"name": m.name, "task": m.task, "fold": m.fold, "sha256": m.sha256, "score": m.score} for m in members
+        ],
+    }
+
+
+class Tally:
+    """Counts over results; a study that comes again in a later round counts once."""
+
+    def __init__(self) -> None:
+        self.problems: Counter[str] = Counter()
+        self.faulty: set[str] = set()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.devices: Counter[str] = Counter()
+        self.rows: Counter[str] = Counter()
+        self.first_failure: str | None = None
+        self._before: dict[str, tuple[int, dict[str, float], tuple[str, ...]]] = {}
+
+    def note(self, problem: Problem, log: TextIO) -> None:
+        """Count a problem and write its line."""
+        self.problems[problem.what] += 1
+        if problem.study_id and problem.what != NOTE:
+            self.faulty.add(problem.study_id)
+        if problem.what == "study-failed" and self.first_failure is None:
+            self.first_failure = problem.detail
+        log.write(f"{problem}\n")
+
+    def add(self, result: StudyResult, log: TextIO) -> None:
+        """Count what is new in a result."""
+        logged, spent, names = self._before.get(result.study_id, (0, {}, ()))
+        for problem in result.problems[logged:]:
+            self.note(problem, log)
+        log.flush()
+        for stage, seconds in result.seconds.items():
+            self.seconds[stage] += seconds - spent.get(stage, 0.0)
+        if result.device and result.study_id not in self._before:
+            self.devices[result.device] += 1
+        for name, values in result.predictions.items():
+            if name not in names:
+                self.rows[name] += int(np.isfinite(values).all(1).sum())
+        self._before[result.study_id] = (len(result.problems), result.seconds, tuple(result.predictions))
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -160,6 +160,15 @@ class StudyResult:
         )
         if not whole:
             raise ValueError("its parts contradict each other")
+
+
+def fall_back(previous: StudyResult | None, study_id: str, reason: Reason, detail: str) -> StudyResult:
+    """What earlier rounds gave, with the reason on the rows that they did not reach; else a study without grades."""
+    problem = Problem(study_id, None, None, str(reason).replace(" ", "-"), detail)
+    if previous is None:
+        return StudyResult.fallen_back(study_id, reason, (problem,))
+    kept = tuple(None if old is None else reason for old in previous.reason)
+    return replace(previous, reason=kept, problems=(*previous.problems, problem))
 
 
 def _packed(values: np.ndarray) -> str:

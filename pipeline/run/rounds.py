@@ -22,12 +22,11 @@ from tqdm import tqdm
 
 from pipeline.console import end_signals
 from pipeline.parallel import why_no_workers
-from pipeline.run.board import Board
 from pipeline.run.pace import Pace, Schedule
 from pipeline.run.pool import Pool, SameProcess, WorkerPool
-from pipeline.run.result import Reason, StudyResult
-from pipeline.run.study import fallen
+from pipeline.run.result import Reason, StudyResult, fall_back
 from pipeline.run.task import StudyTask, Workbench
+from pipeline.run.work import WorkFolder
 
 
 class Stop(BaseException):
@@ -41,40 +40,41 @@ class Stop(BaseException):
 
 @dataclass
 class Run:
-    """One run: give it rounds of tasks, it keeps the board up to date and remembers how it ended."""
+    """One run: give it rounds of tasks, it hands every result to ``take`` and remembers how it ended.
 
-    board: Board
-    bench: Workbench
+    ``unsaved`` are the results that could not be kept in the work folder.
+    """
+
+    work: WorkFolder
     pace: Pace
     pool: Pool
+    take: Callable[[StudyResult], None]
     quiet: bool = False
     ended_by: Stop | None = None
     unsaved: dict[str, StudyResult] = field(default_factory=dict)
-    progress: Callable[[StudyResult], None] | None = None
     _networks: int = 0
     _later: list[StudyTask] = field(default_factory=list)
 
     @classmethod
     def open(
         cls,
-        board: Board,
         bench: Workbench,
         schedule: Schedule,
         workers: int,
+        take: Callable[[StudyResult], None],
         quiet: bool = False,
-        progress: Callable[[StudyResult], None] | None = None,
     ) -> Run:
         """A run on so many workers. One alone needs no process, unless the end of the time may have to end it.
 
         Where the system has none, it does without: what hangs in compiled code is then not ended.
         """
         alone = workers == 1 and (schedule.minutes is None or why_no_workers() is not None)
-        pool = SameProcess() if alone else WorkerPool(workers)
-        return cls(board, bench, Pace(schedule, workers), pool, quiet, progress=progress)
+        pool = SameProcess(bench) if alone else WorkerPool(bench, workers)
+        return cls(bench.work, Pace(schedule, workers), pool, take, quiet)
 
     def rounds(self, rounds: Sequence[Sequence[StudyTask]]) -> None:
         """Run every round, or as many as the time allows; returns when all is done or the end was called."""
-        self._networks = len({name for tasks in rounds for task in tasks for name in task.graders})
+        self._networks = len({name for tasks in rounds for task in tasks for name in task.names})
         try:
             with _signals():
                 for number, tasks in enumerate(rounds):
@@ -90,7 +90,7 @@ class Run:
         with tqdm(total=len(pending), desc=title, unit="study", disable=self.quiet, mininterval=1.0) as bar:
             while pending:
                 try:
-                    for result in self._results(list(pending.values()), self.pool):
+                    for result in self._results(list(pending.values())):
                         del pending[result.study_id]
                         self._take(result, bar, pending)
                 except BrokenProcessPool:
@@ -98,10 +98,10 @@ class Run:
 
     def _after_a_death(self, pending: dict[str, StudyTask], bar: tqdm[Any]) -> None:
         """Keep what was finished, and run the studies that were under way alone, one after the other."""
-        work = self.bench.work
+        work = self.work
         for study_id, task in list(pending.items()):
             result = work.load(task.study)
-            if result is not None and set(task.graders) <= set(result.done) and not work.was_started(task.study):
+            if result is not None and set(task.names) <= set(result.done) and not work.was_started(task.study):
                 del pending[study_id]
                 self._take(result, bar, pending)
         suspects = [task for task in pending.values() if work.was_started(task.study)]
@@ -110,11 +110,11 @@ class Run:
             suspects = list(pending.values())[:1]
         for task in suspects:
             try:
-                results = list(self._results([task], self.pool))
+                results = list(self._results([task]))
             except BrokenProcessPool:
                 crowded = False
                 detail = "the process that read or graded the study alone was killed"
-                results = [fallen(work.load(task.study), task.study, Reason.WORKER_DIED, detail)]
+                results = [fall_back(work.load(task.study), task.study.study_id, Reason.WORKER_DIED, detail)]
                 with contextlib.suppress(OSError):
                     work.save(task.study, results[0], work.fingerprint(task.study))
                 work.mark_ended(task.study)
@@ -124,21 +124,21 @@ class Run:
         if crowded:  # each can be graded alone, so together they need more memory than there is
             self.pace.workers = self.pool.halve()
 
-    def _results(self, tasks: Sequence[StudyTask], pool: Pool) -> Iterator[StudyResult]:
+    def _results(self, tasks: Sequence[StudyTask]) -> Iterator[StudyResult]:
         """Results as they come.
 
         Raises:
             Stop: the time is over, or too short for any of what is left.
             BrokenProcessPool: a worker died.
         """
-        waiting = deque(tasks)
+        waiting, pool = deque(tasks), self.pool
         while waiting or pool.busy:
             while waiting and pool.free:
-                task = self.pace.begun(waiting[0])
+                task = self.pace.with_deadline(waiting[0])
                 if task is None:
                     break
                 waiting.popleft()
-                pool.start(task, self.bench)
+                pool.start(task)
             finished = pool.finished(self.pace.seconds_left) if pool.busy else []
             if not finished:
                 raise Stop(Reason.TIME_OVER)
@@ -147,18 +147,15 @@ class Run:
                 yield result
 
     def _take(self, result: StudyResult, bar: tqdm[Any], pending: Mapping[str, StudyTask]) -> None:
-        self.board.update(result)
         if any(problem.what == "result-not-kept" for problem in result.problems):
             self.unsaved[result.study_id] = result
-        if self.progress is not None:
-            self.progress(result)
-        self.board.write()
+        self.take(result)
         bar.set_postfix_str(self._progress(pending), refresh=False)
         bar.update()
 
     def _progress(self, pending: Mapping[str, StudyTask]) -> str:
         left = [*pending.values(), *self._later]
-        waiting = {name for task in left for name in task.graders}
+        waiting = {name for task in left for name in task.names}
         parts = [f"{self._networks - len(waiting)}/{self._networks} networks done"] if self._networks else []
         if self.pace.schedule.minutes is not None:
             parts.append(f"{max(self.pace.seconds_left, 0) / 60:.1f} min of the budget left")

@@ -10,39 +10,29 @@ import contextlib
 import os
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.competition import Problem, StudyRef
+from pipeline.cubes.kept import load_cubes, save_cubes
 from pipeline.device import limit_threads
 from pipeline.labels import CELLS, GRADES, NEEDED, Family, SeriesKind
 from pipeline.run.alarm import StudyTimeout, alarm
-from pipeline.run.result import Reason, Source, StudyResult
-from pipeline.run.task import StudyTask, Workbench
+from pipeline.run.result import Reason, Source, StudyResult, fall_back
+from pipeline.run.task import Grader, StudyNetworks, StudyTask, Workbench
 from pipeline.run.work import work_device
 from pipeline.tables import guarded_frame
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from pipeline.cubes import Cubes
     from pipeline.volumes import StudyVolumes
 
 GRACE_SECONDS = 1.0
 """A network that runs when the time is over may take this much longer to end."""
-
-
-@dataclass(frozen=True)
-class _Findings:
-    """What does not depend on the graders: the facts of the study that later rounds take over."""
-
-    reason: tuple[Reason, ...]
-    series: tuple[tuple[str, ...], ...]
-    landmarks: str
-    landmark_members: tuple[str, ...]
-    problems: tuple[Problem, ...]
 
 
 def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
@@ -59,9 +49,9 @@ def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
             result = _grade(task, bench, previous, work.cubes(study, fingerprint), watch)
     except StudyTimeout:
         reason = Reason.TIME_OVER if _is_over(task) else Reason.STUDY_TOO_SLOW
-        result = fallen(previous, study, reason, f"not done after {time.monotonic() - started:.0f} s")
+        result = fall_back(previous, study.study_id, reason, f"not done after {time.monotonic() - started:.0f} s")
     except Exception as error:  # anything a study or a network can raise
-        result = fallen(previous, study, Reason.STUDY_FAILED, describe(error))
+        result = fall_back(previous, study.study_id, Reason.STUDY_FAILED, describe(error))
     result = replace(result, problems=(*result.problems, *lost))
     try:
         work.save(study, result, fingerprint)
@@ -80,77 +70,128 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}{where}: {text}"
 
 
+@dataclass(frozen=True)
+class _Findings:
+    """What does not depend on the graders: the facts of the study that later rounds take over."""
+
+    reason: tuple[Reason, ...]
+    series: tuple[tuple[str, ...], ...]
+    landmarks: str
+    landmark_members: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass
+class _Answers:
+    """What the graders said, which were run or tried, and the families and problems of those that failed."""
+
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
+    tried: list[str] = field(default_factory=list)
+    failed: set[Family] = field(default_factory=set)
+    problems: list[Problem] = field(default_factory=list)
+
+
 def _grade(
     task: StudyTask, bench: Workbench, previous: StudyResult | None, cubes_at: Path, watch: Callable[[float], None]
 ) -> StudyResult:
-    from pipeline.volumes import read_study
-
-    study, networks = task.study, bench.networks
-    if not study.series:
-        return StudyResult.fallen_back(study.study_id, Reason.STUDY_ABSENT)
+    """Stages one to four, one and two only where no earlier round has kept the cubes."""
+    if not task.study.series:
+        return StudyResult.fallen_back(task.study.study_id, Reason.STUDY_ABSENT)
     limit_threads(bench.threads)
+    networks = bench.networks
     clock = _Clock() if previous is None else _Clock(dict(previous.seconds))
     device = work_device(bench.device, bench.work, bench.run) if networks is not None else ""
     done = () if previous is None else previous.done
-    costs = dict(zip(task.graders, task.costs, strict=False))
-    graders = [name for name in task.graders if name not in done]
-    wanted = (*graders, *task.later)
-    kept = None if networks is None or previous is None else networks.load_cubes(cubes_at, wanted)
-    if kept is not None and previous is not None:
-        cubes, findings = kept, _findings_of(previous)
+    graders = [grader for grader in task.graders if grader.name not in done]
+    wanted = (*(grader.name for grader in graders), *task.later)
+    cubes = None if networks is None or previous is None else _kept_cubes(networks, cubes_at, wanted)
+    if cubes is not None and previous is not None:
+        findings = _findings_of(previous)
         clock.lap("cubes")
     else:
-        watch(
-            min(_seconds_left(task), bench.limits.study_seconds)
-        )  # a decoder that hangs need not have all of the study's seconds
-        volumes = read_study(study, bench.limits)
-        watch(_seconds_left(task))
-        clock.lap("read")
-        if networks is None or not task.landmarks:
-            findings = _find(task, volumes, None, "", (), ())
-            return _result(task, bench, findings, {}, (), set(), clock, device, previous)
-        points, notes = networks.find_landmarks(volumes, task.landmarks, device, bench.threads)
-        clock.lap("landmarks")
-        cubes = networks.cut(volumes, points, wanted)
-        clock.lap("cubes")
-        table = guarded_frame(points.to_frame()).to_csv(index=False)
-        findings = _find(task, volumes, points.found, table, tuple(points.series_id), notes)
-        if task.later and bench.work.has_room(bench.keep_gib):
+        # A decoder that hangs need not have all of the study's seconds.
+        watch(min(_seconds_left(task), bench.limits.study_seconds))
+        findings, cubes = _look(task, bench, wanted, device, clock, watch)
+        if cubes is not None and task.later and bench.work.has_room(bench.keep_gib):
             with contextlib.suppress(OSError):
-                networks.keep_cubes(cubes_at, cubes)
-    predictions: dict[str, np.ndarray] = {}
-    tried: list[str] = []
-    failed: set[Family] = set()
-    for name in graders:
-        if task.deadline is not None and time.monotonic() + task.slowness * costs.get(name, 0.0) >= task.deadline:
+                save_cubes(cubes_at, cubes)
+    answers = _Answers()
+    if networks is not None and cubes is not None:
+        answers = _ask(task, networks, graders, cubes, device, bench.threads, clock)
+    return _result(task, networks, findings, answers, clock, device, previous)
+
+
+def _kept_cubes(networks: StudyNetworks, path: Path, names: Sequence[str]) -> Cubes | None:
+    """The cubes that an earlier round has kept, if all that the graders ``names`` look at is among them."""
+    cubes = load_cubes(path)
+    return cubes if cubes is not None and {networks.cube_settings(name) for name in names} <= cubes.keys() else None
+
+
+def _look(
+    task: StudyTask,
+    bench: Workbench,
+    wanted: Sequence[str],
+    device: str,
+    clock: _Clock,
+    watch: Callable[[float], None],
+) -> tuple[_Findings, Cubes | None]:
+    """Stages one to three: read, find the points, cut; no cubes where no network may find points."""
+    from pipeline.volumes import read_study
+
+    volumes = read_study(task.study, bench.limits)
+    watch(_seconds_left(task))
+    clock.lap("read")
+    if bench.networks is None or not task.landmarks:
+        return _find(task, volumes, None, "", (), ()), None
+    points, notes = bench.networks.find_landmarks(volumes, task.landmarks, device, bench.threads)
+    clock.lap("landmarks")
+    cubes = bench.networks.cut(volumes, points, wanted)
+    clock.lap("cubes")
+    table = guarded_frame(points.to_frame()).to_csv(index=False)
+    return _find(task, volumes, points.found, table, tuple(points.series_id), notes), cubes
+
+
+def _ask(
+    task: StudyTask,
+    networks: StudyNetworks,
+    graders: Sequence[Grader],
+    cubes: Cubes,
+    device: str,
+    threads: int,
+    clock: _Clock,
+) -> _Answers:
+    """Stage four: every grader that would be done before the deadline."""
+    answers = _Answers()
+    for name, seconds in graders:
+        if task.deadline is not None and time.monotonic() + task.slowness * seconds >= task.deadline:
             continue  # a quicker one may still be done in time
-        tried.append(name)
+        answers.tried.append(name)
         try:
-            predictions[name] = networks.grade(name, cubes, device, bench.threads)  # type: ignore[union-attr]  # cubes come from it
+            answers.predictions[name] = networks.grade(name, cubes, device, threads)
         except StudyTimeout:
-            if not predictions or not _is_over(task):
+            if not answers.predictions or not _is_over(task):
                 raise
-            tried.remove(name)  # a later run has time for it; what the networks before it gave is kept
+            answers.tried.remove(name)  # a later run has time for it; what the networks before it gave is kept
             break
         except Exception as error:
-            problem = Problem(study.study_id, None, None, "network-failed", f"{name}: {describe(error)}")
-            findings = replace(findings, problems=(*findings.problems, problem))
-            failed.add(networks.family(name))  # type: ignore[union-attr]
+            detail = f"{name}: {describe(error)}"
+            answers.problems.append(Problem(task.study.study_id, None, None, "network-failed", detail))
+            answers.failed.add(networks.family(name))
         clock.lap("severity")
-    return _result(task, bench, findings, predictions, tuple(tried), failed, clock, device, previous)
+    return answers
 
 
 def _result(
     task: StudyTask,
-    bench: Workbench,
+    networks: StudyNetworks | None,
     findings: _Findings,
-    predictions: dict[str, np.ndarray],
-    tried: tuple[str, ...],
-    failed: set[Family],
+    answers: _Answers,
     clock: _Clock,
     device: str,
     previous: StudyResult | None,
 ) -> StudyResult:
+    """Blend the answers of this round and of those before, and say of every row where it comes from."""
+    predictions, tried = answers.predictions, tuple(answers.tried)
     if previous is not None:
         predictions = {**previous.predictions, **predictions}
         tried = (*previous.done, *(name for name in tried if name not in previous.done))
@@ -158,50 +199,59 @@ def _result(
         tuple(name for name, values in predictions.items() if np.isfinite(values[index]).all())
         for index in range(len(CELLS))
     )
-    probabilities = np.full((len(CELLS), len(GRADES)), np.nan)
-    source = [Source.PRIOR] * len(CELLS)
-    if bench.networks is not None and any(members):
-        probabilities, from_context = bench.networks.combine(predictions)
-        for index in range(len(CELLS)):
-            if members[index]:
-                source[index] = Source.MODEL
-            elif from_context[index]:
-                source[index] = Source.CONTEXT
+    probabilities, from_context = np.full((len(CELLS), len(GRADES)), np.nan), np.zeros(len(CELLS), bool)
+    if networks is not None and any(members):
+        probabilities, from_context = networks.combine(predictions)
         clock.lap("combine")
-    waiting: set[Family] = set()
-    graded: set[Family] = set()
-    if bench.networks is not None:
-        waiting = {bench.networks.family(name) for name in (*task.graders, *task.later) if name not in tried}
-        graded = waiting | {bench.networks.family(name) for name in tried}
-    reason: list[Reason | None] = []
-    for index, cell in enumerate(CELLS):
-        why: Reason | None = findings.reason[index]
-        if members[index]:
-            why = None
-        elif why in (Reason.NOT_SHOWN, Reason.TIME_OVER):
-            family = cell.condition.family
-            if family in waiting:
-                why = Reason.TIME_OVER
-            elif family in failed:
-                why = Reason.MODEL_FAILED
-            else:
-                why = Reason.NOT_SHOWN if family in graded else Reason.MODEL_ABSENT
-        reason.append(why)
+    source = tuple(
+        Source.MODEL if members[index] else Source.CONTEXT if from_context[index] else Source.PRIOR
+        for index in range(len(CELLS))
+    )
     return StudyResult(
         study_id=task.study.study_id,
         probabilities=probabilities,
-        source=tuple(source),
-        reason=tuple(reason),
+        source=source,
+        reason=_reasons(task, networks, findings, answers.failed, tried, members),
         members=members,
         series=tuple(ids if members[index] else () for index, ids in enumerate(findings.series)),
         done=tried,
         predictions=predictions,
         landmarks=findings.landmarks,
-        problems=findings.problems,
+        problems=(*findings.problems, *answers.problems),
         seconds=clock.seconds,
         device=device,
         landmark_members=findings.landmark_members,
     )
+
+
+def _reasons(
+    task: StudyTask,
+    networks: StudyNetworks | None,
+    findings: _Findings,
+    failed: set[Family],
+    tried: Sequence[str],
+    members: Sequence[tuple[str, ...]],
+) -> tuple[Reason | None, ...]:
+    """Why no network graded a row: what the study lacks, else what became of the networks of its family."""
+    waiting: set[Family] = set()
+    asked: set[Family] = set()
+    if networks is not None:
+        waiting = {networks.family(name) for name in (*task.names, *task.later) if name not in tried}
+        asked = waiting | {networks.family(name) for name in tried}
+    reasons: list[Reason | None] = []
+    for index, cell in enumerate(CELLS):
+        why, family = findings.reason[index], cell.condition.family
+        if members[index]:
+            reasons.append(None)
+        elif why not in (Reason.NOT_SHOWN, Reason.TIME_OVER):
+            reasons.append(why)
+        elif family in waiting:
+            reasons.append(Reason.TIME_OVER)
+        elif family in failed:
+            reasons.append(Reason.MODEL_FAILED)
+        else:
+            reasons.append(Reason.NOT_SHOWN if family in asked else Reason.MODEL_ABSENT)
+    return tuple(reasons)
 
 
 def _find(
@@ -249,15 +299,6 @@ def _findings_of(previous: StudyResult) -> _Findings:
         previous.landmark_members,
         previous.problems,
     )
-
-
-def fallen(previous: StudyResult | None, study: StudyRef, reason: Reason, detail: str) -> StudyResult:
-    """What earlier rounds gave, with the reason on the rows that they did not reach; else a study without grades."""
-    problem = Problem(study.study_id, None, None, str(reason).replace(" ", "-"), detail)
-    if previous is None:
-        return StudyResult.fallen_back(study.study_id, reason, (problem,))
-    kept = tuple(None if old is None else reason for old in previous.reason)
-    return replace(previous, reason=kept, problems=(*previous.problems, problem))
 
 
 def _is_over(task: StudyTask) -> bool:

@@ -1,38 +1,42 @@
-"""What the networks of a set of weights say of studies they have not seen, by the stages that ``submit.py`` runs."""
+"""What the networks of a set of weights say of studies they have not seen, by the run that ``submit.py`` makes."""
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.competition import Competition, StudyRef
 from pipeline.console import complain, say
-from pipeline.device import limit_threads, usable_gpus
-from pipeline.ensemble.combine import EnsembleFit, blend, recipe_of
+from pipeline.ensemble.combine import blend
 from pipeline.ensemble.networks import Networks
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, Family
-from pipeline.parallel import in_processes
+from pipeline.run.pace import Schedule
 from pipeline.run.plan import make_plan
+from pipeline.run.result import StudyResult
+from pipeline.run.rounds import Run
+from pipeline.run.settings import RunSettings
+from pipeline.run.task import Workbench
+from pipeline.run.work import WorkFolder
 from pipeline.scoring.oof import OofTable
-from pipeline.volumes import read_study
 from pipeline.weights.manifest import Manifest, WeightsError
 from pipeline.weights.seen import study_hash
 
-if TYPE_CHECKING:
-    from pipeline.run.task import StudyTask
-
-
-STUDIES_A_JOB = 10
+FAILURES = frozenset({"network-failed", "study-failed", "study-over-its-seconds", "worker-died"})
+"""Problems that take answers away which the networks should have given."""
 
 
 def predict_unseen(manifest: Manifest, studies: Sequence[StudyRef], workers: int = 1) -> dict[str, np.ndarray]:
     """(studies, 25, 3) log-probabilities by member, NaN where it has no input or has seen the study.
 
+    Studies of one id are one study, that of the first folder. What could not be graded is counted and named.
+
     Raises:
         WeightsError: no grader of the manifest can be used.
+        KeyboardInterrupt: the run was ended from outside.
     """
     networks, problems = Networks.open(manifest)
     for problem in problems:
@@ -40,22 +44,30 @@ def predict_unseen(manifest: Manifest, studies: Sequence[StudyRef], workers: int
     graders = [member.name for member in networks.members if member.task in list(Family)]
     if not graders:
         raise WeightsError(f"{manifest.folder}: no severity network to evaluate")
-    plan = make_plan(studies, networks, in_rounds=False, guard=True, seconds=0)
-    if line := plan.guard_line(len(studies)):
+    places: dict[str, list[int]] = {}
+    for place, study in enumerate(studies):
+        places.setdefault(study.study_id, []).append(place)
+    once = [studies[found[0]] for found in places.values()]
+    plan = make_plan(once, networks, in_rounds=False, guard=True, seconds=RunSettings().study_seconds)
+    if line := plan.guard_line(len(once)):
         say(line)
-    (tasks,) = plan.rounds
-    jobs = [(tasks[start : start + STUDIES_A_JOB], networks) for start in range(0, len(tasks), STUDIES_A_JOB)]
-    result = {name: np.full((len(studies), len(CELLS), len(GRADES)), np.nan) for name in graders}
-    answers = in_processes(_predict, jobs, workers)
-    first = 0
-    with tqdm(total=len(tasks), desc="studies", unit="study") as bar:
-        for job in answers:
-            for place, answer in enumerate(job):
-                for name, log_p in answer.items():
-                    result[name][first + place] = log_p
-            first += len(job)
-            bar.update(len(job))
-    return result
+    answers = {name: np.full((len(studies), len(CELLS), len(GRADES)), np.nan) for name in graders}
+    failures: list[str] = []
+
+    def take(result: StudyResult) -> None:
+        for name, log_p in result.predictions.items():
+            answers[name][places[result.study_id]] = log_p
+        failures.extend(str(problem) for problem in result.problems if problem.what in FAILURES)
+
+    with tempfile.TemporaryDirectory(prefix="unseen-") as folder:
+        bench = Workbench(WorkFolder.of(Path(folder), {}), "unseen", networks)
+        run = Run.open(bench, Schedule(time.monotonic(), None), workers, take)
+        run.rounds(plan.rounds)
+    if run.ended_by is not None:
+        raise KeyboardInterrupt
+    if failures:
+        complain(f"{len(failures)} times a study or a network failed, and those cells are left out:", *failures[:5])
+    return answers
 
 
 def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], workers: int = 1) -> dict[str, OofTable]:
@@ -72,7 +84,6 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
     Raises:
         ValueError: no network answers for any graded study.
     """
-
     studies, grades = [], []
     for competition in competitions:
         if competition.labels is not None:
@@ -83,20 +94,20 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
     known = np.nan_to_num(np.concatenate(grades), nan=-1).astype(np.int64) if studies else np.zeros((0, 25), np.int64)
     ids = np.array([study.study_id for study in studies], dtype=str)
     answers: dict[str, dict[str, np.ndarray]] = {}
+    by_name = {member.name: member for member in manifest.members}
     unseen_by: list[set[int]] = [set() for _ in studies]
     for name, log_p in (predict_unseen(manifest, studies, workers) if studies else {}).items():
-        fold = next(member.fold for member in manifest.members if member.name == name)
-        answered = np.isfinite(log_p).all(-1).any(1)
-        if fold is not None and answered.any():
-            answers.setdefault(recipe_of(name), {})[name] = log_p
+        member, answered = by_name[name], np.isfinite(log_p).all(-1).any(1)
+        if member.fold is not None and answered.any():
+            answers.setdefault(member.recipe, {})[name] = log_p
             for place in np.flatnonzero(answered):
-                unseen_by[place].add(fold)
+                unseen_by[place].add(member.fold)
     if not answers:
         raise ValueError(f"{manifest.folder}: no network with a held-out fold answers for a graded study of --data")
     folds = np.array([_one_of(sorted(found), name) for found, name in zip(unseen_by, ids, strict=True)])
     tables = {}
     for recipe, members in answers.items():
-        mean = blend(EnsembleFit(), members)
+        mean = blend(members)
         study, cell = np.nonzero(np.isfinite(mean).all(-1))
         tables[recipe] = OofTable(
             study_id=ids[study],
@@ -109,22 +120,5 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
     return tables
 
 
-def _predict(tasks: Sequence[StudyTask], networks: Networks) -> list[dict[str, np.ndarray]]:
-
-    limit_threads(1)
-    device = f"cuda:{usable[0]}" if (usable := usable_gpus()) else "cpu"
-    answers: list[dict[str, np.ndarray]] = []
-    for task in tasks:
-        if not task.landmarks or not task.graders:
-            answers.append({})
-            continue
-        volumes = read_study(task.study)
-        points, _ = networks.find_landmarks(volumes, task.landmarks, device, 1)
-        cubes = networks.cut(volumes, points, task.graders)
-        answers.append({name: networks.grade(name, cubes, device, 1) for name in task.graders})
-    return answers
-
-
 def _one_of(folds: Sequence[int], study_id: str) -> int:
-
     return folds[int(study_hash(study_id), 16) % len(folds)] if folds else -1

@@ -76,6 +76,11 @@ class Member:
         check_range(self, "seconds_per_study", least=1e-6, most=86_400)
 
     @property
+    def recipe(self) -> str:
+        """What all folds of one kind of network share: the name without the mark of its fold."""
+        return self.name if self.fold is None else self.name.removesuffix(f"-fold{self.fold}")
+
+    @property
     def value_per_second(self) -> float:
         """How far its log loss lies below the prior's, per second of one study; 0 where it was never measured."""
         return 0.0 if self.score is None else max(PRIOR_SCORE - self.score, 0.0) / self.seconds_per_study

@@ -2,22 +2,35 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.commands.ensemble import fit_and_save
-from pipeline.ensemble.calibration import Calibration, normalised
-from pipeline.ensemble.combine import EnsembleFit, blend, combine, even_blend, hidden_answers, recipe_of, trusted
+from pipeline.ensemble.calibration import Calibration
+from pipeline.ensemble.combine import (
+    EnsembleFit,
+    add_context,
+    blend,
+    combine,
+    even_blend,
+    hidden_answers,
+    member_weights,
+)
 from pipeline.ensemble.context import ContextModel, ContextSettings
 from pipeline.ensemble.fit import OutOfFold, fit_ensemble, report_lines
 from pipeline.ensemble.networks import Networks
 from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADE_NAMES, Family
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
-from pipeline.weights.manifest import Manifest, WeightsError
+from pipeline.weights.manifest import Manifest, Member, WeightsError
 
 FORAMINAL = FAMILY_COLUMNS[Family.FORAMINAL]
 QUICK = ContextSettings(hidden=8, steps=20, members=1)
+
+
+def network(name, fold=None, task="canal"):
+    return Member(name, task, "x", "", fold=fold)
 
 
 def rows(*probabilities):
@@ -45,39 +58,40 @@ def data(count=200, seed=0):
 def test_logits_and_probabilities_average_as_they_say():
     a, b = rows([0.8, 0.1, 0.1]), rows([0.2, 0.4, 0.4])
     cell = FORAMINAL[0]
-    mean = np.exp(blend(EnsembleFit(average="probabilities"), {"a": a, "b": b}))[0, cell]
+    mean = np.exp(blend({"a": a, "b": b}, average="probabilities"))[0, cell]
     np.testing.assert_allclose(mean, [0.5, 0.25, 0.25])
     geometric = np.sqrt(np.array([0.16, 0.04, 0.04]))
-    np.testing.assert_allclose(np.exp(blend(EnsembleFit(), {"a": a, "b": b}))[0, cell], geometric / geometric.sum())
+    np.testing.assert_allclose(np.exp(blend({"a": a, "b": b}))[0, cell], geometric / geometric.sum())
 
 
 def test_a_recipe_that_the_fit_has_not_seen_counts_as_much_as_the_usual_one():
-    a, b = (normalised(np.random.default_rng(seed).normal(size=(4, 25, 3))) for seed in (1, 2))
-    known = {"canal": 0.25, "canal-zoom": 0.35, "foraminal": 0.9}
-    new = blend(EnsembleFit(recipes=known), {"canal-fold0": a, "canal-new-all": b})
-    said = blend(EnsembleFit(recipes=known | {"canal-new-all": 0.3}), {"canal-fold0": a, "canal-new-all": b})
-    np.testing.assert_allclose(new, said)
+    members = [network("canal-fold0", 0), network("sharp-fold1", 1), network("other", task="foraminal")]
+    fit = EnsembleFit(recipes={"canal": 0.25, "sharp": 0.35, "other": 0.9})
+    new = network("foraminal-by-name-canal-by-task")
+    weights = member_weights(fit, [*members, new], ["canal-fold0", new.name])
+    assert weights == {"canal-fold0": 0.25, new.name: pytest.approx(0.3)}
 
 
 def test_folds_of_a_recipe_share_its_weight():
-    assert recipe_of("foraminal-fold3") == "foraminal"
-    assert recipe_of("foraminal-all") == "foraminal-all"
-    fit = EnsembleFit(recipes={"a": 3.0, "b": 1.0})
+    members = [network("a-fold0", 0), network("a-fold1", 1), network("a-fold2", 2), network("b-fold9")]
+    assert [member.recipe for member in members] == ["a", "a", "a", "b-fold9"], "the last was held out of nothing"
+    fit = EnsembleFit(recipes={"a": 3.0, "b-fold9": 1.0})
+    weights = member_weights(fit, members, ["a-fold0", "a-fold1", "b-fold9"])
+    assert weights == {"a-fold0": 1.5, "a-fold1": 1.5, "b-fold9": 1.0}
     a, b = rows([0.8, 0.1, 0.1]), rows([0.2, 0.4, 0.4])
-    one = blend(fit, {"a": a, "b": b})
-    many = blend(fit, {"a-fold0": a, "a-fold1": a, "b": b})
-    np.testing.assert_allclose(one, many)
+    one = blend({"a": a, "b": b}, {"a": 3.0, "b": 1.0})
+    np.testing.assert_allclose(one, blend({"a-fold0": a, "a-fold1": a, "b-fold9": b}, weights))
 
 
 def test_a_member_without_input_or_weight_is_left_out():
     a, b = rows([0.8, 0.1, 0.1], [0.6, 0.2, 0.2]), rows([0.2, 0.4, 0.4])
-    result = np.exp(blend(EnsembleFit(), {"a": a, "b": b}))
+    result = np.exp(blend({"a": a, "b": b}))
     np.testing.assert_allclose(result[0, FORAMINAL[1]], [0.6, 0.2, 0.2])
-    only = np.exp(blend(EnsembleFit(recipes={"b": 0.0}), {"a": a, "b": b}))
+    only = np.exp(blend({"a": a, "b": b}, {"b": 0.0}))
     np.testing.assert_allclose(only[0, FORAMINAL[0]], [0.8, 0.1, 0.1])
-    assert np.isnan(blend(EnsembleFit(recipes={"a": 0.0, "b": 0.0}), {"a": a, "b": b})).all()
+    assert np.isnan(blend({"a": a, "b": b}, {"a": 0.0, "b": 0.0})).all()
     with pytest.raises(ValueError, match="nothing to blend"):
-        blend(EnsembleFit(), {})
+        blend({})
 
 
 def test_the_good_recipe_gets_the_weight():
@@ -145,12 +159,12 @@ def test_from_tables_to_the_files_that_the_run_reads(tmp_path, capsys):
 def test_trust_moves_only_cells_with_a_prediction_of_their_own():
     own, context = rows([0.8, 0.1, 0.1]), np.log(np.full((1, 25, 3), 1 / 3))
     fit = EnsembleFit(trust={"foraminal": 0.0})
-    result = np.exp(trusted(fit, own, context))
+    result = np.exp(add_context(fit, own, context))
     np.testing.assert_allclose(result[0, FORAMINAL[0]], [0.8, 0.1, 0.1])
     np.testing.assert_allclose(result[0, FORAMINAL[1]], 1 / 3)
-    half = np.exp(trusted(EnsembleFit(trust={"foraminal": 0.5}), own, context))[0, FORAMINAL[0]]
+    half = np.exp(add_context(EnsembleFit(trust={"foraminal": 0.5}), own, context))[0, FORAMINAL[0]]
     assert 1 / 3 < half[0] < 0.8
-    np.testing.assert_allclose(trusted(EnsembleFit(), own, context), context)
+    np.testing.assert_allclose(add_context(EnsembleFit(), own, context), context)
 
 
 def test_weights_without_fitted_files_average_evenly(tmp_path):
@@ -195,8 +209,9 @@ def test_a_fit_that_no_fitting_gives_is_left_out_by_name(tmp_path, text, message
 def test_a_recipe_without_weight_is_measured_all_the_same():
     values = np.full((1, 25, 3), np.nan)
     values[0, 0] = np.log([0.2, 0.3, 0.5])
+    manifest = Manifest(Path(), "test", "", (network("canal-x-fold0", 0),))
     fit = EnsembleFit(recipes={"canal-x": 0.0})
-    np.testing.assert_allclose(np.exp(even_blend(fit, {"canal-x-fold0": values})[0, 0]), [0.2, 0.3, 0.5])
+    np.testing.assert_allclose(np.exp(even_blend(manifest, fit, {"canal-x-fold0": values})[0, 0]), [0.2, 0.3, 0.5])
 
 
 def test_the_context_answers_for_a_family_without_seeing_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from pipeline.ensemble import networks as module
 from pipeline.ensemble.networks import Networks, predict_in_parts
 from pipeline.labels import CELLS, Family, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks
-from pipeline.landmarks.sagittal import SLICES_A_BATCH, run_network
+from pipeline.landmarks.sagittal import run_network
 from pipeline.weights.manifest import Manifest, Member
 from tests.landmarks.spine import sagittal
 
@@ -54,19 +55,22 @@ class Shouting:
         return values
 
 
+class Failing(Networks):
+    """Networks on devices that fail as the test plans."""
+
+    def __init__(self, manifest, members):
+        super().__init__(manifest, members)
+        self.failures = {"calls": [], "plan": []}
+
+    def load_grader(self, name, device):
+        return Shouting(device, self.failures)
+
+
 @pytest.fixture
-def failing(tmp_path, monkeypatch):
+def failing(tmp_path):
     member = Member("f", "foraminal", "x", "")
-    networks = Networks(Manifest(tmp_path, "test", "", (member,)), (member,))
-    failures = {"calls": [], "plan": []}
-
-    def grader(folder, name, device):
-        return Shouting(device, failures)
-
-    grader.cache_clear = lambda: None
-    monkeypatch.setattr(module, "_grader", grader)
-    monkeypatch.setattr(module, "_broken", set())
-    return networks, failures, {repr(CubeSettings()): CUBES}
+    networks = Failing(Manifest(tmp_path, "test", "", (member,)), (member,))
+    return networks, networks.failures, {CubeSettings(): CUBES}
 
 
 @pytest.mark.parametrize(
@@ -74,8 +78,8 @@ def failing(tmp_path, monkeypatch):
     [
         ([], [("cuda:0", 4)]),
         ([("cuda:0", 4, "CUDA out of memory")], [("cuda:0", 4), ("cuda:0", 3), ("cuda:0", 1)]),
-        ([("cuda:0", 1, "CUDA out of memory")], [("cuda:0", 4), ("cuda:0", 3), ("cpu", 3), ("cpu", 1)]),
-        ([("cuda:0", 1, "device-side assert triggered")], [("cuda:0", 4), ("cpu", 3), ("cpu", 1)]),
+        ([("cuda:0", 1, "CUDA out of memory")], [("cuda:0", 4), ("cuda:0", 3), ("cpu", 4)]),
+        ([("cuda:0", 1, "device-side assert triggered")], [("cuda:0", 4), ("cpu", 4)]),
     ],
 )
 def test_a_gpu_that_fails_gets_half_the_batch_and_then_the_cpu_takes_over(failing, plan, calls):
@@ -123,19 +127,16 @@ def test_points_are_found_with_half_the_slices_and_then_on_the_cpu(failing, monk
 
     class Finder:
         def __init__(self, device):
-            self.device, self.batch = device, SLICES_A_BATCH
+            self.device = device
 
-        def predict(self, volumes):
-            asked.append((self.device, self.batch))
-            if self.device != "cpu" and self.batch > largest:
+        def predict(self, volumes, batch):
+            asked.append((self.device, batch))
+            if self.device != "cpu" and batch > largest:
                 raise RuntimeError(message)
             return Landmarks.empty(volumes.study_id, (f"by {self.device}",))
 
-    def finder(folder, names, device):
-        return Finder(device)
-
-    finder.cache_clear = lambda: None
-    monkeypatch.setattr(module, "_finder", finder)
+    monkeypatch.setattr(Failing, "load_finder", lambda _, names, device: Finder(device))
+    networks = Failing(networks.manifest, networks.members)
     points, notes = networks.find_landmarks(SimpleNamespace(study_id="1"), ["points"], "cuda:0", 1)
     assert asked == calls
     assert points.notes == (f"by {calls[-1][0]}",)
@@ -172,6 +173,24 @@ def test_damaged_files_are_left_out_one_by_one(tmp_path):
     assert [member.name for member in networks.members] == ["b"]
     assert list(networks.manifest.files) == ["folds.csv"]
     assert [problem.file for problem in problems] == ["a", "ensemble.json"]
+
+
+def test_what_did_not_fit_once_is_done_in_parts_from_then_on(failing):
+    networks, failures, cubes = failing
+    failures["plan"] = [("cuda:0", 4, "CUDA out of memory")]
+    networks.grade("f", cubes, "cuda:0", 1)
+    failures["calls"].clear()
+    networks.grade("f", cubes, "cuda:0", 1)
+    assert failures["calls"] == [("cuda:0", 3), ("cuda:0", 1)]
+
+
+def test_networks_are_sent_to_another_process_as_they_were_before_anything_was_loaded(failing):
+    networks, _, cubes = failing
+    networks.grade("f", cubes, "cpu", 1)
+    sent = pickle.loads(pickle.dumps(networks))
+    assert (sent.manifest, sent.members) == (networks.manifest, networks.members)
+    assert sent.failures["calls"] == [], "a grader that was loaded went along"
+    assert np.isfinite(sent.grade("f", cubes, "cpu", 1)).any()
 
 
 def test_what_fails_on_the_cpu_too_is_raised(failing):

@@ -26,7 +26,7 @@ from safetensors.torch import load, save
 from pipeline.commands import kaggle, submit
 from pipeline.config import to_dict
 from pipeline.cubes.settings import ViewSettings
-from pipeline.ensemble import combine, networks
+from pipeline.ensemble import combine
 from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.prior import PRIOR_FILE
 from pipeline.labels import Family
@@ -354,7 +354,7 @@ def change(scene: Scene, random: Random) -> str:
 
 
 def _grade(scene: Scene) -> tuple[list[str], str | None]:
-    for cache in (combine._fitted, networks._finder, networks._grader, points.load_point_net):
+    for cache in (combine._fitted, points.load_point_net):
         cache.cache_clear()
     out, said = scene.folder / "case" / "out" / "s.csv", io.StringIO()
     arguments = ["--data", scene.folder / "data", "--out", out, "--weights", scene.weights, "--workers", 1, "--quiet"]

@@ -83,7 +83,7 @@ class Scene:
         """Status and all that was printed."""
         said = io.StringIO()
         arguments = ["--data", str(self.folder / "data"), "--out", str(self.out), "--workers", "1", "--quiet", *options]
-        networks = patch.object(session.Session, "_networks", lambda _: self.networks)
+        networks = patch.object(session, "open_networks", lambda *_: self.networks)
         with networks, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             status = submit.main(arguments)
         return status, said.getvalue()

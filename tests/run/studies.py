@@ -1,7 +1,7 @@
 """Tiny competition folders, and networks that behave as a test wants: they grade, fail, hang or take the process down.
 
-The networks stand where :class:`pipeline.ensemble.networks.Networks` stands; what they do to a study is written into
-the study's id, so that it also holds in worker processes.
+The networks are :class:`pipeline.run.task.StudyNetworks`, as those of real weights are; what they do to a study is
+written into the study's id, so that it also holds in worker processes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.labels import CELLS, Family, SeriesKind
+from pipeline.cubes import Cube, CubeSettings, StudyCubes
+from pipeline.labels import CELLS, NEEDED, Family, SeriesKind
 from pipeline.weights.manifest import Manifest, Member
 from tests.volumes.oracle import AXIAL, SAGITTAL, write_series
 
@@ -42,6 +43,10 @@ def members(copies: int = 1, families: tuple[Family, ...] = tuple(Family)) -> tu
         for copy in range(copies)
     ]
     return (Member(name="points", task="landmarks", file="x", sha256=""), *graders)
+
+
+_THREE = np.zeros(3)
+CUBE = Cube(np.zeros((1, 1, 1), np.float32), np.ones(1, bool), _THREE, _THREE, _THREE, 1.0, 0.0, "series", _THREE)
 
 
 @dataclass(frozen=True)
@@ -104,21 +109,25 @@ class FakeNetworks:
         found = np.full(len(CELLS), "blind" not in study)
         return _Points(found, tuple("series" if one else None for one in found)), ()
 
+    def cube_settings(self, name):
+        return CubeSettings()
+
     def cut(self, volumes, points, names):
-        return {"study": volumes.study_id, "found": points.found.tolist(), "names": list(names)}
+        found = {(n, NEEDED[CELLS[n].condition.family][0]): (CUBE,) for n in np.flatnonzero(points.found).tolist()}
+        return {CubeSettings(): StudyCubes(volumes.study_id, found)}
 
     def grade(self, name, cubes, device, threads):
         time.sleep(self.seconds)
-        if "later" in cubes["study"] and name.endswith("-1"):
+        own = cubes[self.cube_settings(name)]
+        if "later" in own.study_id and name.endswith("-1"):
             os.kill(os.getpid(), signal.SIGKILL)
-        if "canalfails" in cubes["study"] and self.family(name) is Family.CANAL:
+        if "canalfails" in own.study_id and self.family(name) is Family.CANAL:
             raise RuntimeError("the canal network is not well")
         values = np.full((len(CELLS), 3), np.nan, np.float32)
-        for index, cell in enumerate(CELLS):
-            known = cubes["found"][index] and "nothing" not in cubes["study"]
-            if known and cell.condition.family is self.family(name):
+        for index, _ in own.cubes:
+            if "nothing" not in own.study_id and CELLS[index].condition.family is self.family(name):
                 values[index] = np.log([0.2, 0.3, 0.5])
-        (self.scratch / f"{cubes['study']}.{name}.graded").touch()
+        (self.scratch / f"{own.study_id}.{name}.graded").touch()
         return values
 
     def combine(self, predictions):
@@ -128,15 +137,6 @@ class FakeNetworks:
         logs[counts == 0] = np.nan
         values = np.exp(logs)
         return values / values.sum(-1, keepdims=True), np.zeros(len(CELLS), bool)
-
-    def load_cubes(self, path, names):
-        if not path.exists():
-            return None
-        study, found = path.read_text().split("|")
-        return {"study": study, "found": [value == "1" for value in found], "names": list(names)}
-
-    def keep_cubes(self, path, cubes):
-        path.write_text(cubes["study"] + "|" + "".join("1" if one else "0" for one in cubes["found"]))
 
     def times_found(self, study: str) -> int:
         """How often the points of a study were looked for."""

@@ -18,10 +18,10 @@ IDS = [str(number) for number in range(6)]
 SLEEPY = """
 import sys, time
 from pathlib import Path
-from pipeline.run.session import Session
+from pipeline.run import session
 from pipeline.commands.submit import main
 from tests.run.studies import FakeNetworks
-Session._networks = lambda self: FakeNetworks.make(Path({scratch!r}), copies=4, seconds={seconds})
+session.open_networks = lambda *_: FakeNetworks.make(Path({scratch!r}), copies=4, seconds={seconds})
 sys.exit(main(sys.argv[1:], time.monotonic()))
 """
 """``submit.py`` with networks of known cost; its clock starts after the imports, which a loaded machine draws out."""

@@ -16,7 +16,7 @@ from pipeline.run.pace import HEADROOM, LEAST_MEASURED, RESERVE_SECONDS, RESERVE
 from pipeline.run.pool import Finished
 from pipeline.run.result import Reason, Source, StudyResult
 from pipeline.run.rounds import Run
-from pipeline.run.task import StudyTask
+from pipeline.run.task import Grader, StudyTask
 from pipeline.submission import probabilities_of, read_submission
 
 BUDGET = 420.0
@@ -49,7 +49,7 @@ class SlowPool:
     def busy(self):
         return len(self.under_way)
 
-    def start(self, task, bench):
+    def start(self, task):
         seconds = self.load(self.clock.now) * task.expected
         self.started.append((self.clock.now, task))
         self.under_way.append((self.clock.now + seconds, self.clock.now, task))
@@ -65,7 +65,7 @@ class SlowPool:
         self.under_way.remove(first)
         task = first[2]
         values = np.full((25, 3), 1 / 3)
-        result = StudyResult(task.study.study_id, values, (Source.MODEL,) * 25, (None,) * 25, done=task.graders)
+        result = StudyResult(task.study.study_id, values, (Source.MODEL,) * 25, (None,) * 25, done=task.names)
         return [Finished(task, result, first[0] - first[1])]
 
     def kill(self):
@@ -77,7 +77,7 @@ def rounds_of(studies, rounds=10):
     """The first round costs 3 s a study, each further one 1.5 s."""
     return [
         [
-            StudyTask(StudyRef(str(number), None, ()), graders=(f"network-{turn}",), costs=(1.0,), base_cost=base)
+            StudyTask(StudyRef(str(number), None, ()), graders=(Grader(f"network-{turn}", 1.0),), base_cost=base)
             for number in range(studies)
         ]
         for turn, base in enumerate([2.0] + [0.5] * (rounds - 1))
@@ -100,7 +100,11 @@ class Setup:
         self.board = Board([str(n) for n in range(self.studies)], read_prior(), self.folder / "s.csv", None)
         self.board.write(force=True)
         self.pace = Pace(Schedule(0.0, self.minutes, self.start_seconds), 2, self.clock)
-        self.run = Run(self.board, SimpleNamespace(work=None), self.pace, self.pool, quiet=True)
+        self.run = Run(SimpleNamespace(), self.pace, self.pool, self.take, quiet=True)
+
+    def take(self, result):
+        self.board.update(result)
+        self.board.write()
 
     def go(self):
         self.run.rounds(rounds_of(self.studies))
@@ -182,23 +186,23 @@ def test_a_network_that_does_not_fit_is_not_begun_and_a_quicker_one_is():
     clock = Clock(0.0)
     pace = Pace(Schedule(0.0, 7, 1.0), 0, clock)
     slow, quick = (
-        StudyTask(StudyRef("1", None, ()), graders=("a",), costs=(cost,), base_cost=0.1) for cost in (20.0, 1.0)
+        StudyTask(StudyRef("1", None, ()), graders=(Grader("a", cost),), base_cost=0.1) for cost in (20.0, 1.0)
     )
     for _ in range(LEAST_MEASURED):
         pace.note(quick, 1.1)
     clock.now = pace.schedule.workers_deadline(1.0) - 10
-    assert pace.begun(slow) is None
-    begun = pace.begun(quick)
-    assert begun.deadline == pytest.approx(clock.now + 10)
-    assert begun.slowness == pytest.approx(HEADROOM)
+    assert pace.with_deadline(slow) is None
+    given = pace.with_deadline(quick)
+    assert given.deadline == pytest.approx(clock.now + 10)
+    assert given.slowness == pytest.approx(HEADROOM)
     clock.now += 10
-    assert pace.begun(quick) is None
+    assert pace.with_deadline(quick) is None
 
 
 def test_without_a_budget_everything_is_done_and_the_end_is_foretold(tmp_path):
     setup = Setup(tmp_path, loaded_from(0, 2, 2), minutes=None)
     said = []
-    setup.run.progress = lambda result: said.append(setup.run._progress({}))
+    setup.run.take = lambda result: said.append(setup.run._progress({}))
     setup.go()
     assert setup.run.ended_by is None
     assert len(setup.pool.started) == 10 * 60

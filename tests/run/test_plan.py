@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
 from pipeline.competition import StudyRef
+from pipeline.ensemble.networks import Networks
 from pipeline.labels import Family
 from pipeline.run.plan import make_plan, severity_rounds
 from pipeline.weights.manifest import Manifest, Member
 from pipeline.weights.seen import seen_list, seen_studies
 from tests.weights.members import add
-
-
-@dataclass
-class Networks:
-    manifest: Manifest
-    members: tuple[Member, ...]
 
 
 @pytest.fixture
@@ -41,14 +36,14 @@ def plan_of(networks, guard, in_rounds=False):
 
 def test_without_an_evaluation_every_grader_grades_every_study(networks):
     plan = plan_of(networks, guard=False)
-    assert [task.graders for task in plan.rounds[0]] == [("canal-0", "canal-1")] * 3
+    assert [task.names for task in plan.rounds[0]] == [("canal-0", "canal-1")] * 3
     assert [task.landmarks for task in plan.rounds[0]] == [("landmarks-0",)] * 3
     assert plan.guard_line(3) == ""
 
 
 def test_a_network_does_not_grade_what_it_was_trained_on(networks):
     plan = plan_of(networks, guard=True)
-    assert [task.graders for task in plan.rounds[0]] == [("canal-0",), ("canal-1",), ("canal-0", "canal-1")]
+    assert [task.names for task in plan.rounds[0]] == [("canal-0",), ("canal-1",), ("canal-0", "canal-1")]
     assert [task.landmarks for task in plan.rounds[0]] == [("landmarks-0",), ("landmarks-1",), ("landmarks-0",)]
     assert "4 of 4 networks were trained on some of the 3 studies" in plan.guard_line(3)
     assert "\n" not in plan.guard_line(3)
@@ -56,7 +51,7 @@ def test_a_network_does_not_grade_what_it_was_trained_on(networks):
 
 def test_rounds_leave_out_a_study_whose_network_may_not_grade_it(networks):
     plan = plan_of(networks, guard=True, in_rounds=True)
-    assert [[(task.study.study_id, task.graders) for task in tasks] for tasks in plan.rounds] == [
+    assert [[(task.study.study_id, task.names) for task in tasks] for tasks in plan.rounds] == [
         [("0", ("canal-0",)), ("1", ()), ("2", ("canal-0",))],
         [("1", ("canal-1",)), ("2", ("canal-1",))],
     ]
@@ -65,7 +60,7 @@ def test_rounds_leave_out_a_study_whose_network_may_not_grade_it(networks):
 def test_a_network_without_a_training_list_counts_as_having_seen_all(networks):
     members = tuple(replace(member, seen=None) for member in networks.members)
     plan = plan_of(Networks(replace(networks.manifest, members=members), members), guard=True)
-    assert all(task.graders == () for task in plan.rounds[0])
+    assert all(task.names == () for task in plan.rounds[0])
     assert plan.rounds[0][0].guarded == frozenset({Family.CANAL})
     assert "taken to have seen all" in plan.guard_line(3)
 
@@ -73,7 +68,7 @@ def test_a_network_without_a_training_list_counts_as_having_seen_all(networks):
 def test_a_refused_point_network_leaves_no_grader_to_run(networks):
     members = tuple(member for member in networks.members if member.task == "canal")
     plan = plan_of(Networks(networks.manifest, members), guard=False)
-    assert all(task.graders == () for task in plan.rounds[0])
+    assert all(task.names == () for task in plan.rounds[0])
 
 
 @pytest.fixture

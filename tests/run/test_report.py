@@ -17,6 +17,7 @@ def report(**changes):
         "written": "submission.csv",
         "ended_early": None,
         "resumed": 0,
+        "score": None,
         "extra": {"images": "data", "device": "auto", "devices": {"cpu": 2}},
     }
     return RunReport(**given | changes)

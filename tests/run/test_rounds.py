@@ -28,7 +28,16 @@ class Setup:
     """A folder of studies, fake networks and a run over them."""
 
     def __init__(
-        self, tmp_path, names, workers=1, copies=1, minutes=None, seconds=30.0, grading=0.0, families=tuple(Family)
+        self,
+        tmp_path,
+        names,
+        workers=1,
+        copies=1,
+        minutes=None,
+        seconds=30.0,
+        grading=0.0,
+        families=tuple(Family),
+        **bench,
     ):
         self.out = tmp_path / "submission.csv"
         self.competition = open_competition(write_studies(tmp_path / "data", names))
@@ -36,11 +45,15 @@ class Setup:
         self.networks = FakeNetworks.make(tmp_path / "scratch", copies, grading, families)
         (tmp_path / "work").mkdir()
         self.work = WorkFolder.of(tmp_path / "work", {})
-        self.bench = Workbench(self.work, "run", self.networks, device="cpu")
+        self.bench = Workbench(self.work, "run", self.networks, device="cpu", **bench)
         self.schedule = Schedule(time.monotonic(), minutes)
         self.plan = make_plan(self.competition.studies, self.networks, minutes is not None, False, seconds)
         self.board = Board([s.study_id for s in self.competition.studies], read_prior(), self.out, None)
-        self.run = Run.open(self.board, self.bench, self.schedule, workers, quiet=True)
+        self.run = Run.open(self.bench, self.schedule, workers, self.take, quiet=True)
+
+    def take(self, result):
+        self.board.update(result)
+        self.board.write()
 
     def go(self):
         self.run.rounds(self.plan.rounds)
@@ -130,9 +143,7 @@ def test_a_worker_that_dies_in_a_later_round_leaves_what_earlier_rounds_gave(tmp
 
 @pytest.mark.slow
 def test_a_worker_that_no_signal_ends_costs_only_its_study(tmp_path):
-    setup = Setup(tmp_path, ["1", "2-wedged", "3"], workers=2, seconds=5.0)
-    setup.run.bench = replace(setup.bench, hang_seconds=1.0)
-    setup.go()
+    setup = Setup(tmp_path, ["1", "2-wedged", "3"], workers=2, seconds=5.0, hang_seconds=1.0).go()
     assert set(setup.result("2-wedged").reason) == {Reason.WORKER_DIED}
     for name in ("1", "3"):
         assert set(setup.result(name).source) == {Source.MODEL}, name
@@ -150,7 +161,7 @@ def test_a_reader_that_hangs_does_not_have_all_of_the_studys_seconds(tmp_path, m
 def test_a_time_budget_helps_every_study_before_a_second_network_helps_any(tmp_path):
     setup = Setup(tmp_path, ["1", "2", "3"], copies=3, minutes=10).go()
     assert [len(tasks) for tasks in setup.plan.rounds] == [3, 3, 3]
-    assert setup.plan.rounds[0][0].graders == ("canal-0", "foraminal-0", "subarticular-0")
+    assert setup.plan.rounds[0][0].names == ("canal-0", "foraminal-0", "subarticular-0")
     result = setup.result("2")
     assert result.members[0] == ("canal-0", "canal-1", "canal-2")
     marks = sorted(setup.networks.scratch.glob("*.graded"), key=lambda path: path.stat().st_mtime_ns)
@@ -195,9 +206,7 @@ def test_a_run_out_of_time_goes_on_with_the_networks_that_were_left(tmp_path):
 
 
 def test_a_disk_that_is_nearly_full_keeps_no_cubes_and_the_study_is_read_again(tmp_path):
-    setup = Setup(tmp_path, ["1"], copies=2, minutes=10)
-    setup.run.bench = replace(setup.bench, keep_gib=1e9)
-    setup.go()
+    setup = Setup(tmp_path, ["1"], copies=2, minutes=10, keep_gib=1e9).go()
     assert setup.networks.times_found("1") == 2
     assert len(setup.result("1").done) == 6
 

@@ -224,12 +224,12 @@ class Interrupted:
             manifest = manifest.add_member(member, b"network")
         self.manifest = manifest.add_file("ensemble.json", b"{}")
 
-        def networks(_session):
-            opened, problems = Networks.open(Manifest.load(self.weights))
-            _session.problems += problems
+        def networks(manifest, problems):
+            opened, refused = Networks.open(manifest)
+            problems += refused
             return FakeNetworks(opened.manifest, opened.members, self.scratch)
 
-        monkeypatch.setattr(session.Session, "_networks", networks)
+        monkeypatch.setattr(session, "open_networks", networks)
         monkeypatch.setattr(WorkFolder, "remove_results", lambda self: None)
 
     def run(self, *options):
@@ -521,7 +521,7 @@ def test_without_any_folder_to_work_in_the_table_is_written(tmp_path, monkeypatc
 
 
 def test_cubes_between_rounds_are_read_again_only_as_they_were_written(tmp_path):
-    from pipeline.cubes import Cube, StudyCubes
+    from pipeline.cubes import Cube, CubeSettings, StudyCubes
     from pipeline.cubes.kept import load_cubes, save_cubes
     from pipeline.labels import SeriesKind
 
@@ -529,8 +529,8 @@ def test_cubes_between_rounds_are_read_again_only_as_they_were_written(tmp_path)
     three = np.arange(3.0)
     cube = Cube(pixels, np.array([True] * 4 + [False]), three, three, three, 0.5, 1.5, "7", three * np.nan)
     path = tmp_path / "a.cubes"
-    save_cubes(path, {"settings": StudyCubes("1", {(3, SeriesKind.AXIAL_T2): (cube, cube)})})
-    (found,) = load_cubes(path)["settings"].cubes.values()
+    save_cubes(path, {CubeSettings(): StudyCubes("1", {(3, SeriesKind.AXIAL_T2): (cube, cube)})})
+    (found,) = load_cubes(path)[CubeSettings()].cubes.values()
     assert len(found) == 2
     assert np.array_equal(found[1].pixels, pixels)
     assert found[1].present.tolist() == [True] * 4 + [False]
