@@ -72,6 +72,28 @@ def read_bounded(path: Path, most: int) -> bytes:
     return content
 
 
+def file_states(folder: Path) -> list[tuple[str, int, int, int]] | int:
+    """Name, size and times of change of every file a reader would see, links followed; an error's number for none.
+
+    The second time, of the file's entry, also changes where the first is set back; no file is opened, because on a
+    disk of the network each would be fetched.
+    """
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    try:
+                        now = entry.stat()
+                    except OSError as error:
+                        found.append((entry.name, -1, error.errno or 0, 0))
+                        continue
+                    found.append((entry.name, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+    except OSError as error:
+        return error.errno or -1
+    return sorted(found)
+
+
 def write_sealed(path: Path, key: str, body: bytes) -> None:
     """Write ``body`` with its checksum and the ``key`` (a word) of what it was made from, for :func:`read_sealed`.
 

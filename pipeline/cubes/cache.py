@@ -27,7 +27,7 @@ from pipeline.config import to_dict
 from pipeline.console import say
 from pipeline.cubes.cut import cut_cubes
 from pipeline.cubes.settings import CubeSettings, ViewSettings
-from pipeline.files import check_space, write_atomically
+from pipeline.files import check_space, file_states, write_atomically
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind, family_cells
 from pipeline.landmarks.labelled import labelled_points, mislabelled
 from pipeline.landmarks.landmarks import Landmarks
@@ -38,7 +38,7 @@ from pipeline.volumes import StudyVolumes, read_study
 
 Source = Literal["true", "predicted"]
 SOURCES: tuple[Source, ...] = get_args(Source)
-_FORMAT = 3
+_FORMAT = 4
 """Counts up when cubes are cut differently, so that old caches are not mistaken for new ones."""
 
 
@@ -114,8 +114,8 @@ def build_cache(
 ) -> CubeCache:
     """Cut the cubes of every study that has a grade of the family; what is cached already is not cut again.
 
-    Other points or other descriptions of the series make another cache. A study of which nothing could be read is
-    tried again by the next call.
+    Other points or other descriptions of the series make another cache. A study whose files have changed since, or of
+    which nothing could be read, is cut again by the next call.
 
     Args:
         competitions: folders with ``train.csv``; a study in two of them is taken from the first.
@@ -127,7 +127,8 @@ def build_cache(
         jobs: processes; each finishes a study (processes scale, threads do not: DESIGN.md 4).
 
     Raises:
-        ValueError: no study has a grade of the family, or there are neither labelled nor predicted points.
+        ValueError: no study has a grade of the family, there are neither labelled nor predicted points, or the cache is
+            damaged.
         RefusedError: the folder of these cubes holds something else.
     """
     cells = family_cells(family)
@@ -145,8 +146,8 @@ def build_cache(
         folder = root / f"{family}-{source}-{_fingerprint(work, family, wide, source)}"
         _fill(folder, work, family, wide, source, jobs)
         for view in views:
-            pixels[view.kind, source] = np.load(_file(folder, view.kind, "pixels"), mmap_mode="r", allow_pickle=False)
-            present[view.kind, source] = np.load(_file(folder, view.kind, "present"), allow_pickle=False)
+            pixels[view.kind, source] = _open(_file(folder, view.kind, "pixels"), "r")
+            present[view.kind, source] = _open(_file(folder, view.kind, "present"))
     return CubeCache(family, tuple(job.study.study_id for job in work), cells, views, margin, pixels, present)
 
 
@@ -156,18 +157,19 @@ def _fill(
     """Cut the cubes that are not in the folder yet."""
     shapes = _shapes(settings, family)
     _allocate(folder, {kind: (len(work), *shape) for kind, shape in shapes.items()}, work, family)
-    flags = np.lib.format.open_memmap(folder / "done.npy", mode="r+")
-    left = [int(n) for n in np.flatnonzero(~flags)]
+    done = _open(folder / "done.npy", "r+")
+    now = np.array([_state(job.study) for job in work], np.uint64)
+    left = [int(n) for n in np.flatnonzero(done != now)]
     a_study = sum(math.prod(shape) for shape in shapes.values()) * np.dtype(np.float16).itemsize
     check_space(folder, a_study * len(left), f"{family} cubes of {len(left)} studies (--cache may be on another disk)")
     tasks = [(work[n], n, family, settings, folder, source) for n in left]
     runs = in_processes(_cut_study, tasks, jobs if len(left) > 8 else 1, lost=lambda _, n, *__: (n, False))
     unread = []
     for n, read in tqdm(runs, total=len(left), desc=f"cubes {family} {source}", unit="study", disable=not left):
-        flags[n] = read
+        done[n] = now[n] if read else 0
         if not read:
             unread.append(work[n].study.study_id)
-    flags.flush()
+    done.flush()
     if unread:
         say(f"{family}: nothing could be read of {len(unread)} graded studies, for example {min(unread)}")
 
@@ -224,6 +226,19 @@ def _fingerprint(work: Sequence[_Job], family: Family, settings: CubeSettings, s
     return content.hexdigest()[:10]
 
 
+def _state(study: StudyRef) -> int:
+    """Of the study's files, never 0; what is cut again where it differs."""
+    states = repr([file_states(series.path) for series in study.series])
+    return int.from_bytes(hashlib.sha256(states.encode(errors="surrogateescape")).digest()[:8], "little") | 1
+
+
+def _open(path: Path, mapped: Literal["r", "r+"] | None = None) -> Any:
+    try:
+        return np.load(path, mapped, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: a damaged cache ({error}); remove the folder {path.parent} and run again") from error
+
+
 def _file(folder: Path, kind: SeriesKind, what: str) -> Path:
     return folder / f"{kind.name.lower()}_{what}.npy"
 
@@ -242,7 +257,7 @@ def _allocate(folder: Path, shapes: Mapping[SeriesKind, tuple[int, ...]], work: 
     index = pd.DataFrame(rows, columns=["study", "cell", "study_id", "column"])
     index = guarded_frame(index)
     write_atomically(folder / "index.csv", lambda partial: index.to_csv(partial, index=False))
-    np.lib.format.open_memmap(folder / "done.npy", mode="w+", dtype=np.bool_, shape=(len(work),)).flush()
+    np.lib.format.open_memmap(folder / "done.npy", mode="w+", dtype=np.uint64, shape=(len(work),)).flush()
 
 
 def _cut_study(

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pipeline.competition import Competition, CompetitionError, StudyRef
 from pipeline.console import say
-from pipeline.files import write_atomically, write_text
+from pipeline.files import file_states, write_atomically, write_text
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
 from pipeline.landmarks.labelled import labelled_points, mislabelled
@@ -190,7 +190,7 @@ def build_examples(
 ) -> pd.DataFrame:
     """Write the examples of every labelled study once; what is there from an earlier run is kept.
 
-    A study is written again where its labels or its rows of the series table have changed, and where nothing of it
+    A study is written again where its labels, files or rows of the series table have changed, and where nothing of it
     could be read so far.
 
     Args:
@@ -241,9 +241,10 @@ def build_examples(
 
 
 def _fingerprint(study: StudyRef, coordinates: pd.DataFrame) -> str:
-    """Of the labels of a study and of what the series table says about it."""
+    """Of the labels of a study, of what the series table says about it, and of the state of its files."""
     content = hashlib.sha256(pd.util.hash_pandas_object(coordinates, index=False).to_numpy().tobytes())
-    content.update(repr([(series.series_id, series.description) for series in study.series]).encode())
+    series = [(one.series_id, one.description, file_states(one.path)) for one in study.series]
+    content.update(repr(series).encode())
     return content.hexdigest()[:12]
 
 

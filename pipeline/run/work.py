@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.competition import Problem, SeriesRef, StudyRef
+from pipeline.competition import Problem, StudyRef
 from pipeline.device import usable_gpus
-from pipeline.files import DamagedError
+from pipeline.files import DamagedError, file_states
 from pipeline.owned import BusyError, RefusedError, claim, delete_known, hold, remove
 from pipeline.run.result import StudyResult
 
@@ -96,10 +96,7 @@ class WorkFolder:
 
         To be taken before the study is read: what is replaced in between must not pass for what was read.
         """
-        series = [
-            (ref.series_id, str(ref.path), None if ref.description is None else ref.description, _files(ref))
-            for ref in study.series
-        ]
+        series = [(ref.series_id, str(ref.path), ref.description, file_states(ref.path)) for ref in study.series]
         return _digest({"context": self.context, "study": study.study_id, "series": series})
 
     def load(
@@ -205,28 +202,6 @@ def work_device(choice: str, work: WorkFolder, run: str) -> str:
     if not usable:
         return "cpu"
     return f"cuda:{usable[work.claim_slot(run) % len(usable)]}"
-
-
-def _files(series: SeriesRef) -> list[tuple[str, int, int, int]] | int:
-    """Name, size and times of change of every file the reader would see, links followed; an error's number for none.
-
-    The second time, of the file's entry, also changes where the first is set back; no file is opened, because on a
-    disk of the network each would be fetched.
-    """
-    found = []
-    try:
-        with os.scandir(series.path) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    try:
-                        now = entry.stat()
-                    except OSError as error:
-                        found.append((entry.name, -1, error.errno or 0, 0))
-                        continue
-                    found.append((entry.name, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
-    except OSError as error:
-        return error.errno or -1
-    return sorted(found)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

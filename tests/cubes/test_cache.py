@@ -1,5 +1,6 @@
 """The training cache: every grey level, the right place, nothing at a label that cannot be right, cut once."""
 
+import os
 import shutil
 
 import numpy as np
@@ -95,6 +96,28 @@ def test_another_series_table_makes_another_cache(folder, tmp_path):
     path = folder / "train_series_descriptions.csv"
     pd.read_csv(path).assign(series_description="Sagittal T1").to_csv(path, index=False)
     assert not cached(folder, tmp_path).shown("true").any()
+
+
+def test_a_study_whose_pixels_were_replaced_in_place_is_cut_again(folder, tmp_path):
+    before = np.array(cached(folder, tmp_path).pixels[T2, "true"][0])
+    for path in sorted((folder / "train_images" / "9" / "2").iterdir()):
+        times = path.stat()
+        content = bytearray(path.read_bytes())
+        content[-40:] = bytes(range(40))
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not np.array_equal(before, cached(folder, tmp_path).pixels[T2, "true"][0])
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["sagittal_t2_pixels.npy", "sagittal_t2_present.npy", "done.npy"])
+def test_a_damaged_cache_is_named(folder, tmp_path, name):
+    cached(folder, tmp_path)
+    (made,) = (tmp_path / "cache").iterdir()
+    for size in (100, 0):
+        os.truncate(made / name, size)
+        with pytest.raises(ValueError, match=rf"{name}: a damaged cache .* remove the folder"):
+            cached(folder, tmp_path)
 
 
 def test_a_study_that_is_still_on_its_way_is_cut_by_the_next_run(folder, tmp_path, capsys):

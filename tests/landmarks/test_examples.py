@@ -270,3 +270,21 @@ def test_examples_of_a_study_of_any_name_stay_in_the_cache(tmp_path):
     (made,) = tmp_path.rglob("*.npz")
     assert made.name.startswith("x" * 40 + ".")
     assert made.is_relative_to(tmp_path / "cache")
+
+
+def test_a_study_whose_files_were_replaced_in_place_is_written_again(tmp_path):
+    root = tmp_path / "data"
+    write_series(root / "train_images" / "9" / "7", SAGITTAL)
+    columns = "study_id,series_id,instance_number,condition,level,x,y"
+    (root / "train_label_coordinates.csv").write_text(f"{columns}\n9,7,1,Spinal Canal Stenosis,L1/L2,3,2\n")
+
+    def files():
+        return set(build_examples([open_competition(root)], "sagittal", tmp_path / "cache", SETTINGS)["file"])
+
+    before = files()
+    assert files() == before
+    path = root / "train_images" / "9" / "7" / "1.dcm"
+    times = path.stat()
+    path.write_bytes(path.read_bytes()[:-2] + b"\1\1")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert files().isdisjoint(before)
