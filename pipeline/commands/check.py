@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.console import complain, say, say_json
+from pipeline.console import CallError, say, say_json
 from pipeline.labels import SeriesKind
 
 if TYPE_CHECKING:
@@ -45,19 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the folder and print the result; returns the exit status."""
-    from pipeline.competition import CompetitionError, no_study, open_competition
-    from pipeline.tables import TableError
+    from pipeline.competition import no_study, open_competition
     from pipeline.volumes import ReadLimits
 
     if args.workers < 1 or (args.seconds is not None and not args.seconds > 0):
-        complain("check: --workers and --seconds must be above 0")
-        return 2
-    try:
-        competition = open_competition(args.data, series_csv=args.series, split=args.split, strict=False)
-        coordinates = competition.coordinates
-    except (CompetitionError, TableError) as error:
-        complain(f"check: {error}")
-        return 2
+        raise CallError("--workers and --seconds must be above 0")
+    competition = open_competition(args.data, series_csv=args.series, split=args.split, strict=False)
+    coordinates = competition.coordinates
     limits = ReadLimits() if args.seconds is None else ReadLimits(study_seconds=args.seconds)
     studies = []
     for study in _studies(competition.studies, limits, coordinates, args.workers):
@@ -73,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
         if studies:
             say(_last_line(summary))
     if not studies:
-        complain(f"check: {no_study(competition)}")
-        return 2
+        raise CallError(no_study(competition))
     return 1 if summary["studies_with_fallback"] else 0
 
 

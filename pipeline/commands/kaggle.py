@@ -30,7 +30,7 @@ from pipeline.untrusted import parse_json
 if TYPE_CHECKING:
     from pipeline.weights.manifest import Manifest
 
-from pipeline.console import complain, say
+from pipeline.console import CallError, say
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "kaggle_notebook.ipynb"
@@ -86,34 +86,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build the folders and print sizes and commands; returns the exit status."""
-    from pipeline.commands.wheelhouse import WheelError
-    from pipeline.owned import RefusedError
-    from pipeline.weights.manifest import WeightsError
-
+    """Build the folders and print sizes and commands."""
     if not re.fullmatch(r"3\.\d{1,2}", args.python_version):
-        complain(f"kaggle: --python-version {args.python_version}: expected two numbers such as 3.12")
-        return 2
+        raise CallError(f"--python-version {args.python_version}: expected two numbers such as 3.12")
     if args.user is not None and not re.fullmatch(r"[A-Za-z0-9-]+", args.user):
-        complain(f"kaggle: --user {args.user!r}: expected letters, digits and dashes, as in your profile")
-        return 2
-    try:
-        datasets = build(
-            args.out,
-            args.user or NO_USER,
-            None if args.no_weights else args.weights,
-            None if args.no_wheels else args.python_version,
-            args.accelerator,
-        )
-    except RefusedError as error:
-        complain(f"kaggle: {error}")
-        return 2
-    except (WeightsError, WheelError) as error:
-        complain(f"kaggle: {error}")
-        return 1
-    except OSError as error:
-        complain(f"kaggle: {error.filename or args.out}: {error.strerror or error}")
-        return 1
+        raise CallError(f"--user {args.user}: expected letters, digits and dashes, as in your profile")
+    datasets = build(
+        args.out,
+        args.user or NO_USER,
+        None if args.no_weights else args.weights,
+        None if args.no_wheels else args.python_version,
+        args.accelerator,
+    )
     _report(args.out, datasets, args.user)
     return 0
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.console import complain, say
+from pipeline.console import CallError, say
 from pipeline.labels import FOLDS
 
 
@@ -84,27 +84,7 @@ def packed_run(text: str) -> PackedRun:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Add the runs; returns the exit status."""
-    from pipeline.config import ConfigError
-    from pipeline.owned import RefusedError
-    from pipeline.tables import TableError
-    from pipeline.weights.manifest import WeightsError
-
-    if not (args.runs or args.errors):
-        complain("pack: nothing to pack: give --runs or --errors")
-        return 2
-    try:
-        _pack(args)
-    except RefusedError as error:
-        complain(f"pack: {error}")
-        return 2
-    except (ConfigError, OSError, TableError, WeightsError) as error:
-        complain(f"pack: {error}")
-        return 1
-    return 0
-
-
-def _pack(args: argparse.Namespace) -> None:
+    """Add the runs and print what the folder holds."""
     from pipeline.ensemble.combine import ENSEMBLE_FILE
     from pipeline.labels import Family
     from pipeline.landmarks.errors import ERRORS_FILE, store_errors
@@ -113,6 +93,8 @@ def _pack(args: argparse.Namespace) -> None:
     from pipeline.training.store import check_runs
     from pipeline.weights.manifest import LANDMARK_TASKS, Manifest
 
+    if not (args.runs or args.errors):
+        raise CallError("nothing to pack: give --runs or --errors")
     members = _by_member(args.runs)
     for packed, *more in members.values():
         check_runs([packed.run, *(other.run for other in more)], packed.task, packed.fold)
@@ -133,6 +115,7 @@ def _pack(args: argparse.Namespace) -> None:
         say(f"{ENSEMBLE_FILE} was fitted without {', '.join(graders)}: run python -m pipeline ensemble again")
     size = sum(file.stat().st_size for file in args.weights.iterdir() if file.is_file())
     say(f"{args.weights}: {len(Manifest.load(args.weights).members)} networks, {size / 1e6:.1f} MB")
+    return 0
 
 
 def _by_member(runs: Sequence[PackedRun]) -> dict[str, list[PackedRun]]:

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from pipeline.console import complain, say
+from pipeline.console import CallError, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,12 +51,8 @@ def run(args: argparse.Namespace) -> int:
         settings = LabelSettings() if args.label_noise is None else LabelSettings(noise=args.label_noise)
         defects = list(DEFECTS) if args.defects == ["all"] else args.defects
         make_phantom(args.out, args.studies, args.seed, args.split, args.size, defects, args.workers, settings, True)
-    except ValueError as error:
-        complain(f"phantom: {error}")
-        return 2
-    except OSError as error:
-        complain(f"phantom: cannot write to {args.out}: {error}")
-        return 1
+    except ValueError as error:  # whatever is wrong with them is said of the arguments
+        raise CallError(str(error)) from error
     seconds = time.perf_counter() - start
     floor = ", ".join(f"{family} {value:.3f}" for family, value in noise_floor(settings.noise).items())
     say(

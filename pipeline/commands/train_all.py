@@ -1,13 +1,13 @@
-"""``python -m pipeline train all``: both stages, all folds, and a weights folder that ``submit.py`` takes.
+"""``python -m pipeline train all``: every network on every fold, and a weights folder that ``submit.py`` takes.
 
-The steps are the commands that a person would give one after the other; each is resumed or skipped where its result is
+The steps are the commands that a person would give one after the other; each is resumed, or skipped where its result is
 there, so a run that was stopped continues with the same command:
 
 1. ``train landmarks`` and ``train axial``, every fold, into ``OUT/landmarks`` and ``OUT/axial``;
 2. ``evaluate landmarks`` by the networks that did not see each study: out-of-fold points, and the distribution of their
    errors, which sets the jitter of stage four;
 3. ``train severity`` for every family, every fold, at those points;
-4. the ensemble's calibration and study context, fitted on the out-of-fold predictions.
+4. ``ensemble``: calibration and study context, fitted on the out-of-fold predictions.
 
 A step for which no folder has labels (axial points without an axial series, say) is left out, and a line says so.
 """
@@ -18,19 +18,33 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from pipeline.commands.ensemble import fit_and_save
+from pipeline.commands.evaluate_landmarks import evaluate
+from pipeline.commands.train import (
+    SeverityOptions,
+    TrainOptions,
+    add_cache_arguments,
+    add_common_arguments,
+    train_classifier,
+    train_points,
+)
 from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
-from pipeline.console import Parser, say
-from pipeline.labels import Condition, Family
+from pipeline.console import say
+from pipeline.labels import FOLDS, Condition, Family
 from pipeline.landmarks.errors import ERRORS_FILE, store_errors
 from pipeline.names import shown
 
+SECTIONS = ("landmarks", "axial", *(family.value for family in Family), "context")
+"""What ``--set`` names first: a section of a preset, or the study-context model."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the steps take beside the common arguments; settings name their section first: landmarks.loop.epochs=3."""
-    parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of the caches (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that fill the caches (default: %(default)s)")
+    """Arguments of the command; there is no fold to choose."""
+    add_common_arguments(parser, "all", "landmarks.loop.epochs=3")
+    add_cache_arguments(parser, "caches of all stages")
     parser.add_argument("--set-name", default="own", help="name of the set of weights (default: %(default)s)")
 
 
@@ -45,8 +59,8 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.training.processes import is_main_process, wait_for_everyone
 
     competitions = [open_competition(path, split="train") for path in args.data]
-    sections = _by_section(args.set)
-    _check_settings(args.preset, sections, len(args.data))
+    settings = _by_section(args.set)
+    _check_settings(args.preset, settings, len(args.data))
     known = _labelled_families(competitions)
     weights = args.out / "weights"
     points = args.out / "points"
@@ -57,33 +71,51 @@ def run(args: argparse.Namespace) -> int:
         say(f"train all: no folder has {left_out} points, so its networks are left out")
 
     for task in networks:
-        if status := _train(args, task, args.out / task, sections, []):
+        say(f"train all: the {task} networks, into {args.out / task}")
+        if status := train_points(task, TrainOptions(**_common(args, task, settings))):
             return status
     if is_main_process():
         _store_landmarks(args, networks, weights)
         if not _newer(points / "errors.csv", [args.out / task for task in networks]):
-            command = ["evaluate", "landmarks", "--data", *map(str, args.data), "--weights", str(weights)]
-            if status := _call([*command, "--out", str(points), "--workers", str(args.workers)]):
-                return status
+            say(f"train all: points of the studies that each network has not seen, into {points}")
+            evaluate(args.data, weights, points, workers=args.workers)
         store_errors(points / "errors.csv", weights)
     wait_for_everyone()
+    measured = json.loads((weights / ERRORS_FILE).read_text(encoding="utf-8"))
     for family in families:
-        own = ["--condition", family.value, "--landmarks", str(points / "label_coordinates.csv")]
-        if family.value in json.loads((weights / ERRORS_FILE).read_text(encoding="utf-8")):
-            own += ["--landmark-errors", str(weights / ERRORS_FILE)]
-        else:
+        say(f"train all: the {family} classifiers, into {args.out / family.value}")
+        if family.value not in measured:
             say(f"train all: the localiser found no {family} point, so the preset's jitter stands")
-        if status := _train(args, "severity", args.out / family.value, sections, own, family.value):
+        options = SeverityOptions(
+            **_common(args, family.value, settings),
+            condition=family.value,
+            landmarks=[points / "label_coordinates.csv"],
+            landmark_errors=weights / ERRORS_FILE if family.value in measured else None,
+        )
+        if status := train_classifier(options):
             return status
     if is_main_process():
         _store_classifiers(args, families, weights)
-        command = ["ensemble", "--weights", str(weights), "--data", *map(str, args.data), "--oof"]
-        command += [f"{family.value}={args.out / family.value / 'oof.csv'}" for family in families]
-        if status := _call([*command, *(["--preset", str(args.preset)] if args.preset else [])]):
-            return status
+        tables = {family.value: [args.out / family.value / "oof.csv"] for family in families}
+        say(f"train all: calibration and study context, into {weights}")
+        fit_and_save(weights, args.data, tables, overrides=settings["context"])
         say(f"train all: wrote {weights}; python submit.py --data DIR --weights {weights} uses it")
     wait_for_everyone()
     return 0
+
+
+def _common(args: argparse.Namespace, section: str, settings: dict[str, list[str]]) -> dict[str, Any]:
+    """What the training of any section is told."""
+    return {
+        "data": args.data,
+        "out": args.out / section,
+        "cache": args.cache,
+        "workers": args.workers,
+        "preset": args.preset,
+        "set": settings[section],
+        "folds": "all",
+        "restart": args.restart,
+    }
 
 
 def _check_folders(out: Path, weights: Path, points: Path) -> None:
@@ -93,7 +125,6 @@ def _check_folders(out: Path, weights: Path, points: Path) -> None:
         RefusedError: one of the folders holds what this program did not write.
         WeightsError: the weights' manifest is none.
     """
-    from pipeline.labels import FOLDS
     from pipeline.landmarks.errors import EVALUATION
     from pipeline.owned import check_claim
     from pipeline.training.folder import check_run, claim_run
@@ -110,35 +141,7 @@ def _check_folders(out: Path, weights: Path, points: Path) -> None:
     claim_run(out)
 
 
-def _train(
-    args: argparse.Namespace,
-    task: str,
-    out: Path,
-    sections: dict[str, list[str]],
-    own: Sequence[str],
-    section: str | None = None,
-) -> int:
-    command = ["train", task, "--data", *map(str, args.data), "--folds", "all", "--out", str(out), *own]
-    command += ["--cache", str(args.cache), "--workers", str(args.workers)]
-    command += ["--preset", str(args.preset)] if args.preset else []
-    command += ["--restart"] if args.restart else []
-    for setting in sections.get(section or task, []):
-        command += ["--set", setting]
-    return _call(command)
-
-
-def _call(command: Sequence[str]) -> int:
-    from pipeline.commands import ensemble, evaluate, train
-
-    say("train all: " + " ".join(command))
-    module = {"train": train, "evaluate": evaluate, "ensemble": ensemble}[command[0]]
-    parser = Parser(prog=f"python -m pipeline {command[0]}")
-    module.add_arguments(parser)  # type: ignore[attr-defined]
-    return int(module.run(parser.parse_args(command[1:])))  # type: ignore[attr-defined]
-
-
 def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Path) -> None:
-    from pipeline.labels import FOLDS
     from pipeline.landmarks.store import store_run
     from pipeline.weights.manifest import Manifest
 
@@ -149,7 +152,6 @@ def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Pa
 
 
 def _store_classifiers(args: argparse.Namespace, families: Sequence[Family], weights: Path) -> None:
-    from pipeline.labels import FOLDS
     from pipeline.severity.store import store_run
 
     for family in families:
@@ -169,12 +171,11 @@ def _by_section(settings: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         ConfigError: a setting that does not start with a section.
     """
-    names = ["landmarks", "axial", *(family.value for family in Family)]
-    result: dict[str, list[str]] = {name: [] for name in names}
+    result: dict[str, list[str]] = {name: [] for name in SECTIONS}
     for setting in settings:
         section, dot, rest = setting.partition(".")
         if not dot or section not in result:
-            raise ConfigError(f"override {setting!r} of train all must start with one of {', '.join(names)} and a dot")
+            raise ConfigError(f"--set {setting}: it must start with one of {', '.join(SECTIONS)} and a dot")
         result[section].append(rest)
     return result
 
@@ -198,7 +199,7 @@ def _check_settings(preset: str | None, sections: dict[str, list[str]], folders:
     for family in Family:
         network = load_settings(SeveritySettings, preset, family.value, sections[family.value]).network
         check_backbone(network.backbone, network.initial)
-    load_settings(ContextSettings, preset, "context")
+    load_settings(ContextSettings, overrides=sections["context"])
 
 
 def _newer(result: Path, runs: Sequence[Path]) -> bool:

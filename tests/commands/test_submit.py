@@ -257,7 +257,6 @@ def test_the_score_of_a_fitted_set_says_what_the_fit_has_seen(tmp_path, capsys):
         (["--data", "data", "--series", "nowhere.csv"], "nowhere.csv"),
         (["--data", "data", "--fold", "0"], "has no train_images"),
         (["--data", "data", "--set", "study_secs=3"], "did you mean study_seconds"),
-        (["--data", "data", "--preset", "fastest"], "expected one of cpu, kaggle, winner"),
         (["--data", "empty"], "holds no study"),
         (["--data", "data", "--out", "empty"], "is a folder"),
     ],
