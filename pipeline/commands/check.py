@@ -15,16 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console import CallError, say, say_json
-from pipeline.labels import SeriesKind
+from pipeline.labels import NEEDED, SeriesKind
+from pipeline.problem import Problem
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.competition import Problem, StudyRef
+    from pipeline.competition import StudyRef
     from pipeline.volumes import StudyVolumes, Volume
 
-NEEDED = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2)
-"""The kinds without which cells of a study fall back."""
+KINDS = tuple(kind for kind in SeriesKind if any(kind in kinds for kinds in NEEDED.values()))
+"""The kinds of series that some family is graded on."""
 GAP_STEPS = 1.6
 """A distance between slices of more than this many usual ones is reported as a gap."""
 
@@ -96,7 +97,6 @@ def describe_study(ref: StudyRef, limits: Any, coordinates: pd.DataFrame | None 
 
 def _lost_study(ref: StudyRef, *_: Any) -> dict[str, Any]:
     """The description of a study that ended the process that read it."""
-    from pipeline.competition import Problem
     from pipeline.volumes import StudyVolumes
 
     problem = Problem(ref.study_id, None, None, "worker-died", "the process that read the study alone was killed")
@@ -118,7 +118,7 @@ def _description(ref: StudyRef, reading: StudyVolumes, coordinates: pd.DataFrame
                 "stacks": stacks,
             }
         )
-    missing = [kind.value for kind in NEEDED if not reading.of_kind(kind)]
+    missing = [kind.value for kind in KINDS if not reading.of_kind(kind)]
     return {
         "study_id": ref.study_id,
         "series": series,
@@ -128,7 +128,6 @@ def _description(ref: StudyRef, reading: StudyVolumes, coordinates: pd.DataFrame
 
 
 def _doubted_labels(reading: StudyVolumes, coordinates: pd.DataFrame) -> list[Problem]:
-    from pipeline.competition import Problem
     from pipeline.landmarks.labelled import labelled_points, mislabelled
 
     points = labelled_points(reading, coordinates)

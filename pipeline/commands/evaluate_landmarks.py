@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.commands import DEFAULT_WEIGHTS
 from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition
 from pipeline.console import say
 from pipeline.files import write_atomically, write_text
@@ -26,7 +27,13 @@ STUDIES_A_JOB = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``evaluate landmarks`` takes labelled folders and a weights folder."""
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="competition folders with coordinates")
-    parser.add_argument("--weights", type=Path, default=Path("weights/default"), help="weights (default: %(default)s)")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=DEFAULT_WEIGHTS,
+        metavar="DIR",
+        help="a set of weights (default: weights/default)",
+    )
     parser.add_argument("--fold", type=int, help="only this held-out fold, by networks that have not seen it")
     parser.add_argument(
         "--out", type=Path, default=Path("landmarks_evaluation"), help="folder for results (default: %(default)s)"

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.commands import DEFAULT_WEIGHTS
 from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition
 from pipeline.console import say
 from pipeline.ensemble.combine import even_blend, fitted, hidden_answers
@@ -42,7 +43,13 @@ from pipeline.weights.manifest import Manifest, WeightsError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``evaluate severity`` takes folders of studies and a weights folder."""
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="competition folders")
-    parser.add_argument("--weights", type=Path, default=Path("weights/default"), help="weights (default: %(default)s)")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        default=DEFAULT_WEIGHTS,
+        metavar="DIR",
+        help="a set of weights (default: weights/default)",
+    )
     parser.add_argument("--gradings", type=Path, metavar="CSV", help="disc findings by study and level, as SPIDER has")
     parser.add_argument("--fold", type=int, help="only this held-out fold")
     parser.add_argument(

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands import DEFAULT_WEIGHTS, ROOT
 from pipeline.files import read_bounded, write_text
 from pipeline.untrusted import parse_json
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 from pipeline.console import CallError, say
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "kaggle_notebook.ipynb"
 MODEL_CARD = "MODEL_CARD.md"
 CODE_FILES = ("submit.py", "LICENSE", "README.md", "requirements.txt", "requirements-decoders.txt")
@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``kaggle``."""
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to build in; an earlier build there is replaced")
     parser.add_argument("--user", default=os.environ.get("KAGGLE_USERNAME"), help="Kaggle name (or $KAGGLE_USERNAME)")
-    parser.add_argument("--weights", type=Path, metavar="DIR", default=ROOT / "weights" / "default",
+    parser.add_argument("--weights", type=Path, metavar="DIR", default=DEFAULT_WEIGHTS,
                         help="the set of weights to upload (default: weights/default)")  # fmt: skip
     parser.add_argument("--no-weights", action="store_true", help="without: only class frequencies are submitted")
     parser.add_argument("--no-wheels", action="store_true", help="no wheelhouse; the base path needs none")

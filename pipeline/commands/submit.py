@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition, Problem, StudyRef, no_study, open_competition
+from pipeline.commands import DEFAULT_WEIGHTS
+from pipeline.competition import Competition, StudyRef, no_study, open_competition
 from pipeline.config import load_settings
 from pipeline.console import CallError, run_command
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
@@ -28,6 +29,7 @@ from pipeline.folds import make_folds, read_folds
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
 from pipeline.owned import check_apart, check_claim, check_table, first_line, hold, is_there
+from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.report import LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
@@ -38,7 +40,6 @@ from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
 from pipeline.weights.manifest import MANIFEST_NAME, Manifest, WeightsError
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "default"
 FOLDS_FILE = "folds.csv"
 
 

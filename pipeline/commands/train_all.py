@@ -36,8 +36,9 @@ from pipeline.console import say
 from pipeline.labels import FOLDS, Condition, Family
 from pipeline.landmarks.errors import ERRORS_FILE, store_errors
 from pipeline.names import shown
+from pipeline.weights.manifest import LANDMARK_TASKS, MANIFEST_NAME, TASKS, Manifest
 
-SECTIONS = ("landmarks", "axial", *(family.value for family in Family), "context")
+SECTIONS = (*TASKS, "context")
 """What ``--set`` names first: a section of a preset, or the study-context model."""
 
 
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     weights = args.out / "weights"
     points = args.out / "points"
     _check_folders(args.out, weights, points)
-    networks = ["landmarks", *(["axial"] if Family.SUBARTICULAR in known else [])]
+    networks = [task for task in LANDMARK_TASKS if task != "axial" or Family.SUBARTICULAR in known]
     families = [family for family in Family if family in known]
     for left_out in set(Family) - known:
         say(f"train all: no folder has {left_out} points, so its networks are left out")
@@ -128,9 +129,8 @@ def _check_folders(out: Path, weights: Path, points: Path) -> None:
     from pipeline.landmarks.errors import EVALUATION
     from pipeline.owned import check_claim
     from pipeline.training.folder import check_run, claim_run
-    from pipeline.weights.manifest import MANIFEST_NAME, Manifest
 
-    for name in ("landmarks", "axial", *(family.value for family in Family)):
+    for name in TASKS:
         for folder in (out / name, *(out / name / f"fold{fold}" for fold in range(FOLDS))):
             check_run(folder)
     check_claim(points, EVALUATION)
@@ -143,7 +143,6 @@ def _check_folders(out: Path, weights: Path, points: Path) -> None:
 
 def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Path) -> None:
     from pipeline.landmarks.store import store_run
-    from pipeline.weights.manifest import Manifest
 
     Manifest.open(weights, args.set_name, shown(f"trained on {', '.join(path.name for path in args.data)}"))
     for task in tasks:
@@ -193,7 +192,7 @@ def _check_settings(preset: str | None, sections: dict[str, list[str]], folders:
     from pipeline.severity.settings import SeveritySettings
     from pipeline.weights.backbones import check_backbone
 
-    for task in ("landmarks", "axial"):
+    for task in LANDMARK_TASKS:
         points = load_train_settings(task, preset, sections[task], folders)
         check_backbone(points.model.backbone, points.model.initial)
     for family in Family:
