@@ -80,14 +80,14 @@ def run_program(name: str, work: Callable[[], int]) -> int:
         work: returns 0 all well, 1 the work could not be done, 2 the call was wrong.
     """
 
-    def flushed() -> int:
+    def work_and_flush() -> int:
         status = work()
         sys.stdout.flush()
         return status
 
     open_streams()
     try:
-        return exit_status(name, flushed)
+        return exit_status(name, work_and_flush)
     except KeyboardInterrupt:
         return 130
 
@@ -144,8 +144,8 @@ def end_signals() -> tuple[signal.Signals, ...]:
 def open_streams() -> None:
     """Make the three standard streams fit to be used, however the program was started.
 
-    A closed one leads to nothing; its number must not be given to the next file that is opened. Signs that the
-    encoding lacks are escaped. Where nobody reads any more the program goes on.
+    A closed one is led to nothing, because its number must not be given to the next file that is opened. Characters
+    that the encoding lacks are escaped. The program keeps running when nobody reads its output any more.
     """
     for number in range(3):
         try:

@@ -35,13 +35,13 @@ NAMED = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``check``."""
-    parser.add_argument("data", type=Path, metavar="DIR", help="an images folder, a competition folder or one study")
-    parser.add_argument("--series", type=Path, metavar="CSV", help="the table of series descriptions")
-    parser.add_argument("--split", choices=("train", "test"), help="which images of a competition folder")
-    parser.add_argument("--seconds", type=float, default=None, help="limit for reading one study (default 60)")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("data", type=Path, metavar="DIR", help="competition folder, images folder or one study")
+    parser.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images")
+    parser.add_argument("--split", choices=("train", "test"), help="images of a competition folder (default: test)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="time limit for reading one study (default: 60)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.epilog = "exit status: 0 nothing falls back, 1 something would, 2 the call was wrong"
+    parser.epilog = "exit status: 0 every cell can be graded, 1 some would fall back, 2 the call was wrong"
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,25 +21,36 @@ REPORT_FILE = "ensemble_report.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The weights folder, the data and the tables."""
-    parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="folder with manifest.json")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders with train.csv")
+    parser.add_argument(
+        "--weights", type=Path, required=True, metavar="DIR", help="weights folder (with manifest.json)"
+    )
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="graded competition folders")
     parser.add_argument(
         "--oof",
         nargs="+",
         default=[],
         metavar="RECIPE=CSV",
-        help="out-of-fold tables; a recipe may be named several times, once a fold. RECIPE is a member's name without "
-        "its fold. Without any, the networks of the weights folder predict the studies they have not seen",
+        help="out-of-fold predictions (oof.csv of train severity); a recipe may be given several, one for each fold. "
+        "RECIPE is a network's name without its fold, e.g. canal. Without this option each network predicts the "
+        "studies it has not seen",
     )
-    parser.add_argument("--save-oof", type=Path, metavar="DIR", help="keep those predictions as DIR/RECIPE/oof.csv")
-    parser.add_argument("--workers", type=int, default=1, help="processes that predict (default: %(default)s)")
+    parser.add_argument("--save-oof", type=Path, metavar="DIR", help="save these predictions as DIR/RECIPE/oof.csv")
     parser.add_argument(
-        "--fixed", nargs="*", default=[], metavar="RECIPE=WEIGHT", help="weights that are given, not fitted, e.g. 0"
+        "--workers", type=int, default=1, metavar="N", help="processes that predict (default: %(default)s)"
     )
-    parser.add_argument("--average", choices=["logits", "probabilities"], default="logits", help="what is averaged")
-    parser.add_argument("--no-context", action="store_true", help="fit no study-context model")
+    parser.add_argument(
+        "--fixed",
+        nargs="*",
+        default=[],
+        metavar="RECIPE=WEIGHT",
+        help="weights to keep instead of fitting, e.g. canal=0",
+    )
+    parser.add_argument("--average", choices=["logits", "probabilities"], default="logits", help="default: logits")
+    parser.add_argument("--no-context", action="store_true", help="do not fit the study-context model")
     parser.add_argument("--ablation", action="store_true", help="also report the context model without calibration")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. steps=800")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="setting of the context model, e.g. steps=800"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

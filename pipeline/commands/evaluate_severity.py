@@ -42,7 +42,7 @@ from pipeline.weights.manifest import Manifest, WeightsError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``evaluate severity`` takes folders of studies and a weights folder."""
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="competition folders")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="competition folders")
     parser.add_argument(
         "--weights",
         type=Path,
@@ -50,13 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a set of weights (default: weights/default)",
     )
-    parser.add_argument("--gradings", type=Path, metavar="CSV", help="disc findings by study and level, as SPIDER has")
-    parser.add_argument("--fold", type=int, help="only this held-out fold")
+    parser.add_argument("--gradings", type=Path, metavar="CSV", help="disc findings, as SPIDER's gradings.csv")
+    parser.add_argument("--fold", type=int, metavar="K", help="only the studies of held-out fold K")
     parser.add_argument(
-        "--out", type=Path, default=Path("severity_evaluation"), help="folder for results (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("severity_evaluation"),
+        metavar="DIR",
+        help="folder for the results (default: %(default)s)",
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="at most so many studies a folder")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N studies of each folder")
 
 
 def run(args: argparse.Namespace) -> int:

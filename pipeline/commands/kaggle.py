@@ -73,16 +73,21 @@ KERNEL_TITLE = "Lumbar grading"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``kaggle``."""
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to build in; an earlier build there is replaced")
-    parser.add_argument("--user", default=os.environ.get("KAGGLE_USERNAME"), help="Kaggle name (or $KAGGLE_USERNAME)")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to build in; replaces an earlier build")
+    parser.add_argument(
+        "--user",
+        default=os.environ.get("KAGGLE_USERNAME"),
+        metavar="NAME",
+        help="Kaggle name (default: $KAGGLE_USERNAME)",
+    )
     parser.add_argument("--weights", type=Path, metavar="DIR", default=DEFAULT_WEIGHTS,
-                        help="the set of weights to upload (default: weights/default)")  # fmt: skip
-    parser.add_argument("--no-weights", action="store_true", help="without: only class frequencies are submitted")
-    parser.add_argument("--no-wheels", action="store_true", help="no wheelhouse; the base path needs none")
+                        help="set of weights to upload (default: weights/default)")  # fmt: skip
+    parser.add_argument("--no-weights", action="store_true", help="leave out the networks: class frequencies only")
+    parser.add_argument("--no-wheels", action="store_true", help="leave the optional DICOM decoders out")
     parser.add_argument("--python-version", default=DEFAULT_PYTHON, metavar="X.Y",
-                        help="Python of the image the wheels are for (default: %(default)s)")  # fmt: skip
+                        help="Python version of the Kaggle image (default: %(default)s)")  # fmt: skip
     parser.add_argument("--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0],
-                        help="machine of the kernel: one T4 (default), two T4, or none")  # fmt: skip
+                        help="GPUs of the kernel: one T4 (the default), two T4, or none")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -124,7 +129,7 @@ def build(
     from pipeline.weights.manifest import Manifest
 
     check_apart({"--weights": weights, "the program's": ROOT / "pipeline"}, {}, {"OUT": out})
-    before = _earlier(out)
+    before = _earlier_files(out)
     manifest = None if weights is None else Manifest.load(weights)
     claim(out, KIND)
     _tidy(out)
@@ -189,7 +194,7 @@ def _copy_weights(source: Manifest, target: Path) -> None:
             break
 
 
-def _earlier(out: Path) -> dict[str, list[str]]:
+def _earlier_files(out: Path) -> dict[str, list[str]]:
     """The files of the build that lies in ``out``, by their path in it, with the checksums they may have.
 
     Raises:

@@ -35,7 +35,10 @@ class PackedRun(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The folder and the runs."""
     parser.add_argument(
-        "weights", type=Path, help="weights folder, made if needed; members of the same name are replaced"
+        "weights",
+        type=Path,
+        metavar="DIR",
+        help="weights folder to make or add to; a network of the same name is replaced",
     )
     parser.add_argument(
         "--runs",
@@ -43,24 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=packed_run,
         metavar="TASK[.NAME]:FOLD=RUN",
-        help="runs to add, e.g. landmarks:0=runs/landmarks/fold0 canal:none=runs/canal; tasks are landmarks, axial, "
-        "canal, foraminal and subarticular; networks of one task whose answers are to be averaged need names, e.g. "
-        "canal.wide:0; where one name is given several runs, the mean of their weights is the network (runs that went "
-        "on from one another)",
+        help="runs to add, e.g. landmarks:0=runs/landmarks/fold0 canal:none=runs/canal. TASK is landmarks, axial, "
+        "canal, foraminal or subarticular, FOLD the fold that the run held out. Several networks of one task and fold "
+        "need names, e.g. canal.wide:0; their answers are averaged. Several runs under one name (each started from "
+        "another) become one network, the average of their weights",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="how the networks of --runs are used at inference: beside, worst or shift_mm of classifiers, such as "
-        "canal_back_mm or axial.trust of sagittal localisers; one kind of network a call; repeatable",
+        help="how the networks of --runs are used when they grade: beside, worst or shift_mm of classifiers; "
+        "canal_back_mm, axial.trust and the like of landmark networks. One kind of network per call; repeatable",
     )
     parser.add_argument(
-        "--errors", type=Path, metavar="CSV", help="errors.csv of `evaluate landmarks`: sets the jitter"
+        "--errors", type=Path, metavar="CSV", help="errors.csv of `evaluate landmarks`, for training classifiers"
     )
-    parser.add_argument("--set-name", default="own", help="name of the set (default: %(default)s)")
-    parser.add_argument("--seen", default="", metavar="TEXT", help="one line: what these weights have seen")
+    parser.add_argument("--set-name", default="own", help="name of a new set of weights (default: %(default)s)")
+    parser.add_argument("--seen", default="", metavar="TEXT", help="one line: the data a new set was trained on")
 
 
 def packed_run(text: str) -> PackedRun:

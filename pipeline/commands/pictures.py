@@ -65,15 +65,16 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
 
 def main(argv: Sequence[str]) -> int:
     """Draw and print where; returns the exit status."""
-    return run_command("pictures", str(__doc__), add_arguments, run, argv)
+    summary = "Draw the first studies of a run with the points that were found on them."
+    return run_command("pictures", summary, add_arguments, run, argv)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the command."""
-    parser.add_argument("data", type=Path, help="competition or images folder")
+    parser.add_argument("data", type=Path, metavar="DATA", help="competition folder or images folder")
     parser.add_argument("--stages", type=Path, required=True, metavar="DIR", help="what submit.py --stages wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
-    parser.add_argument("--count", type=int, default=3, metavar="N", help="number of studies (default 3)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the PNG files")
+    parser.add_argument("--count", type=int, default=3, metavar="N", help="number of studies (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:

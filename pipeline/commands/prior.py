@@ -10,13 +10,13 @@ from pipeline.console import WorkError, say
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("labels", type=Path, help="grades in the format of train.csv")
+    parser.add_argument("labels", type=Path, metavar="TRAIN.csv", help="grades, in the format of train.csv")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("prior.csv"),
         metavar="FILE",
-        help="where to write (default: %(default)s); pipeline/ensemble/prior.csv is the package's own table",
+        help="table to write (default: %(default)s); the one that submit.py uses is pipeline/ensemble/prior.csv",
     )
 
 

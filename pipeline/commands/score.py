@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("truth", type=Path, help="grades in the format of train.csv")
-    parser.add_argument("submission", type=Path, help="row_id and three probabilities a row; more studies are allowed")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument("truth", type=Path, metavar="TRUTH.csv", help="the true grades, in the format of train.csv")
+    parser.add_argument(
+        "submission", type=Path, metavar="SUBMISSION.csv", help="table of submit.py; more studies are allowed"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -46,30 +46,38 @@ FOLDS_FILE = "folds.csv"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``submit.py``."""
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, required=True, help="images folder or competition folder")
-    data.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images folder")
-    data.add_argument("--split", choices=["train", "test"], help="which images of a competition folder (default: test)")
+    data.add_argument("--data", type=Path, required=True, metavar="DIR", help="images folder or competition folder")
+    data.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images")
+    data.add_argument("--split", choices=["train", "test"], help="images of a competition folder (default: test)")
     data.add_argument("--fold", type=int, metavar="K", help="dry run: grade held-out fold K and print the score")
     out = parser.add_argument_group("results")
-    out.add_argument("--out", type=Path, default=Path("submission.csv"), help="the table (default: %(default)s)")
-    out.add_argument("--wide", type=Path, metavar="FILE", help="also one row a study with 75 named columns")
-    out.add_argument("--stages", type=Path, metavar="DIR", help="also label_coordinates, provenance and problems")
-    out.add_argument("--work", type=Path, metavar="DIR", help="unfinished results (default: beside the table)")
-    out.add_argument("--quiet", action="store_true", help="no progress bar")
+    out.add_argument(
+        "--out", type=Path, default=Path("submission.csv"), metavar="FILE", help="table to write (default: %(default)s)"
+    )
+    out.add_argument("--wide", type=Path, metavar="FILE", help="also write one row per study, 75 named columns")
+    out.add_argument(
+        "--stages", type=Path, metavar="DIR", help="also write points, the source of each row, and problems"
+    )
+    out.add_argument(
+        "--work", type=Path, metavar="DIR", help="finished studies of an unfinished run (default: beside the table)"
+    )
+    out.add_argument("--quiet", action="store_true", help="do not show a progress bar")
     run = parser.add_argument_group("running")
-    run.add_argument("--weights", type=Path, metavar="DIR", help="a set of weights (default: weights/default)")
-    run.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
-    run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU that works")
-    run.add_argument("--time-budget", type=float, metavar="MINUTES", help="the table is final within this time")
+    run.add_argument("--weights", type=Path, metavar="DIR", help="set of weights (default: weights/default)")
+    run.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    run.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="default: a GPU if one works")
     run.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. study_seconds=60"
+        "--time-budget", type=float, metavar="MINUTES", help="finish in this time, whatever is graded by then"
+    )
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. study_seconds=60"
     )
 
 
 def main(argv: Sequence[str], started: float | None = None) -> int:
     """Parse, run, report; returns the exit status."""
     begin = time.monotonic() if started is None else started
-    summary = "Grade lumbar spine MRI studies: 25 rows a study."
+    summary = "Grade lumbar spine MRI studies: five conditions at five levels, three probabilities each."
     return run_command("submit.py", summary, add_arguments, lambda args: run(args, begin), argv)
 
 

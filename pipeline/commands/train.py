@@ -155,9 +155,11 @@ def add_fold_arguments(parser: argparse.ArgumentParser) -> None:
 def add_cache_arguments(parser: argparse.ArgumentParser, content: str) -> None:
     """Where what is made from the images once is kept, and how many processes make it."""
     parser.add_argument(
-        "--cache", type=Path, default=Path("cache"), help=f"folder for the {content} (default: %(default)s)"
+        "--cache", type=Path, default=Path("cache"), metavar="DIR", help=f"folder for {content} (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes that fill the cache (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that fill the cache (default: %(default)s)"
+    )
 
 
 def _fold(text: str) -> int | None:

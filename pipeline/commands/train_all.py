@@ -45,15 +45,15 @@ SECTIONS = (*TASKS, "context")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; there is no fold to choose."""
     add_common_arguments(parser, "all", "landmarks.loop.epochs=3")
-    add_cache_arguments(parser, "caches of all stages")
-    parser.add_argument("--set-name", default="own", help="name of the set of weights (default: %(default)s)")
+    add_cache_arguments(parser, "decoded slices and training cubes")
+    parser.add_argument("--set-name", default="own", metavar="NAME", help="name of the set (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the steps; the first that fails ends the run with its status.
 
     Raises:
-        CompetitionError: a folder of ``--data`` is none.
+        CompetitionError: a folder of ``--data`` is no competition folder.
         RefusedError: a folder of ``--out`` holds what this program did not write.
         ConfigError, BackboneError: a setting of any step is wrong, which is said before the first begins.
     """
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
             return status
     if is_main_process():
         _store_landmarks(args, networks, weights)
-        if not _newer(points / "errors.csv", [args.out / task for task in networks]):
+        if not _is_newer(points / "errors.csv", [args.out / task for task in networks]):
             say(f"train all: points of the studies that each network has not seen, into {points}")
             evaluate(args.data, weights, points, workers=args.workers)
         store_errors(points / "errors.csv", weights)
@@ -120,11 +120,11 @@ def _common(args: argparse.Namespace, section: str, settings: dict[str, list[str
 
 
 def _check_folders(out: Path, weights: Path, points: Path) -> None:
-    """Find out before the first step that the last could not write its result.
+    """Refuse, before the first step, a folder in which a later one could not write its result.
 
     Raises:
         RefusedError: one of the folders holds what this program did not write.
-        WeightsError: the weights' manifest is none.
+        WeightsError: the weights' manifest cannot be read.
     """
     from pipeline.landmarks.errors import EVALUATION
     from pipeline.owned import check_claim
@@ -180,7 +180,7 @@ def _by_section(settings: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _check_settings(preset: str | None, sections: dict[str, list[str]], folders: int) -> None:
-    """Read what every step will read, so that a slip of the pen costs a second and not the night before that step.
+    """Read the settings of every step before the first, so that a typing error costs a second and not a night.
 
     Raises:
         ConfigError: a setting that does not exist or has a wrong value.
@@ -201,7 +201,7 @@ def _check_settings(preset: str | None, sections: dict[str, list[str]], folders:
     load_settings(ContextSettings, overrides=sections["context"])
 
 
-def _newer(result: Path, runs: Sequence[Path]) -> bool:
-    """Whether a result is there that was made after the weights of all folds of some runs."""
+def _is_newer(result: Path, runs: Sequence[Path]) -> bool:
+    """Whether the result exists and was made after the weights of every fold of these runs."""
     weights = [file.stat().st_mtime for run in runs for file in run.glob("fold*/last.safetensors")]
     return result.is_file() and result.stat().st_mtime >= max(weights, default=0.0)

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "some rows are not to be used, usable (1 or 0)",
     )
     parser.add_argument(
-        "--split", type=Path, metavar="CSV", help="columns study_id,fold (default: made from the labels)"
+        "--split", type=Path, metavar="CSV", help="your own folds: study_id,fold (default: made from the labels)"
     )
     parser.add_argument(
         "--oof",
