@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pipeline.commands import DEFAULT_WEIGHTS
+from pipeline.commands.evaluate import add_common_arguments
 from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition
 from pipeline.console import say
 from pipeline.files import write_atomically, write_text
@@ -24,28 +24,7 @@ from pipeline.tables import guarded_frame
 STUDIES_A_JOB = 20
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``evaluate landmarks`` takes labelled folders and a weights folder."""
-    parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, metavar="DIR", help="competition folders with coordinates"
-    )
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        default=DEFAULT_WEIGHTS,
-        metavar="DIR",
-        help="a set of weights (default: weights/default)",
-    )
-    parser.add_argument("--fold", type=int, metavar="K", help="only the studies of held-out fold K")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("landmarks_evaluation"),
-        metavar="DIR",
-        help="folder for the results (default: %(default)s)",
-    )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N studies of each folder")
+add_arguments = partial(add_common_arguments, stage="landmarks")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -171,7 +150,7 @@ def _evaluate(
             comparisons.append(errors.assign(folder=name))
     errors = pd.concat(comparisons, ignore_index=True)
     for file, table in (("label_coordinates.csv", pd.concat(tables)), ("errors.csv", errors)):
-        write_atomically(out / file, functools.partial(guarded_frame(table).to_csv, index=False))
+        write_atomically(out / file, partial(guarded_frame(table).to_csv, index=False))
     summary = {str(folder): summarise(group) for folder, group in errors.groupby("folder")}
     write_text(out / "landmarks.json", json.dumps(summary, indent=1))
     for folder, figures in summary.items():

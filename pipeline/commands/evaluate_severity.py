@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.commands import DEFAULT_WEIGHTS
+from pipeline.commands.evaluate import add_common_arguments
 from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition
 from pipeline.console import say
 from pipeline.ensemble.combine import even_blend, fitted, hidden_answers
@@ -41,26 +41,9 @@ from pipeline.weights.manifest import Manifest, WeightsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``evaluate severity`` takes folders of studies and a weights folder."""
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="competition folders")
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        default=DEFAULT_WEIGHTS,
-        metavar="DIR",
-        help="a set of weights (default: weights/default)",
-    )
+    """Arguments of the command."""
+    add_common_arguments(parser, "severity")
     parser.add_argument("--gradings", type=Path, metavar="CSV", help="disc findings, as SPIDER's gradings.csv")
-    parser.add_argument("--fold", type=int, metavar="K", help="only the studies of held-out fold K")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("severity_evaluation"),
-        metavar="DIR",
-        help="folder for the results (default: %(default)s)",
-    )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N studies of each folder")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -54,8 +54,8 @@ class SeverityOptions(TrainOptions):
     oof: Path | None = None
 
 
-def train_points(task: str, options: TrainOptions) -> int:
-    """Train the point network ``landmarks`` or ``axial``; returns the exit status.
+def train_points(task: str, options: TrainOptions) -> None:
+    """Train the point network ``landmarks`` or ``axial``.
 
     Raises:
         CompetitionError, ConfigError, BackboneError, ResumeError: a folder or a setting is wrong.
@@ -63,36 +63,31 @@ def train_points(task: str, options: TrainOptions) -> int:
     """
     from pipeline.landmarks.train import train
 
-    return _train_folds(partial(train, task), options)
+    _train_folds(partial(train, task), options)
 
 
-def train_classifier(options: SeverityOptions) -> int:
-    """Train the classifier of one condition family; returns the exit status.
-
-    Raises:
-        As :func:`train_points`.
-    """
+def train_classifier(options: SeverityOptions) -> None:
+    """Train the classifier of one condition family; raises what :func:`train_points` raises."""
     from pipeline.severity.train import train
 
-    return _train_folds(train, options)
+    _train_folds(train, options)
 
 
-def _train_folds(train: Callable[[argparse.Namespace], int], options: TrainOptions) -> int:
+def _train_folds(train: Callable[[argparse.Namespace], object], options: TrainOptions) -> None:
     from pipeline.training.folder import check_run, claim_run
     from pipeline.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    out = options.out
-    check_run(out)
+    check_run(options.out)
     if options.folds != "all":
-        return train(options)
-    for fold in range(FOLDS):
-        check_run(out / f"fold{fold}")
-    claim_run(out)
-    for fold in range(FOLDS):
-        if status := train(replace(options, fold=fold, out=out / f"fold{fold}")):
-            return status
-    return 0
+        train(options)
+        return
+    folds = [replace(options, fold=fold, out=options.out / f"fold{fold}") for fold in range(FOLDS)]
+    for fold in folds:
+        check_run(fold.out)
+    claim_run(options.out)
+    for fold in folds:
+        train(fold)
 
 
 def add_point_arguments(task: str, parser: argparse.ArgumentParser) -> None:
@@ -104,7 +99,8 @@ def add_point_arguments(task: str, parser: argparse.ArgumentParser) -> None:
 
 def run_points(task: str, args: argparse.Namespace) -> int:
     """``train landmarks`` and ``train axial``."""
-    return train_points(task, TrainOptions(**vars(args)))
+    train_points(task, TrainOptions(**vars(args)))
+    return 0
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, stage: str, setting: str = "loop.epochs=3") -> None:

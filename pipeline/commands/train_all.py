@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the steps; the first that fails ends the run with its status.
+    """Run the steps; the first that fails ends the run.
 
     Raises:
         CompetitionError: a folder of ``--data`` is no competition folder.
@@ -73,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     for task in networks:
         say(f"train all: the {task} networks, into {args.out / task}")
-        if status := train_points(task, TrainOptions(**_common(args, task, settings))):
-            return status
+        train_points(task, TrainOptions(**_common(args, task, settings)))
     if is_main_process():
         _store_landmarks(args, networks, weights)
         if not _is_newer(points / "errors.csv", [args.out / task for task in networks]):
@@ -93,8 +92,7 @@ def run(args: argparse.Namespace) -> int:
             landmarks=[points / "label_coordinates.csv"],
             landmark_errors=weights / ERRORS_FILE if family.value in measured else None,
         )
-        if status := train_classifier(options):
-            return status
+        train_classifier(options)
     if is_main_process():
         _store_classifiers(args, families, weights)
         tables = {family.value: [args.out / family.value / "oof.csv"] for family in families}

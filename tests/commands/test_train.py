@@ -11,6 +11,7 @@ from pipeline.__main__ import main
 from pipeline.commands.train import SeverityOptions, TrainOptions
 from pipeline.competition import CompetitionError
 from pipeline.tables import TableError
+from pipeline.training.ladder import LadderError
 from pipeline.weights.backbones import BackboneError
 
 SEVERITY = ["train", "severity", "--condition", "canal"]
@@ -69,9 +70,17 @@ def test_no_held_out_fold(stage):
     assert stage.seen == [(None, "runs/severity", 1)]
 
 
-def test_a_fold_that_fails_ends_the_run_with_its_status(stage):
-    stage.run = lambda args: 1 if args.fold == 2 else 0
+def test_a_fold_that_fails_ends_the_run(stage):
+    note = stage.run
+
+    def run(options):
+        note(options)
+        if options.fold == 2:
+            raise LadderError("no batch fits")
+
+    stage.run = run
     assert main([*SEVERITY, "--data", "a", "--folds", "all"]) == 1
+    assert [fold for fold, _, _ in stage.seen] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pipeline.commands import train_all
 from pipeline.landmarks.errors import EVALUATION
 from pipeline.owned import claim
 from pipeline.training.folder import claim_run
-from pipeline.weights.manifest import Manifest
+from pipeline.weights.manifest import Manifest, WeightsError
 
 TITLES = ["spinal_canal_stenosis", "left_neural_foraminal_narrowing", "right_subarticular_stenosis"]
 
@@ -123,12 +123,17 @@ def test_networks_that_no_folder_has_labels_for_are_left_out(commands, monkeypat
     assert "no folder has subarticular points" in capsys.readouterr().out
 
 
-def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path):
+def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path, capsys):
     folder(monkeypatch, TITLES)
-    monkeypatch.setattr(train_all, "train_points", lambda task, options: 1 if task == "axial" else 0)
+
+    def fail(options):
+        raise WeightsError("canal-fold0.pt: is empty")
+
+    monkeypatch.setattr(train_all, "train_classifier", fail)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
-    assert not commands.steps
-    assert not commands.stored
+    assert "train all: canal-fold0.pt: is empty" in capsys.readouterr().err
+    assert names(commands) == ["landmarks", "axial", "evaluate"]
+    assert not [name for _, name in commands.stored if name.startswith("canal")]
 
 
 @pytest.mark.parametrize(
