@@ -1,4 +1,4 @@
-"""The competition folder: studies, series, labels, coordinates and folds. Paths and tables, never pixels.
+"""The competition folder: studies, series, labels and coordinates. Paths and tables, never pixels.
 
 ``<images>/<study>/<series>/<instance>.dcm`` with ``<split>_series_descriptions.csv`` beside the images folder, and for
 a labelled split ``train.csv`` and ``train_label_coordinates.csv``. Folders and tables seldom agree in the wild:

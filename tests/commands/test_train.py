@@ -1,7 +1,5 @@
 """``train STAGE``: arguments, folds and exit statuses; no stage is really trained."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,12 +123,3 @@ def test_faults_of_the_program_keep_their_traceback(stage):
     stage.run = run
     with pytest.raises(KeyError):
         main([*SEVERITY, "--data", "a"])
-
-
-@pytest.mark.parametrize("arguments", [["train", "--help"], ["train", "landmarks", "--help"]])
-def test_help_answers_without_torch(arguments):
-    call = f"status = main({arguments!r}); sys.exit(status or 'torch' in sys.modules)"
-    code = f"import sys; from pipeline.__main__ import main; {call}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "landmarks" in done.stdout
