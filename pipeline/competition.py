@@ -1,4 +1,4 @@
-"""The competition folder: studies, series, labels, coordinates and folds. Paths and tables, never pixels.
+"""The competition folder: studies, series, labels and coordinates. Paths and tables, never pixels.
 
 ``<images>/<study>/<series>/<instance>.dcm`` with ``<split>_series_descriptions.csv`` beside the images folder, and for
 a labelled split ``train.csv`` and ``train_label_coordinates.csv``. Folders and tables seldom agree in the wild:
@@ -7,7 +7,6 @@ whatever one has and the other lacks becomes a :class:`Problem`, and every study
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.labels import CELL_COLUMNS, SeriesKind
-from pipeline.names import file_name, plain_id, shown
+from pipeline.files import folders_and_files
+from pipeline.labels import SeriesKind, study_of
+from pipeline.names import file_name, plain_id
+from pipeline.problem import Problem
 from pipeline.tables import (
     Table,
     TableError,
@@ -32,29 +33,6 @@ SPLITS = ("test", "train")
 
 class CompetitionError(ValueError):
     """The path that was given is not a folder of studies; the message says what was found."""
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that was found wrong and worked around. ``what`` is a short code to count by.
-
-    Problems are for people, so every text is kept as it is :func:`shown`, whatever it quotes.
-    """
-
-    study_id: str
-    series_id: str | None
-    file: str | None
-    what: str
-    detail: str
-
-    def __post_init__(self) -> None:
-        for name, text in vars(self).items():
-            if text is not None:
-                object.__setattr__(self, name, shown(text))
-
-    def __str__(self) -> str:
-        where = "/".join(part for part in (self.study_id, self.series_id, self.file) if part)
-        return f"{where}: {self.what}: {self.detail}" if where else f"{self.what}: {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -219,17 +197,25 @@ def _locate(path: Path, split: str | None) -> tuple[Path, Path, str | None, bool
 def _is_single_study(path: Path) -> bool:
     """True where the folders below hold files and no further folder: they are series, not studies."""
     has_files = False
-    for folder in _entries(path)[0]:
-        folders, files = _entries(folder)
+    for folder in _folders_and_files(path)[0]:
+        folders, files = _folders_and_files(folder)
         if folders:
             return False
         has_files = has_files or any(file.suffix.lower() == ".dcm" for file in files)
     return has_files
 
 
+def _folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Those of a folder that can be listed, else none."""
+    try:
+        return folders_and_files(folder)
+    except OSError:
+        return [], []
+
+
 def _study_folders(images: Path, problems: list[Problem]) -> list[Path]:
     try:
-        folders, files = _entries(images, quiet=False)
+        folders, files = folders_and_files(images)
     except OSError as error:
         raise CompetitionError(f"{images} cannot be listed: {error.strerror or error}") from error
     for file in files:
@@ -252,7 +238,7 @@ def _list_studies(folders: Iterable[Path], problems: list[Problem]) -> dict[str,
 
 def _list_series(study_id: str, folder: Path, problems: list[Problem]) -> dict[str, Path]:
     try:
-        folders, files = _entries(folder, quiet=False)
+        folders, files = folders_and_files(folder)
     except OSError as error:
         problems.append(Problem(study_id, None, None, "study-unreadable", f"{folder}: {error.strerror or error}"))
         return {}
@@ -261,26 +247,6 @@ def _list_series(study_id: str, folder: Path, problems: list[Problem]) -> dict[s
     if not folders:
         problems.append(Problem(study_id, None, None, "study-empty", f"{folder} has no series folder"))
     return {plain_id(file_name(series.name)): series for series in folders}
-
-
-def _entries(folder: Path, quiet: bool = True) -> tuple[list[Path], list[Path]]:
-    """Folders and everything else in a folder, by name; hidden ones left out. Links that lead nowhere are files."""
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
-    except OSError:
-        if quiet:
-            return [], []
-        raise
-    folders: list[Path] = []
-    files: list[Path] = []
-    for entry in entries:
-        try:
-            is_folder = entry.is_dir()
-        except OSError:  # a symlink loop
-            is_folder = False
-        (folders if is_folder else files).append(Path(entry.path))
-    return folders, files
 
 
 def _series_table(
@@ -339,11 +305,10 @@ def _sampled_studies(path: Path, problems: list[Problem]) -> set[str]:
         return set()
     studies: set[str] = set()
     for name in row_ids:
-        column = next((column for column in CELL_COLUMNS if name.endswith(f"_{column}")), None)
-        if column is None or len(name) == len(column) + 1:
-            problems.append(Problem("", None, path.name, "table-row", f"row id {name!r} names no condition and level"))
-        else:
-            studies.add(plain_id(name[: -len(column) - 1]))
+        try:
+            studies.add(plain_id(study_of(name)))
+        except ValueError as error:
+            problems.append(Problem("", None, path.name, "table-row", str(error)))
     return studies
 
 

@@ -23,8 +23,6 @@ import yaml
 T = TypeVar("T")
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
-
-
 _SHOWN = 200
 """Characters of a wrong value that a message repeats; it may come from a file and be of any length."""
 
@@ -61,8 +59,10 @@ def load_settings(
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"override {override!r} is not key=value")
-        _set(mapping, key.strip().split("."), _parse(text, override), override)
+            raise ConfigError(f"--set {override}: expected KEY=VALUE")
+        _set(
+            mapping, key.strip().split("."), _yaml(text.encode(errors="surrogateescape"), f"--set {override}"), override
+        )
     return from_dict(cls, mapping)
 
 
@@ -78,10 +78,7 @@ def read_preset(preset: str | Path) -> dict[str, Any]:
     if not path.is_file():
         known = sorted(file.stem for file in PRESET_FOLDER.glob("*.yaml"))
         raise ConfigError(f"no preset {str(preset)!r}; expected one of {', '.join(known)} or the path of a .yaml file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    content = _yaml(path.read_bytes(), str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -256,15 +253,19 @@ def _set(mapping: dict[str, Any], keys: list[str], value: Any, override: str) ->
     for key in keys[:-1]:
         mapping = mapping.setdefault(key, {})
         if not isinstance(mapping, dict):
-            raise ConfigError(f"override {override!r}: {key!r} is a value, it has no settings below it")
+            raise ConfigError(f"--set {override}: {key} is a value, it has no settings below it")
     mapping[keys[-1]] = value
 
 
-def _parse(text: str, override: str) -> Any:
+def _yaml(content: bytes, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+        return yaml.safe_load(content)
+    except (ValueError, yaml.YAMLError) as error:  # a date that does not exist is a ValueError
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+        raise ConfigError(
+            f"{where}: not valid YAML: {getattr(error, 'problem', None) or ' '.join(str(error).split())}{place}"
+        ) from error
 
 
 def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a person gets to see: lines of text in which no name can do harm, on streams that may be closed or break.
 
 ``submit.py`` and ``python -m pipeline`` run inside :func:`run_program`, and print nothing but through :func:`say`,
-:func:`say_json` and :func:`complain`.
+:func:`say_json` and :func:`complain`. A command raises what went wrong; :data:`EXIT_STATUS` says what it exits with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from pipeline.names import shown
@@ -22,6 +22,38 @@ from pipeline.names import shown
 OUTPUT = "standard output"
 _NOBODY_READS = (errno.EPIPE, errno.EIO)
 """The reader of a pipe has gone (``| head -1``), or the terminal was closed."""
+
+EXIT_STATUS: dict[str, int] = {
+    # The call was wrong: an argument, a setting, or a file or folder that it names.
+    "CallError": 2,
+    "BackboneError": 2,
+    "CompetitionError": 2,
+    "ConfigError": 2,
+    "RefusedError": 2,
+    "ResumeError": 2,
+    "TableError": 2,
+    # The call was right, but the work could not be done.
+    "WorkError": 1,
+    "BusyError": 1,
+    "LadderError": 1,
+    "WeightsError": 1,
+    "WheelError": 1,
+    "FloatingPointError": 1,
+    "MemoryError": 1,
+    "OSError": 1,
+}
+"""Exit status by the name of an exception's class or of a class above it; by name, so that no error loads torch.
+
+Anything else is a fault of the program and keeps its traceback.
+"""
+
+
+class CallError(Exception):
+    """The command was called with something that cannot be meant."""
+
+
+class WorkError(Exception):
+    """The call was right, but what it asks for cannot be done."""
 
 
 def say(*lines: object) -> None:
@@ -47,19 +79,52 @@ def run_program(name: str, work: Callable[[], int]) -> int:
         name: of the program, for what goes wrong outside any command.
         work: returns 0 all well, 1 the work could not be done, 2 the call was wrong.
     """
-    open_streams()
-    try:
+
+    def work_and_flush() -> int:
         status = work()
         sys.stdout.flush()
+        return status
+
+    open_streams()
+    try:
+        return exit_status(name, work_and_flush)
     except KeyboardInterrupt:
         return 130
-    except MemoryError as error:
-        complain(f"{name}: out of memory: {error}")
-        return 1
-    except OSError as error:
-        complain(f"{name}: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
-        return 1
-    return status
+
+
+def run_command(
+    prog: str,
+    summary: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str],
+) -> int:
+    """Parse a command's arguments and run it; returns the exit status, also of ``--help`` and of a wrong argument."""
+    parser = Parser(prog=prog, description=summary)
+    add_arguments(parser)
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return exit_status(prog.removeprefix("python -m pipeline "), lambda: run(args))
+
+
+def exit_status(name: str, work: Callable[[], int]) -> int:
+    """The status that ``work`` returns; an error of :data:`EXIT_STATUS` becomes a line and its status."""
+    try:
+        return work()
+    except Exception as error:
+        status = next((EXIT_STATUS[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in EXIT_STATUS), None)
+        if status is None:
+            raise
+        complain(f"{name}: {_reason(error)}")
+        return status
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}"
+    return f"out of memory: {error}" if isinstance(error, MemoryError) else str(error)
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,8 +144,8 @@ def end_signals() -> tuple[signal.Signals, ...]:
 def open_streams() -> None:
     """Make the three standard streams fit to be used, however the program was started.
 
-    A closed one leads to nothing; its number must not be given to the next file that is opened. Signs that the
-    encoding lacks are escaped. Where nobody reads any more the program goes on.
+    A closed one is led to nothing, because its number must not be given to the next file that is opened. Characters
+    that the encoding lacks are escaped. The program keeps running when nobody reads its output any more.
     """
     for number in range(3):
         try:

@@ -94,6 +94,25 @@ def file_states(folder: Path) -> list[tuple[str, int, int, int]] | int:
     return sorted(found)
 
 
+def folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders and everything else in a folder, each by name; hidden ones left out. A link in a circle is a file.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    with os.scandir(folder) as listing:
+        entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    folders: list[Path] = []
+    files: list[Path] = []
+    for entry in entries:
+        try:
+            is_folder = entry.is_dir()
+        except OSError:  # a link in a circle
+            is_folder = False
+        (folders if is_folder else files).append(Path(entry.path))
+    return folders, files
+
+
 def write_sealed(path: Path, key: str, body: bytes) -> None:
     """Write ``body`` with its checksum and the ``key`` (a word) of what it was made from, for :func:`read_sealed`.
 

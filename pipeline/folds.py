@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.competition import Competition, CompetitionError
 from pipeline.files import write_atomically
-from pipeline.labels import CELLS, FOLDS, Family
+from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, FOLDS, Family
 from pipeline.tables import TableError, guarded_frame, read_text_table
 
 
@@ -17,7 +17,7 @@ def studies_in_fold(competition: Competition, fold: int) -> set[str]:
     """The studies of a labelled folder that fold ``fold`` of :func:`make_folds` holds out.
 
     Raises:
-        CompetitionError: the folder has no labels to make folds of.
+        CompetitionError: the folder has no labels, or too few, to make folds of.
     """
     if competition.labels is None:
         raise CompetitionError(f"{competition.root}: no train.csv; folds cannot be made without labels")
@@ -38,16 +38,18 @@ def make_folds(labels: pd.DataFrame, n: int = FOLDS, seed: int = 0) -> pd.Series
         Folds 0..n-1, index study_id (sorted), name ``fold``.
 
     Raises:
-        ValueError: fewer than two folds, fewer studies than folds, or a study twice.
+        CompetitionError: fewer than two folds, fewer studies than folds, or a study twice.
     """
     if n < 2 or len(labels) < n:
-        raise ValueError(f"cannot make {n} folds of {len(labels)} studies; expected 2 or more, and a study for each")
+        raise CompetitionError(
+            f"cannot make {n} folds of {len(labels)} studies; expected 2 or more, and a study for each"
+        )
     if labels.index.has_duplicates:
-        raise ValueError(f"study {labels.index[labels.index.duplicated()][0]!r} is listed more than once")
+        raise CompetitionError(f"study {labels.index[labels.index.duplicated()][0]} is listed more than once")
     ordered = labels.sort_index()
     patterns = []
     for family in Family:
-        columns = [cell.column for cell in CELLS if cell.condition.family is family]
+        columns = [CELL_COLUMNS[index] for index in FAMILY_COLUMNS[family]]
         patterns.append(ordered[columns].max(axis=1).fillna(-1).to_numpy())
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(ordered))

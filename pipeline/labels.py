@@ -163,6 +163,18 @@ def row_id(study_id: str, cell: Cell) -> str:
     return f"{study_id}_{cell.column}"
 
 
+def study_of(row: str) -> str:
+    """The inverse of :func:`row_id`: the study of a row.
+
+    Raises:
+        ValueError: it does not end in a condition and a level, or has nothing before them.
+    """
+    for column in CELL_COLUMNS:
+        if row.endswith(f"_{column}") and len(row) > len(column) + 1:
+            return row[: -len(column) - 1]
+    raise ValueError(f"row id {row!r} names no study, condition and level; expected e.g. {row_id('4003253', CELLS[0])}")
+
+
 def family_cells(family: Family) -> tuple[int, ...]:
     """Positions in ``CELLS`` of a family's cells."""
     return tuple(FAMILY_COLUMNS[family])

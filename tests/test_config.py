@@ -74,7 +74,10 @@ def test_settings_survive_a_round_trip_through_plain_values():
         ("colour=green", "expected one of 'red', 'blue', found 'green'"),
         ("mode=medium", "expected one of 'fast', 'slow'"),
         ("optimiser=3", "expected a mapping of Optimiser"),
-        ("epochs", "is not key=value"),
+        ("epochs", "--set epochs: expected KEY=VALUE"),
+        ("optimiser=3.lr=2", "expected a mapping of Optimiser"),
+        ("epochs=[", r"--set epochs=\[: not valid YAML: .* \(line 1, column 2\)$"),
+        ("epochs=2024-13-45", "--set epochs=2024-13-45: not valid YAML: month must be in 1..12$"),
         ("epochs=-1", "epochs is negative"),
         ("name.first=x", "unknown|expected"),
     ],
@@ -89,11 +92,21 @@ def test_unknown_preset_names_the_known_ones():
         load_settings(Settings, "fast")
 
 
-def test_a_preset_that_is_not_yaml_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a:\n  epochs: [", r"p.yaml: not valid YAML: .* \(line 2, column 12\)$"),
+        (b"a: \xff", "p.yaml: not valid YAML"),
+        (b"a: 2024-13-45", "p.yaml: not valid YAML: month must be in 1..12$"),
+        (b"3", "p.yaml: expected a mapping of sections, found int"),
+    ],
+)
+def test_a_preset_that_is_not_yaml_is_refused_in_one_line_with_the_place(tmp_path, content, message):
     preset = tmp_path / "p.yaml"
-    preset.write_text("a: [")
-    with pytest.raises(ConfigError, match="not valid YAML"):
+    preset.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as refused:
         load_settings(Settings, preset, "a")
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("lr", [0.0, 1.0, -1.0, float("nan")])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import importlib
 import os
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.console import Parser, complain, say, say_json
+from pipeline.console import EXIT_STATUS, Parser, complain, exit_status, run_command, say, say_json
 
 ROOT = Path(__file__).parents[1]
 HELP = [sys.executable, "-m", "pipeline", "--help"]
@@ -87,6 +89,45 @@ def test_lines_hold_no_line_break_and_json_is_left_whole(capsys):
     assert (first, second) == ("one\\x0atwo", "\\x1b[31mthree")
     assert third == '{"a\\u001b": "' + "\\udce9" * 12_000 + '"}'
     assert printed.err == "caf\\xe9\n"
+
+
+def own_errors():
+    """The classes of exceptions of the package, by name."""
+    found = {}
+    for path in sorted((ROOT / "pipeline").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Error"):
+                assert node.name not in found, (
+                    f"{path}: a second {node.name}, so its exit status cannot be told by name"
+                )
+                module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+                found[node.name] = getattr(module, node.name)
+    return found
+
+
+CAUGHT = {"UndecodableError", "BadFileError", "DamagedError"}
+"""Errors that never reach a command: they become a problem of the study, or the file is made anew."""
+
+
+def test_every_error_of_the_package_has_one_exit_status_that_every_command_uses(capsys):
+    known = own_errors() | {name: getattr(builtins, name) for name in EXIT_STATUS if hasattr(builtins, name)}
+    assert known.keys() - CAUGHT - {"WorkerLostError"} == EXIT_STATUS.keys()
+    for name, status in [*EXIT_STATUS.items(), ("WorkerLostError", EXIT_STATUS["OSError"])]:
+        error = known[name].__new__(known[name])
+        Exception.__init__(error, "what is wrong")
+
+        def run(args, error=error):
+            raise error
+
+        assert run_command("python -m pipeline prior", "A table.", lambda parser: None, run, []) == status
+        assert capsys.readouterr().err.startswith("prior: "), name
+
+
+def test_a_status_that_a_command_returns_is_passed_on_and_a_fault_of_the_program_keeps_its_traceback():
+    assert exit_status("x", lambda: 7) == 7
+    for error in (ValueError, KeyError, RuntimeError):
+        with pytest.raises(error):
+            exit_status("x", lambda error=error: (_ for _ in ()).throw(error("a bug")))
 
 
 def test_a_wrong_argument_is_shown_escaped(capsys):

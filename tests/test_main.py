@@ -14,10 +14,10 @@ from pipeline.__main__ import COMMANDS, main
 ROOT = Path(__file__).parents[1]
 HELP_WITHOUT_TORCH = """
 import sys
-sys.modules["torch"] = None  # any import of it fails
 from pipeline.__main__ import COMMANDS, main
 from pipeline.commands.submit import main as submit
-print({name: main([name, "--help"]) for name in COMMANDS} | {"": main(["--help"]), "submit": submit(["--help"])})
+status = {name: main([*name.split(), "--help"]) for name in [*COMMANDS, "train", "evaluate", ""]}
+print(status | {"submit": submit(["--help"]), "torch": int("torch" in sys.modules)})
 """
 
 
@@ -26,7 +26,9 @@ def test_every_help_answers_without_torch():
         [sys.executable, "-c", HELP_WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert ast.literal_eval(done.stdout.splitlines()[-1]) == dict.fromkeys([*COMMANDS, "", "submit"], 0)
+    assert ast.literal_eval(done.stdout.splitlines()[-1]) == dict.fromkeys(
+        [*COMMANDS, "train", "evaluate", "", "submit", "torch"], 0
+    )
     assert "--time-budget" in done.stdout
 
 
@@ -34,6 +36,11 @@ def test_a_wrong_call_is_status_two(capsys):
     assert main(["scoer"]) == 2
     assert "expected one of phantom, check, score" in capsys.readouterr().err
     assert main([]) == 2
+    assert main(["evaluate", "landmark"]) == 2
+    assert "expected one of evaluate landmarks, evaluate severity\n" in capsys.readouterr().err
+    assert main(["evaluate"]) == 2
+    assert "evaluate severity" in (printed := capsys.readouterr().out)
+    assert "train" not in printed.replace("trained", "")
     assert main(["score", "only-one.csv"]) == 2
 
 

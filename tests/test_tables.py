@@ -155,3 +155,51 @@ def test_a_row_with_more_cells_than_the_first_line_has_names_is_refused(tmp_path
     path.write_text("study_id,series_id,series_description\n1,2,Sagittal T2,STIR\n1,3,Sagittal T1,\n")
     with pytest.raises(TableError, match="more cells than its first line has names"):
         read_text_table(path, ["study_id"])
+
+
+def test_labels_are_grades_or_nothing(tmp_path):
+    path = tmp_path / "train.csv"
+    header = ",".join(["study_id", *CELL_COLUMNS])
+    path.write_text(f"{header}\n007,{','.join(['Normal/Mild', 'Moderate', 'Severe', ''] + [''] * 21)}\n")
+    labels = read_labels(path).strict()
+    assert list(labels.index) == ["007"]
+    assert labels.iloc[0, :3].tolist() == [0, 1, 2]
+    assert labels.iloc[0, 3:].isna().all()
+    path.write_text(f"{header}\n007,{','.join(['Mild'] + [''] * 24)}\n")
+    with pytest.raises(TableError, match=r"train.csv, row 2, column 'spinal_canal_stenosis_l1_l2': found 'Mild'"):
+        read_labels(path).strict()
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ("1,2,1.5,Spinal Canal Stenosis,L1/L2,3,4", "instance_number"),
+        ("1,2,1,Canal Stenosis,L1/L2,3,4", "condition"),
+        ("1,2,1,Spinal Canal Stenosis,L1/S2,3,4", "level"),
+        ("1,2,1,Spinal Canal Stenosis,L1/L2,inf,4", "x"),
+        ("1,2,1,Spinal Canal Stenosis,L1/L2,3,", "y"),
+        (",2,1,Spinal Canal Stenosis,L1/L2,3,4", "study_id"),
+    ],
+)
+def test_a_wrong_coordinate_is_named_by_row_and_column(tmp_path, row, column):
+    path = tmp_path / "c.csv"
+    path.write_text(",".join(COORDINATE_COLUMNS) + "\n" + "1,2,7,Left Subarticular Stenosis,L5/S1,3.5,4\n" + row + "\n")
+    table = read_coordinates(path)
+    assert [(error.row, error.column) for error in table.errors] == [(3, column)]
+    assert table.content.to_dict("records") == [
+        {
+            "study_id": "1",
+            "series_id": "2",
+            "instance_number": 7,
+            "condition": "left_subarticular_stenosis",
+            "level": "l5_s1",
+            "x": 3.5,
+            "y": 4.0,
+        }
+    ]
+
+
+def test_rows_are_counted_as_an_editor_shows_them(tmp_path):
+    path = tmp_path / "s.csv"
+    path.write_text("\ufeffstudy_id,series_id,series_description\n1,2,Axial T2\n\n\n1,,Axial T2\n", encoding="utf-8")
+    assert [error.row for error in read_series_table(path).errors] == [5]

@@ -14,17 +14,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.console import complain, say, say_json
-from pipeline.labels import SeriesKind
+from pipeline.console import CallError, say, say_json
+from pipeline.labels import NEEDED, SeriesKind
+from pipeline.problem import Problem
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.competition import Problem, StudyRef
+    from pipeline.competition import StudyRef
     from pipeline.volumes import StudyVolumes, Volume
 
-NEEDED = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2)
-"""The kinds without which cells of a study fall back."""
+KINDS = tuple(kind for kind in SeriesKind if any(kind in kinds for kinds in NEEDED.values()))
+"""The kinds of series that some family is graded on."""
 GAP_STEPS = 1.6
 """A distance between slices of more than this many usual ones is reported as a gap."""
 
@@ -34,30 +35,24 @@ NAMED = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``check``."""
-    parser.add_argument("data", type=Path, metavar="DIR", help="an images folder, a competition folder or one study")
-    parser.add_argument("--series", type=Path, metavar="CSV", help="the table of series descriptions")
-    parser.add_argument("--split", choices=("train", "test"), help="which images of a competition folder")
-    parser.add_argument("--seconds", type=float, default=None, help="limit for reading one study (default 60)")
-    parser.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("data", type=Path, metavar="DIR", help="competition folder, images folder or one study")
+    parser.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images")
+    parser.add_argument("--split", choices=("train", "test"), help="images of a competition folder (default: test)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="time limit for reading one study (default: 60)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    parser.epilog = "exit status: 0 nothing falls back, 1 something would, 2 the call was wrong"
+    parser.epilog = "exit status: 0 every cell can be graded, 1 some would fall back, 2 the call was wrong"
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the folder and print the result; returns the exit status."""
-    from pipeline.competition import CompetitionError, no_study, open_competition
-    from pipeline.tables import TableError
+    from pipeline.competition import no_study, open_competition
     from pipeline.volumes import ReadLimits
 
     if args.workers < 1 or (args.seconds is not None and not args.seconds > 0):
-        complain("check: --workers and --seconds must be above 0")
-        return 2
-    try:
-        competition = open_competition(args.data, series_csv=args.series, split=args.split, strict=False)
-        coordinates = competition.coordinates
-    except (CompetitionError, TableError) as error:
-        complain(f"check: {error}")
-        return 2
+        raise CallError("--workers and --seconds must be above 0")
+    competition = open_competition(args.data, series_csv=args.series, split=args.split, strict=False)
+    coordinates = competition.coordinates
     limits = ReadLimits() if args.seconds is None else ReadLimits(study_seconds=args.seconds)
     studies = []
     for study in _studies(competition.studies, limits, coordinates, args.workers):
@@ -73,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
         if studies:
             say(_last_line(summary))
     if not studies:
-        complain(f"check: {no_study(competition)}")
-        return 2
+        raise CallError(no_study(competition))
     return 1 if summary["studies_with_fallback"] else 0
 
 
@@ -103,7 +97,6 @@ def describe_study(ref: StudyRef, limits: Any, coordinates: pd.DataFrame | None 
 
 def _lost_study(ref: StudyRef, *_: Any) -> dict[str, Any]:
     """The description of a study that ended the process that read it."""
-    from pipeline.competition import Problem
     from pipeline.volumes import StudyVolumes
 
     problem = Problem(ref.study_id, None, None, "worker-died", "the process that read the study alone was killed")
@@ -125,7 +118,7 @@ def _description(ref: StudyRef, reading: StudyVolumes, coordinates: pd.DataFrame
                 "stacks": stacks,
             }
         )
-    missing = [kind.value for kind in NEEDED if not reading.of_kind(kind)]
+    missing = [kind.value for kind in KINDS if not reading.of_kind(kind)]
     return {
         "study_id": ref.study_id,
         "series": series,
@@ -135,7 +128,6 @@ def _description(ref: StudyRef, reading: StudyVolumes, coordinates: pd.DataFrame
 
 
 def _doubted_labels(reading: StudyVolumes, coordinates: pd.DataFrame) -> list[Problem]:
-    from pipeline.competition import Problem
     from pipeline.landmarks.labelled import labelled_points, mislabelled
 
     points = labelled_points(reading, coordinates)

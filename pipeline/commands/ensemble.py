@@ -10,71 +10,66 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.console import complain, say
+from pipeline.console import CallError, WorkError, say
 
 REPORT_FILE = "ensemble_report.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The weights folder, the data and the tables."""
-    parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="folder with manifest.json")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="folders with train.csv")
+    parser.add_argument(
+        "--weights", type=Path, required=True, metavar="DIR", help="weights folder (with manifest.json)"
+    )
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="graded competition folders")
     parser.add_argument(
         "--oof",
         nargs="+",
         default=[],
         metavar="RECIPE=CSV",
-        help="out-of-fold tables; a recipe may be named several times, once a fold. RECIPE is a member's name without "
-        "its fold. Without any, the networks of the weights folder predict the studies they have not seen",
+        help="out-of-fold predictions (oof.csv of train severity); a recipe may be given several, one for each fold. "
+        "RECIPE is a network's name without its fold, e.g. canal. Without this option each network predicts the "
+        "studies it has not seen",
     )
-    parser.add_argument("--save-oof", type=Path, metavar="DIR", help="keep those predictions as DIR/RECIPE/oof.csv")
-    parser.add_argument("--workers", type=int, default=1, help="processes that predict (default: %(default)s)")
+    parser.add_argument("--save-oof", type=Path, metavar="DIR", help="save these predictions as DIR/RECIPE/oof.csv")
     parser.add_argument(
-        "--fixed", nargs="*", default=[], metavar="RECIPE=WEIGHT", help="weights that are given, not fitted, e.g. 0"
+        "--workers", type=int, default=1, metavar="N", help="processes that predict (default: %(default)s)"
     )
-    parser.add_argument("--average", choices=["logits", "probabilities"], default="logits", help="what is averaged")
-    parser.add_argument("--no-context", action="store_true", help="fit no study-context model")
+    parser.add_argument(
+        "--fixed",
+        nargs="*",
+        default=[],
+        metavar="RECIPE=WEIGHT",
+        help="weights to keep instead of fitting, e.g. canal=0",
+    )
+    parser.add_argument("--average", choices=["logits", "probabilities"], default="logits", help="default: logits")
+    parser.add_argument("--no-context", action="store_true", help="do not fit the study-context model")
     parser.add_argument("--ablation", action="store_true", help="also report the context model without calibration")
-    parser.add_argument("--preset", default=None, metavar="NAME", help="its section context, e.g. kaggle")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. steps=800")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="setting of the context model, e.g. steps=800"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fit, save, report; returns the exit status."""
-    from pipeline.config import ConfigError
-    from pipeline.owned import RefusedError
-    from pipeline.tables import TableError
-    from pipeline.weights.manifest import WeightsError
-
-    try:
-        tables = _named(args.oof)
-        fixed = {name: float(weight) for name, weight in (text.split("=", 1) for text in args.fixed)}
-    except ValueError as error:
-        complain(f"ensemble: {error}")
-        return 2
-    try:
-        fit_and_save(
-            args.weights,
-            args.data,
-            tables,
-            save_oof=args.save_oof,
-            workers=args.workers,
-            fixed=fixed,
-            average=args.average,
-            with_context=not args.no_context,
-            ablation=args.ablation,
-            preset=args.preset,
-            overrides=args.set,
-        )
-    except (ConfigError, RefusedError) as error:
-        complain(f"ensemble: {error}")
-        return 2
-    except (OSError, TableError, WeightsError, ValueError) as error:
-        complain(f"ensemble: {error}")
-        return 1
+    """Fit, save, report."""
+    tables: dict[str, list[Path]] = {}
+    for name, path in _pairs("--oof", "RECIPE=CSV", args.oof):
+        tables.setdefault(name, []).append(Path(path))
+    fit_and_save(
+        args.weights,
+        args.data,
+        tables,
+        save_oof=args.save_oof,
+        workers=args.workers,
+        fixed={name: _weight(name, text) for name, text in _pairs("--fixed", "RECIPE=WEIGHT", args.fixed)},
+        average=args.average,
+        with_context=not args.no_context,
+        ablation=args.ablation,
+        overrides=args.set,
+    )
     return 0
 
 
@@ -89,7 +84,6 @@ def fit_and_save(
     average: str = "logits",
     with_context: bool = True,
     ablation: bool = False,
-    preset: str | None = None,
     overrides: Sequence[str] = (),
 ) -> None:
     """Fit the ensemble of a weights folder.
@@ -101,10 +95,10 @@ def fit_and_save(
         save_oof: folder for the predictions that are made now.
         workers: processes that make them.
         fixed, average, with_context, ablation: see :func:`pipeline.ensemble.fit.fit_ensemble`.
-        preset, overrides: of the section ``context``.
+        overrides: settings of the study-context model as ``key=value``.
 
     Raises:
-        ValueError: the tables and the grades do not fit each other.
+        WorkError: the networks, the tables and the grades do not fit each other.
         RefusedError: a file that would be written is not the program's own.
     """
     from pipeline.competition import open_competition
@@ -119,23 +113,29 @@ def fit_and_save(
     from pipeline.scoring.oof import OofTable, read_oof, write_oof
     from pipeline.weights.manifest import Manifest
 
-    settings = load_settings(ContextSettings, preset, "context", list(overrides))
+    settings = load_settings(ContextSettings, overrides=overrides)
     manifest = Manifest.load(weights)
     manifest.check_free(ENSEMBLE_FILE, CONTEXT_FILE, REPORT_FILE)
     if save_oof is not None:
         claim(save_oof, "oof")
     recipes = sorted({member.recipe for member in manifest.members if member.task in list(Family)})
-    if recipes and (unknown := sorted(set(tables) - set(recipes))):
-        raise ValueError(f"--oof: no network of recipe {', '.join(unknown)} in {weights}; it has {', '.join(recipes)}")
+    for option, named in (("--oof", tables), ("--fixed", fixed or {})):
+        if recipes and (unknown := sorted(set(named) - set(recipes))):
+            known = ", ".join(recipes)
+            raise WorkError(f"{option}: no network of recipe {', '.join(unknown)} in {weights}; it has {known}")
     prior = own_prior(manifest)
     competitions = [open_competition(path, split="train") for path in data]
     read = {name: OofTable.concatenate([read_oof(path) for path in paths]) for name, paths in tables.items()}
-    found = read or predicted_tables(manifest, competitions, workers)
-    if not read and save_oof is not None:
-        for name, table in found.items():
-            write_oof(table, save_oof / name)
-    out_of_fold = gather(found, [c.labels for c in competitions if c.labels is not None])
-    fitted = fit_ensemble(out_of_fold, prior, settings, average, with_context, fixed, ablation)
+    grades = [c.labels for c in competitions if c.labels is not None]
+    try:
+        found = read or predicted_tables(manifest, competitions, workers)
+        if not read and save_oof is not None:
+            for name, table in found.items():
+                write_oof(table, save_oof / name)
+        out_of_fold = gather(found, grades)
+        fitted = fit_ensemble(out_of_fold, prior, settings, average, with_context, fixed, ablation)
+    except ValueError as error:
+        raise WorkError(str(error)) from error
     if fitted.context is not None:
         manifest.add_file(CONTEXT_FILE, fitted.context.to_bytes())
     manifest.add_file(ENSEMBLE_FILE, _json(to_dict(fitted.fit)))
@@ -153,11 +153,24 @@ def _json(content: object) -> bytes:
     return f"{json.dumps(content, indent=1)}\n".encode()
 
 
-def _named(texts: Sequence[str]) -> dict[str, list[Path]]:
-    tables: dict[str, list[Path]] = {}
-    for text in texts:
-        name, equals, path = text.partition("=")
-        if not equals or not name or not path:
-            raise ValueError(f"--oof {text!r}: expected RECIPE=CSV")
-        tables.setdefault(name, []).append(Path(path))
-    return tables
+def _pairs(option: str, form: str, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """What stands before and after the sign of equality in each text.
+
+    Raises:
+        CallError: a text has none, or nothing on one side of it.
+    """
+    pairs = [(text, *text.partition("=")) for text in texts]
+    for text, name, _, value in pairs:
+        if not name or not value:
+            raise CallError(f"{option} {text}: expected {form}")
+    return [(name, value) for _, name, _, value in pairs]
+
+
+def _weight(name: str, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise CallError(f"--fixed {name}={text}: expected a weight of 0 or more, e.g. {name}=0")
+    return weight

@@ -3,59 +3,61 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from pipeline.commands.evaluate import add_common_arguments
 from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition
-from pipeline.console import complain, say
+from pipeline.console import say
 from pipeline.files import write_atomically, write_text
 from pipeline.folds import studies_in_fold
 from pipeline.landmarks.errors import EVALUATION, compare, slice_of, summarise
 from pipeline.names import file_name, plain_id
-from pipeline.owned import RefusedError, claim
-from pipeline.tables import TableError, guarded_frame
+from pipeline.owned import claim
+from pipeline.tables import guarded_frame
 
 STUDIES_A_JOB = 20
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``evaluate landmarks`` takes labelled folders and a weights folder."""
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="competition folders with coordinates")
-    parser.add_argument("--weights", type=Path, default=Path("weights/default"), help="weights (default: %(default)s)")
-    parser.add_argument("--fold", type=int, help="only this held-out fold, by networks that have not seen it")
-    parser.add_argument(
-        "--out", type=Path, default=Path("landmarks_evaluation"), help="folder for results (default: %(default)s)"
-    )
-    parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="at most so many studies a folder")
+add_arguments = partial(add_common_arguments, stage="landmarks")
 
 
 def run(args: argparse.Namespace) -> int:
+    """Measure what the arguments name; see :func:`evaluate`."""
+    evaluate(args.data, args.weights, args.out, args.fold, args.workers, args.limit)
+    return 0
+
+
+def evaluate(
+    data: Sequence[Path], weights: Path, out: Path, fold: int | None = None, workers: int = 1, limit: int | None = None
+) -> None:
     """Predict, compare, print; write ``label_coordinates.csv``, ``errors.csv``, ``landmarks.json`` and ``worst.png``.
 
-    Returns:
-        1 where the weights cannot be used, 2 where a folder has nothing to compare with.
-    """
-    from pipeline.weights.manifest import Manifest, WeightsError
+    Args:
+        data: competition folders with coordinates.
+        weights: a weights folder with localisers.
+        out: folder for the results; new, empty or of an earlier evaluation.
+        fold: only this held-out fold; None for every labelled study.
+        workers: processes that predict.
+        limit: at most so many studies a folder.
 
-    try:
-        Manifest.load(args.weights)
-        competitions = [open_competition(path, split="train") for path in args.data]
-        studies = [_studies(competition, args.fold, args.limit) for competition in competitions]
-        claim(args.out, EVALUATION)
-        _evaluate(competitions, studies, args)
-    except (CompetitionError, RefusedError, TableError) as error:
-        complain(f"evaluate landmarks: {error}")
-        return 2
-    except WeightsError as error:
-        complain(f"evaluate landmarks: {error}")
-        return 1
-    return 0
+    Raises:
+        CompetitionError: a folder has nothing to compare with.
+        RefusedError: ``out`` holds other things.
+        WeightsError: the weights cannot be used.
+    """
+    from pipeline.weights.manifest import Manifest
+
+    Manifest.load(weights)
+    competitions = [open_competition(path, split="train") for path in data]
+    studies = [_studies(competition, fold, limit) for competition in competitions]
+    claim(out, EVALUATION)
+    _evaluate(competitions, studies, weights, out, workers)
 
 
 def predict_and_compare(
@@ -126,7 +128,11 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
 
 
 def _evaluate(
-    competitions: Sequence[Competition], studies: Sequence[Sequence[StudyRef]], args: argparse.Namespace
+    competitions: Sequence[Competition],
+    studies: Sequence[Sequence[StudyRef]],
+    weights: Path,
+    out: Path,
+    workers: int,
 ) -> None:
     from tqdm import tqdm
 
@@ -135,23 +141,23 @@ def _evaluate(
     comparisons, tables = [], []
     for name, competition, chosen in zip(_names(competitions), competitions, studies, strict=True):
         jobs = [
-            (chosen[start : start + STUDIES_A_JOB], competition, args.weights)
+            (chosen[start : start + STUDIES_A_JOB], competition, weights)
             for start in range(0, len(chosen), STUDIES_A_JOB)
         ]
-        answers = in_processes(predict_and_compare, jobs, args.workers)
+        answers = in_processes(predict_and_compare, jobs, workers)
         for predicted, errors in tqdm(answers, total=len(jobs), desc=name):
             tables.append(predicted)
             comparisons.append(errors.assign(folder=name))
     errors = pd.concat(comparisons, ignore_index=True)
     for file, table in (("label_coordinates.csv", pd.concat(tables)), ("errors.csv", errors)):
-        write_atomically(args.out / file, functools.partial(guarded_frame(table).to_csv, index=False))
+        write_atomically(out / file, partial(guarded_frame(table).to_csv, index=False))
     summary = {str(folder): summarise(group) for folder, group in errors.groupby("folder")}
-    write_text(args.out / "landmarks.json", json.dumps(summary, indent=1))
+    write_text(out / "landmarks.json", json.dumps(summary, indent=1))
     for folder, figures in summary.items():
         say(folder, *_text(figures).splitlines())
-    if worst_cases(errors, competitions, args.out / "worst.png"):
-        say(f"worst cases: {args.out / 'worst.png'}")
-    say(f"wrote {args.out}")
+    if worst_cases(errors, competitions, out / "worst.png"):
+        say(f"worst cases: {out / 'worst.png'}")
+    say(f"wrote {out}")
 
 
 def _names(competitions: Sequence[Competition]) -> list[str]:

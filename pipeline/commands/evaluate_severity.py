@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.commands.evaluate import add_common_arguments
 from pipeline.competition import Competition, CompetitionError, StudyRef, open_competition
-from pipeline.console import complain, say
+from pipeline.console import say
 from pipeline.ensemble.combine import even_blend, fitted, hidden_answers
 from pipeline.ensemble.prior import own_prior
 from pipeline.files import write_atomically, write_text
 from pipeline.folds import studies_in_fold
 from pipeline.labels import CELL_COLUMNS, GRADES, LEVELS
 from pipeline.landmarks.errors import EVALUATION
-from pipeline.owned import RefusedError, claim
+from pipeline.owned import claim
 from pipeline.run.unseen import predict_unseen
 from pipeline.scoring.evidence import (
     GRADINGS,
@@ -35,40 +36,22 @@ from pipeline.scoring.evidence import (
     evidence_lines,
     read_gradings,
 )
-from pipeline.tables import TableError, guarded_frame
+from pipeline.tables import guarded_frame
 from pipeline.weights.manifest import Manifest, WeightsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``evaluate severity`` takes folders of studies and a weights folder."""
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="competition folders")
-    parser.add_argument("--weights", type=Path, default=Path("weights/default"), help="weights (default: %(default)s)")
-    parser.add_argument("--gradings", type=Path, metavar="CSV", help="disc findings by study and level, as SPIDER has")
-    parser.add_argument("--fold", type=int, help="only this held-out fold")
-    parser.add_argument(
-        "--out", type=Path, default=Path("severity_evaluation"), help="folder for results (default: %(default)s)"
-    )
-    parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="at most so many studies a folder")
+    """Arguments of the command."""
+    add_common_arguments(parser, "severity")
+    parser.add_argument("--gradings", type=Path, metavar="CSV", help="disc findings, as SPIDER's gradings.csv")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict, compare, print; write ``predictions.csv`` and ``severity.json``.
-
-    Returns:
-        1 where the weights cannot be used or answer for nothing, 2 where a folder or a table is not as expected.
-    """
-    try:
-        competitions = [open_competition(path, split="train") for path in args.data]
-        studies = [study for competition in competitions for study in _studies(competition, args.fold, args.limit)]
-        claim(args.out, EVALUATION)
-        figures = _evaluate(competitions, studies, args)
-    except (CompetitionError, RefusedError, TableError) as error:
-        complain(f"evaluate severity: {error}")
-        return 2
-    except WeightsError as error:
-        complain(f"evaluate severity: {error}")
-        return 1
+    """Predict, compare, print; write ``predictions.csv`` and ``severity.json``."""
+    competitions = [open_competition(path, split="train") for path in args.data]
+    studies = [study for competition in competitions for study in _studies(competition, args.fold, args.limit)]
+    claim(args.out, EVALUATION)
+    figures = _evaluate(competitions, studies, args)
     write_text(args.out / "severity.json", json.dumps(figures, indent=1))
     say(*evidence_lines(figures))
     say(f"wrote {args.out}")

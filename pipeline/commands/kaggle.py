@@ -24,15 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands import DEFAULT_WEIGHTS, ROOT
 from pipeline.files import read_bounded, write_text
 from pipeline.untrusted import parse_json
 
 if TYPE_CHECKING:
     from pipeline.weights.manifest import Manifest
 
-from pipeline.console import complain, say
+from pipeline.console import CallError, say
 
-ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "kaggle_notebook.ipynb"
 MODEL_CARD = "MODEL_CARD.md"
 CODE_FILES = ("submit.py", "LICENSE", "README.md", "requirements.txt", "requirements-decoders.txt")
@@ -73,47 +73,36 @@ KERNEL_TITLE = "Lumbar grading"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``kaggle``."""
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to build in; an earlier build there is replaced")
-    parser.add_argument("--user", default=os.environ.get("KAGGLE_USERNAME"), help="Kaggle name (or $KAGGLE_USERNAME)")
-    parser.add_argument("--weights", type=Path, metavar="DIR", default=ROOT / "weights" / "default",
-                        help="the set of weights to upload (default: weights/default)")  # fmt: skip
-    parser.add_argument("--no-weights", action="store_true", help="without: only class frequencies are submitted")
-    parser.add_argument("--no-wheels", action="store_true", help="no wheelhouse; the base path needs none")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to build in; replaces an earlier build")
+    parser.add_argument(
+        "--user",
+        default=os.environ.get("KAGGLE_USERNAME"),
+        metavar="NAME",
+        help="Kaggle name (default: $KAGGLE_USERNAME)",
+    )
+    parser.add_argument("--weights", type=Path, metavar="DIR", default=DEFAULT_WEIGHTS,
+                        help="set of weights to upload (default: weights/default)")  # fmt: skip
+    parser.add_argument("--no-weights", action="store_true", help="leave out the networks: class frequencies only")
+    parser.add_argument("--no-wheels", action="store_true", help="leave the optional DICOM decoders out")
     parser.add_argument("--python-version", default=DEFAULT_PYTHON, metavar="X.Y",
-                        help="Python of the image the wheels are for (default: %(default)s)")  # fmt: skip
+                        help="Python version of the Kaggle image (default: %(default)s)")  # fmt: skip
     parser.add_argument("--accelerator", choices=ACCELERATORS, default=ACCELERATORS[0],
-                        help="machine of the kernel: one T4 (default), two T4, or none")  # fmt: skip
+                        help="GPUs of the kernel: one T4 (the default), two T4, or none")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build the folders and print sizes and commands; returns the exit status."""
-    from pipeline.commands.wheelhouse import WheelError
-    from pipeline.owned import RefusedError
-    from pipeline.weights.manifest import WeightsError
-
+    """Build the folders and print sizes and commands."""
     if not re.fullmatch(r"3\.\d{1,2}", args.python_version):
-        complain(f"kaggle: --python-version {args.python_version}: expected two numbers such as 3.12")
-        return 2
+        raise CallError(f"--python-version {args.python_version}: expected two numbers such as 3.12")
     if args.user is not None and not re.fullmatch(r"[A-Za-z0-9-]+", args.user):
-        complain(f"kaggle: --user {args.user!r}: expected letters, digits and dashes, as in your profile")
-        return 2
-    try:
-        datasets = build(
-            args.out,
-            args.user or NO_USER,
-            None if args.no_weights else args.weights,
-            None if args.no_wheels else args.python_version,
-            args.accelerator,
-        )
-    except RefusedError as error:
-        complain(f"kaggle: {error}")
-        return 2
-    except (WeightsError, WheelError) as error:
-        complain(f"kaggle: {error}")
-        return 1
-    except OSError as error:
-        complain(f"kaggle: {error.filename or args.out}: {error.strerror or error}")
-        return 1
+        raise CallError(f"--user {args.user}: expected letters, digits and dashes, as in your profile")
+    datasets = build(
+        args.out,
+        args.user or NO_USER,
+        None if args.no_weights else args.weights,
+        None if args.no_wheels else args.python_version,
+        args.accelerator,
+    )
     _report(args.out, datasets, args.user)
     return 0
 
@@ -140,7 +129,7 @@ def build(
     from pipeline.weights.manifest import Manifest
 
     check_apart({"--weights": weights, "the program's": ROOT / "pipeline"}, {}, {"OUT": out})
-    before = _earlier(out)
+    before = _earlier_files(out)
     manifest = None if weights is None else Manifest.load(weights)
     claim(out, KIND)
     _tidy(out)
@@ -205,7 +194,7 @@ def _copy_weights(source: Manifest, target: Path) -> None:
             break
 
 
-def _earlier(out: Path) -> dict[str, list[str]]:
+def _earlier_files(out: Path) -> dict[str, list[str]]:
     """The files of the build that lies in ``out``, by their path in it, with the checksums they may have.
 
     Raises:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.console import complain, say
+from pipeline.console import CallError, say
 from pipeline.labels import FOLDS
 
 
@@ -35,7 +35,10 @@ class PackedRun(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The folder and the runs."""
     parser.add_argument(
-        "weights", type=Path, help="weights folder, made if needed; members of the same name are replaced"
+        "weights",
+        type=Path,
+        metavar="DIR",
+        help="weights folder to make or add to; a network of the same name is replaced",
     )
     parser.add_argument(
         "--runs",
@@ -43,24 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=packed_run,
         metavar="TASK[.NAME]:FOLD=RUN",
-        help="runs to add, e.g. landmarks:0=runs/landmarks/fold0 canal:none=runs/canal; tasks are landmarks, axial, "
-        "canal, foraminal and subarticular; networks of one task whose answers are to be averaged need names, e.g. "
-        "canal.wide:0; where one name is given several runs, the mean of their weights is the network (runs that went "
-        "on from one another)",
+        help="runs to add, e.g. landmarks:0=runs/landmarks/fold0 canal:none=runs/canal. TASK is landmarks, axial, "
+        "canal, foraminal or subarticular, FOLD the fold that the run held out. Several networks of one task and fold "
+        "need names, e.g. canal.wide:0; their answers are averaged. Several runs under one name (each started from "
+        "another) become one network, the average of their weights",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="how the networks of --runs are used at inference: beside, worst or shift_mm of classifiers, such as "
-        "canal_back_mm or axial.trust of sagittal localisers; one kind of network a call; repeatable",
+        help="how the networks of --runs are used when they grade: beside, worst or shift_mm of classifiers; "
+        "canal_back_mm, axial.trust and the like of landmark networks. One kind of network per call; repeatable",
     )
     parser.add_argument(
-        "--errors", type=Path, metavar="CSV", help="errors.csv of `evaluate landmarks`: sets the jitter"
+        "--errors", type=Path, metavar="CSV", help="errors.csv of `evaluate landmarks`, for training classifiers"
     )
-    parser.add_argument("--set-name", default="own", help="name of the set (default: %(default)s)")
-    parser.add_argument("--seen", default="", metavar="TEXT", help="one line: what these weights have seen")
+    parser.add_argument("--set-name", default="own", help="name of a new set of weights (default: %(default)s)")
+    parser.add_argument("--seen", default="", metavar="TEXT", help="one line: the data a new set was trained on")
 
 
 def packed_run(text: str) -> PackedRun:
@@ -84,27 +87,7 @@ def packed_run(text: str) -> PackedRun:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Add the runs; returns the exit status."""
-    from pipeline.config import ConfigError
-    from pipeline.owned import RefusedError
-    from pipeline.tables import TableError
-    from pipeline.weights.manifest import WeightsError
-
-    if not (args.runs or args.errors):
-        complain("pack: nothing to pack: give --runs or --errors")
-        return 2
-    try:
-        _pack(args)
-    except RefusedError as error:
-        complain(f"pack: {error}")
-        return 2
-    except (ConfigError, OSError, TableError, WeightsError) as error:
-        complain(f"pack: {error}")
-        return 1
-    return 0
-
-
-def _pack(args: argparse.Namespace) -> None:
+    """Add the runs and print what the folder holds."""
     from pipeline.ensemble.combine import ENSEMBLE_FILE
     from pipeline.labels import Family
     from pipeline.landmarks.errors import ERRORS_FILE, store_errors
@@ -113,6 +96,8 @@ def _pack(args: argparse.Namespace) -> None:
     from pipeline.training.store import check_runs
     from pipeline.weights.manifest import LANDMARK_TASKS, Manifest
 
+    if not (args.runs or args.errors):
+        raise CallError("nothing to pack: give --runs or --errors")
     members = _by_member(args.runs)
     for packed, *more in members.values():
         check_runs([packed.run, *(other.run for other in more)], packed.task, packed.fold)
@@ -133,6 +118,7 @@ def _pack(args: argparse.Namespace) -> None:
         say(f"{ENSEMBLE_FILE} was fitted without {', '.join(graders)}: run python -m pipeline ensemble again")
     size = sum(file.stat().st_size for file in args.weights.iterdir() if file.is_file())
     say(f"{args.weights}: {len(Manifest.load(args.weights).members)} networks, {size / 1e6:.1f} MB")
+    return 0
 
 
 def _by_member(runs: Sequence[PackedRun]) -> dict[str, list[PackedRun]]:

@@ -6,38 +6,40 @@ import argparse
 import time
 from pathlib import Path
 
-from pipeline.console import complain, say
+from pipeline.console import CallError, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write the competition to")
-    parser.add_argument("--studies", type=int, default=10, metavar="N", help="number of studies (default 10)")
+    parser.add_argument("--studies", type=int, default=10, metavar="N", help="number of studies (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="the same seed gives the same bytes (default 0)"
+        "--seed", type=int, default=0, metavar="S", help="the same seed writes the same bytes (default: %(default)s)"
     )
     parser.add_argument(
         "--split",
         choices=("train", "test"),
         default="train",
-        help="test: labels go to test_truth.csv instead of train.csv",
+        help="test writes the grades to test_truth.csv instead of train.csv (default: %(default)s)",
     )
-    parser.add_argument("--size", choices=("full", "small"), default="full", help="small: half the pixels each way")
+    parser.add_argument(
+        "--size", choices=("full", "small"), default="full", help="small halves rows and columns (default: full)"
+    )
     parser.add_argument(
         "--defects",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="damage the studies in turn: names, or 'all' (see pipeline/phantom/defects.py)",
+        help="give each study one of these defects in turn; 'all' for every one (names: pipeline/phantom/defects.py)",
     )
     parser.add_argument(
         "--label-noise",
         type=float,
         default=None,
         metavar="SHARE",
-        help="share of grades moved to a neighbouring grade (default 0.005)",
+        help="share of grades moved to a neighbouring grade (default: 0.005)",
     )
-    parser.add_argument("--workers", type=int, default=-1, metavar="N", help="processes; -1 uses all cores (default)")
+    parser.add_argument("--workers", type=int, default=-1, metavar="N", help="processes; -1: one per core (default)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,12 +53,8 @@ def run(args: argparse.Namespace) -> int:
         settings = LabelSettings() if args.label_noise is None else LabelSettings(noise=args.label_noise)
         defects = list(DEFECTS) if args.defects == ["all"] else args.defects
         make_phantom(args.out, args.studies, args.seed, args.split, args.size, defects, args.workers, settings, True)
-    except ValueError as error:
-        complain(f"phantom: {error}")
-        return 2
-    except OSError as error:
-        complain(f"phantom: cannot write to {args.out}: {error}")
-        return 1
+    except ValueError as error:  # whatever is wrong with them is said of the arguments
+        raise CallError(str(error)) from error
     seconds = time.perf_counter() - start
     floor = ", ".join(f"{family} {value:.3f}" for family, value in noise_floor(settings.noise).items())
     say(

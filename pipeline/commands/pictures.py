@@ -6,6 +6,7 @@ odd file then cost a picture and not the submission.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import CompetitionError, open_competition
-from pipeline.console import Parser, complain, run_program, say
+from pipeline.competition import open_competition
+from pipeline.console import CallError, run_command, run_program, say
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.landmarks.overlay import slice_picture, study_picture
 from pipeline.names import stem
-from pipeline.owned import RefusedError, claim
+from pipeline.owned import claim
 from pipeline.pictures import save_png
-from pipeline.tables import TableError, read_written
+from pipeline.tables import read_written
 from pipeline.volumes import StudyVolumes, read_study
 
 POINTS_FILE = "label_coordinates.csv"
@@ -36,7 +37,7 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
 
     Raises:
         CompetitionError, TableError: ``data`` is no folder of studies.
-        FileNotFoundError: ``stages`` holds no table of points.
+        CallError: ``stages`` holds no table of points.
         RefusedError: ``out`` holds other things.
         OSError: a picture cannot be written.
     """
@@ -63,21 +64,22 @@ def draw(data: Path, stages: Path, out: Path, count: int) -> list[Path]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Draw and print where; returns 0, 1 where nothing could be drawn, 2 where there are no points to draw."""
-    parser = Parser(prog="python -m pipeline.commands.pictures", description=__doc__)
-    parser.add_argument("data", type=Path, help="competition or images folder")
+    """Draw and print where; returns the exit status."""
+    summary = "Draw the first studies of a run with the points that were found on them."
+    return run_command("pictures", summary, add_arguments, run, argv)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of the command."""
+    parser.add_argument("data", type=Path, metavar="DATA", help="competition folder or images folder")
     parser.add_argument("--stages", type=Path, required=True, metavar="DIR", help="what submit.py --stages wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the pictures")
-    parser.add_argument("--count", type=int, default=3, metavar="N", help="number of studies (default 3)")
-    args = parser.parse_args(argv)
-    try:
-        written = draw(args.data, args.stages, args.out, args.count)
-    except (FileNotFoundError, RefusedError) as error:
-        complain(f"pictures: {error}")
-        return 2
-    except (CompetitionError, TableError, OSError) as error:
-        complain(f"pictures: {error}")
-        return 1
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the PNG files")
+    parser.add_argument("--count", type=int, default=3, metavar="N", help="number of studies (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw and print where; 1 where there was nothing to draw."""
+    written = draw(args.data, args.stages, args.out, args.count)
     say(f"{len(written)} pictures in {args.out}")
     return 0 if written else 1
 
@@ -85,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
 def _points(path: Path) -> pd.DataFrame:
     """The table of points."""
     if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}; expected what submit.py --stages wrote there")
+        raise CallError(f"no {path.name} in {path.parent}; expected what submit.py --stages wrote there")
     numbers = ("instance_number", "x", "y", "x_mm", "y_mm", "z_mm")
     return read_written(path, ("study_id", "series_id", "condition", "level"), numbers, "submit.py --stages")
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.console import complain, say, say_json
+from pipeline.console import WorkError, complain, say, say_json
 
 if TYPE_CHECKING:
     from pipeline.scoring.metric import Score
@@ -15,23 +15,18 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("truth", type=Path, help="grades in the format of train.csv")
-    parser.add_argument("submission", type=Path, help="row_id and three probabilities a row; more studies are allowed")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    parser.add_argument("truth", type=Path, metavar="TRUTH.csv", help="the true grades, in the format of train.csv")
+    parser.add_argument(
+        "submission", type=Path, metavar="SUBMISSION.csv", help="table of submit.py; more studies are allowed"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the score; 2 where a table is not valid, 1 where the truth has no grade to score against."""
-    from pipeline.tables import TableError
-
-    try:
-        score = score_files(args.truth, args.submission)
-    except TableError as error:
-        complain(f"score: {error}")
-        return 2
+    """Print the score."""
+    score = score_files(args.truth, args.submission)
     if score.cells == 0:
-        complain(f"score: {args.truth} holds no grade, so there is nothing to score")
-        return 1
+        raise WorkError(f"{args.truth} holds no grade, so there is nothing to score")
     if args.json:
         say_json(score.to_dict())
     else:

@@ -4,7 +4,7 @@ The submission with the prior in every row is on the disk before the first heavy
 better: a fault from there on is counted and reported, and never takes the file away.
 
 Exit status: 0 the table is written (rows that fell back are counted, not errors), 1 it could not be written, or another
-run is writing it, 2 the call was wrong; nothing is then written or deleted.
+run is writing it, 2 the call was wrong; nothing is then written or deleted. See :data:`pipeline.console.EXIT_STATUS`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.competition import Competition, CompetitionError, Problem, StudyRef, no_study, open_competition
-from pipeline.config import ConfigError, load_settings
-from pipeline.console import Parser, complain
+from pipeline.commands import DEFAULT_WEIGHTS
+from pipeline.competition import Competition, StudyRef, no_study, open_competition
+from pipeline.config import load_settings
+from pipeline.console import CallError, run_command
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
 from pipeline.files import read_bounded
 from pipeline.folds import make_folds, read_folds
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
-from pipeline.owned import BusyError, RefusedError, check_apart, check_claim, check_table, first_line, hold, is_there
+from pipeline.owned import check_apart, check_claim, check_table, first_line, hold, is_there
+from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.report import LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
@@ -39,57 +41,45 @@ from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
 from pipeline.weights.manifest import MANIFEST_NAME, Manifest, WeightsError
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "default"
 FOLDS_FILE = "folds.csv"
-
-
-class CallError(Exception):
-    """The command was called with something that cannot be meant; exit status 2."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``submit.py``."""
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, required=True, help="images folder or competition folder")
-    data.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images folder")
-    data.add_argument("--split", choices=["train", "test"], help="which images of a competition folder (default: test)")
+    data.add_argument("--data", type=Path, required=True, metavar="DIR", help="images folder or competition folder")
+    data.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images")
+    data.add_argument("--split", choices=["train", "test"], help="images of a competition folder (default: test)")
     data.add_argument("--fold", type=int, metavar="K", help="dry run: grade held-out fold K and print the score")
     out = parser.add_argument_group("results")
-    out.add_argument("--out", type=Path, default=Path("submission.csv"), help="the table (default: %(default)s)")
-    out.add_argument("--wide", type=Path, metavar="FILE", help="also one row a study with 75 named columns")
-    out.add_argument("--stages", type=Path, metavar="DIR", help="also label_coordinates, provenance and problems")
-    out.add_argument("--work", type=Path, metavar="DIR", help="unfinished results (default: beside the table)")
-    out.add_argument("--quiet", action="store_true", help="no progress bar")
+    out.add_argument(
+        "--out", type=Path, default=Path("submission.csv"), metavar="FILE", help="table to write (default: %(default)s)"
+    )
+    out.add_argument("--wide", type=Path, metavar="FILE", help="also write one row per study, 75 named columns")
+    out.add_argument(
+        "--stages", type=Path, metavar="DIR", help="also write points, the source of each row, and problems"
+    )
+    out.add_argument(
+        "--work", type=Path, metavar="DIR", help="finished studies of an unfinished run (default: beside the table)"
+    )
+    out.add_argument("--quiet", action="store_true", help="do not show a progress bar")
     run = parser.add_argument_group("running")
-    run.add_argument("--weights", type=Path, metavar="DIR", help="a set of weights (default: weights/default)")
-    run.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
-    run.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: a GPU that works")
-    run.add_argument("--time-budget", type=float, metavar="MINUTES", help="the table is final within this time")
-    run.add_argument("--preset", help="settings by name (cpu, kaggle, winner) or a YAML file")
+    run.add_argument("--weights", type=Path, metavar="DIR", help="set of weights (default: weights/default)")
+    run.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    run.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: a GPU if one works")
     run.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, e.g. study_seconds=60"
+        "--time-budget", type=float, metavar="MINUTES", help="finish in this time, whatever is graded by then"
+    )
+    run.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting, e.g. study_seconds=60"
     )
 
 
 def main(argv: Sequence[str], started: float | None = None) -> int:
     """Parse, run, report; returns the exit status."""
-    parser = Parser(prog="submit.py", description="Grade lumbar spine MRI studies: 25 rows a study.")
-    add_arguments(parser)
-    try:
-        args = parser.parse_args(argv)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    try:
-        return run(args, time.monotonic() if started is None else started)
-    except (CallError, RefusedError, CompetitionError, ConfigError, TableError) as error:
-        complain(f"submit.py: {error}")
-        return 2
-    except BusyError as error:
-        complain(f"submit.py: {error}")
-        return 1
-    except OSError as error:
-        complain(f"submit.py: {error.filename or args.out}: {error.strerror or error}")
-        return 1
+    begin = time.monotonic() if started is None else started
+    summary = "Grade lumbar spine MRI studies: five conditions at five levels, three probabilities each."
+    return run_command("submit.py", summary, add_arguments, lambda args: run(args, begin), argv)
 
 
 def run(args: argparse.Namespace, started: float) -> int:
@@ -105,8 +95,7 @@ def run(args: argparse.Namespace, started: float) -> int:
     competition = open_competition(
         args.data, args.series, args.split or ("train" if args.fold is not None else None), strict=False
     )
-    settings = load_settings(RunSettings, args.preset, "ensemble", args.set)
-    limits = load_settings(ReadLimits, args.preset, "volumes")
+    settings = load_settings(RunSettings, overrides=args.set)
     problems = list(competition.problems)
     manifest = _manifest(args.weights, problems)
     prior = _prior(manifest, problems)
@@ -136,7 +125,7 @@ def run(args: argparse.Namespace, started: float) -> int:
             labels=labels,
             manifest=manifest,
             settings=replace(settings, workers=args.workers or settings.workers, device=args.device or settings.device),
-            limits=limits,
+            limits=ReadLimits(),
             schedule=Schedule(started, args.time_budget, time.monotonic() - started),
             stages=args.stages,
             quiet=args.quiet,

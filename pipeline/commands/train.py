@@ -1,207 +1,166 @@
-"""``python -m pipeline train STAGE``: the arguments of all trainings and of each, and the start.
+"""What the commands ``train landmarks``, ``train axial`` and ``train severity`` share: arguments, folds, the start.
 
-torch is imported where a training starts, so ``--help`` of this command and of its stages answers without it.
-Runs on several GPUs are started by ``torchrun --nproc-per-node N -m pipeline train ...`` (or ``accelerate launch``)
-and take the same arguments.
+torch is imported where a training starts, so ``--help`` answers without it. Runs on several GPUs are started by
+``torchrun --nproc-per-node N -m pipeline train ...`` (or ``accelerate launch``) and take the same arguments.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from pipeline.console import Parser, complain
-from pipeline.labels import FOLDS, Family
-from pipeline.training.memory import keep_freed_memory
+from pipeline.labels import FOLDS
 
 
-def add_point_arguments(parser: argparse.ArgumentParser) -> None:
-    """What only the point networks take; the arguments common to all training are the dispatcher's."""
-    parser.add_argument(
-        "--cache", type=Path, default=Path("cache"), help="folder for the decoded slices (default: %(default)s)"
-    )
-    parser.add_argument("--workers", type=int, default=1, help="processes that fill the cache (default: %(default)s)")
+@dataclass
+class TrainOptions(argparse.Namespace):
+    """What every training is told, by the command line or by ``train all``.
+
+    Attributes:
+        data: competition folders.
+        out: folder of the run.
+        cache: folder for what is made from the images once.
+        workers: processes that fill the cache.
+        preset: name or path of a preset; None for the defaults.
+        set: settings to change, as ``key=value``.
+        fold: that is held out; None for none.
+        folds: ``all`` to train every fold in turn, each in ``out/foldK``; None to train ``fold``.
+        restart: start over instead of continuing the run in ``out``.
+    """
+
+    data: list[Path]
+    out: Path
+    cache: Path
+    workers: int = 1
+    preset: str | None = None
+    set: list[str] = field(default_factory=list)
+    fold: int | None = 0
+    folds: str | None = None
+    restart: bool = False
 
 
-def train_landmarks(args: argparse.Namespace) -> int:
-    """``train landmarks``."""
+@dataclass
+class SeverityOptions(TrainOptions):
+    """What the training of a classifier is told besides; see ``train severity --help``."""
+
+    condition: str = ""
+    landmarks: list[Path] = field(default_factory=list)
+    landmark_errors: Path | None = None
+    readings: list[Path] = field(default_factory=list)
+    split: Path | None = None
+    oof: Path | None = None
+
+
+def train_points(task: str, options: TrainOptions) -> None:
+    """Train the point network ``landmarks`` or ``axial``.
+
+    Raises:
+        CompetitionError, ConfigError, BackboneError, ResumeError: a folder or a setting is wrong.
+        RefusedError: a folder that would be written holds what this program did not write.
+    """
     from pipeline.landmarks.train import train
 
-    return train("landmarks", args)
+    _train_folds(partial(train, task), options)
 
 
-def train_axial(args: argparse.Namespace) -> int:
-    """``train axial``."""
-    from pipeline.landmarks.train import train
-
-    return train("axial", args)
-
-
-def add_severity_arguments(parser: argparse.ArgumentParser) -> None:
-    """What only the classifiers take; the arguments common to all training are the dispatcher's."""
-    parser.add_argument("--condition", choices=[f.value for f in Family], required=True, help="the condition family")
-    parser.add_argument(
-        "--landmarks",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="CSV",
-        help="tables of predicted points, each from networks that did not see its studies; without them the labelled "
-        "points serve for evaluation too",
-    )
-    parser.add_argument(
-        "--landmark-errors", type=Path, metavar="JSON", help="the localiser's errors, which set the jitter"
-    )
-    parser.add_argument(
-        "--readings",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="CSV",
-        help="canal grades for studies without: study_id, level, grade 0 to 2 and, if some are not to be used, usable",
-    )
-    parser.add_argument("--split", type=Path, metavar="CSV", help="study_id,fold (default: made from the labels)")
-    parser.add_argument("--oof", type=Path, metavar="CSV", help="out-of-fold table for the label-noise filter")
-    parser.add_argument(
-        "--cache", type=Path, default=Path("cache"), help="folder for the training cubes (default: %(default)s)"
-    )
-    parser.add_argument("--workers", type=int, default=1, help="processes that fill the cache (default: %(default)s)")
-
-
-def train_severity(args: argparse.Namespace) -> int:
-    """``train severity``."""
+def train_classifier(options: SeverityOptions) -> None:
+    """Train the classifier of one condition family; raises what :func:`train_points` raises."""
     from pipeline.severity.train import train
 
-    return train(args)
+    _train_folds(train, options)
 
 
-def add_all_arguments(parser: argparse.ArgumentParser) -> None:
-    """What ``train all`` takes beside the common arguments."""
-    from pipeline.commands import train_all
+def _train_folds(train: Callable[[argparse.Namespace], object], options: TrainOptions) -> None:
+    from pipeline.training.folder import check_run, claim_run
+    from pipeline.training.memory import keep_freed_memory
 
-    train_all.add_arguments(parser)
-
-
-def train_everything(args: argparse.Namespace) -> int:
-    """``train all``."""
-    from pipeline.commands import train_all
-
-    return train_all.run(args)
-
-
-class Stage(NamedTuple):
-    """What a stage takes beside the common arguments, the function that trains it, and a line of help."""
-
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    train: Callable[[argparse.Namespace], int]
-    summary: str
-
-
-STAGES: dict[str, Stage] = {
-    "landmarks": Stage(add_point_arguments, train_landmarks, "the level landmarks on sagittal series"),
-    "axial": Stage(add_point_arguments, train_axial, "the subarticular points on axial slices"),
-    "severity": Stage(add_severity_arguments, train_severity, "the grades, one classifier a condition"),
-    "all": Stage(add_all_arguments, train_everything, "both stages, all folds, calibration: a weights folder"),
-}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The stage; everything after it is read by the stage's own parser."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "stages:\n" + "\n".join(f"  {name:<10} {stage.summary}" for name, stage in STAGES.items())
-    parser.add_argument("stage", choices=STAGES, metavar="STAGE", help=f"one of {', '.join(STAGES)}")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="see: train STAGE --help")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Train a stage, one fold or all; returns the exit status."""
-    name, stage = args.stage, STAGES[args.stage]
-    parser = Parser(prog=f"python -m pipeline train {name}", description=f"Train {stage.summary}.")
-    add_common_arguments(parser, name)
-    stage.add_arguments(parser)
-    try:
-        options = parser.parse_args(args.rest)
-    except SystemExit as stop:
-        return int(stop.code or 0)
     keep_freed_memory()
-    try:
-        from pipeline.training.folder import check_run, claim_run
+    check_run(options.out)
+    if options.folds != "all":
+        train(options)
+        return
+    folds = [replace(options, fold=fold, out=options.out / f"fold{fold}") for fold in range(FOLDS)]
+    for fold in folds:
+        check_run(fold.out)
+    claim_run(options.out)
+    for fold in folds:
+        train(fold)
 
-        check_run(options.out)
-        if name == "all" or options.folds != "all":
-            return int(stage.train(options))
-        out = options.out
-        for fold in range(FOLDS):
-            check_run(out / f"fold{fold}")
-        claim_run(out)
-        for fold in range(FOLDS):
-            options.fold, options.out = fold, out / f"fold{fold}"
-            if status := int(stage.train(options)):
-                return status
-    except Exception as error:
-        code = _status(error)
-        if code is None:
-            raise
-        complain(f"train {name}: {error}")
-        return code
+
+def add_point_arguments(task: str, parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``train landmarks`` and ``train axial``."""
+    add_common_arguments(parser, task)
+    add_fold_arguments(parser)
+    add_cache_arguments(parser, "decoded slices")
+
+
+def run_points(task: str, args: argparse.Namespace) -> int:
+    """``train landmarks`` and ``train axial``."""
+    train_points(task, TrainOptions(**vars(args)))
     return 0
 
 
-def add_common_arguments(parser: argparse.ArgumentParser, stage: str) -> None:
-    """Data, settings, fold and output, the same for every stage."""
+def add_common_arguments(parser: argparse.ArgumentParser, stage: str, setting: str = "loop.epochs=3") -> None:
+    """Data, settings and output, the same for every ``train`` command."""
     parser.add_argument(
         "--data",
         type=Path,
         nargs="+",
         required=True,
         metavar="DIR",
-        help="competition folders (train_images and their tables), real or phantom, trained on together",
+        help="competition folders (train_images and their tables), real or synthetic; their studies are pooled",
     )
-    parser.add_argument("--preset", default=None, metavar="NAME", help="cpu, kaggle, winner, or a YAML file")
-    if stage != "all":
-        which = parser.add_mutually_exclusive_group()
-        which.add_argument(
-            "--fold", type=_fold, default=0, metavar="K", help=f"held-out fold, 0 to {FOLDS - 1}, or none (default: 0)"
-        )
-        which.add_argument("--folds", choices=["all"], help="train every fold in turn, each in OUT/foldK")
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs") / stage, metavar="DIR", help="folder of the run (default: %(default)s)"
-    )
+    parser.add_argument("--preset", metavar="NAME", help="settings: cpu, kaggle, winner, or a YAML file of your own")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help=f"change a setting, e.g. {'landmarks.' if stage == 'all' else ''}loop.epochs=3; repeatable",
+        help=f"change one setting, e.g. {setting}; repeatable",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs") / stage,
+        metavar="DIR",
+        help="folder for the run (default: %(default)s)",
     )
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="continue the run in OUT if there is one (the default)")
-    again.add_argument("--restart", action="store_true", help="start over, removing the run in OUT")
+    again.add_argument("--restart", action="store_true", help="delete the run in OUT and start over")
+    again.add_argument(
+        "--resume",
+        action="store_false",
+        dest="restart",
+        default=False,
+        help="continue the run in OUT if there is one (the default)",
+    )
+
+
+def add_fold_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which studies are held out."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--fold", type=_fold, default=0, metavar="K", help=f"hold out fold K, 0 to {FOLDS - 1}, or none (default: 0)"
+    )
+    which.add_argument("--folds", choices=["all"], help="train every fold in turn, each in OUT/foldK")
+
+
+def add_cache_arguments(parser: argparse.ArgumentParser, content: str) -> None:
+    """Where what is made from the images once is kept, and how many processes make it."""
+    parser.add_argument(
+        "--cache", type=Path, default=Path("cache"), metavar="DIR", help=f"folder for {content} (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that fill the cache (default: %(default)s)"
+    )
 
 
 def _fold(text: str) -> int | None:
     if text == "none":
         return None
     if not text.isdigit() or int(text) >= FOLDS:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 to {FOLDS - 1} or none")
+        raise argparse.ArgumentTypeError(f"found {text}, expected 0 to {FOLDS - 1} or none")
     return int(text)
-
-
-def _status(error: Exception) -> int | None:
-    """2 for a call that was wrong, 1 for work that could not be done, None for a fault of the program."""
-    from pipeline.competition import CompetitionError
-    from pipeline.config import ConfigError
-    from pipeline.owned import RefusedError
-    from pipeline.tables import TableError
-    from pipeline.training.checkpoint import ResumeError
-    from pipeline.training.ladder import LadderError
-    from pipeline.weights.backbones import BackboneError
-    from pipeline.weights.manifest import WeightsError
-
-    if isinstance(error, CompetitionError | ConfigError | BackboneError | RefusedError | ResumeError):
-        return 2
-    if isinstance(error, TableError | WeightsError | LadderError | FloatingPointError | MemoryError | OSError):
-        return 1
-    return None

@@ -1,13 +1,13 @@
-"""``python -m pipeline train all``: both stages, all folds, and a weights folder that ``submit.py`` takes.
+"""``python -m pipeline train all``: every network on every fold, and a weights folder that ``submit.py`` takes.
 
-The steps are the commands that a person would give one after the other; each is resumed or skipped where its result is
+The steps are the commands that a person would give one after the other; each is resumed, or skipped where its result is
 there, so a run that was stopped continues with the same command:
 
 1. ``train landmarks`` and ``train axial``, every fold, into ``OUT/landmarks`` and ``OUT/axial``;
 2. ``evaluate landmarks`` by the networks that did not see each study: out-of-fold points, and the distribution of their
    errors, which sets the jitter of stage four;
 3. ``train severity`` for every family, every fold, at those points;
-4. the ensemble's calibration and study context, fitted on the out-of-fold predictions.
+4. ``ensemble``: calibration and study context, fitted on the out-of-fold predictions.
 
 A step for which no folder has labels (axial points without an axial series, say) is left out, and a line says so.
 """
@@ -18,88 +18,117 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from pipeline.commands.ensemble import fit_and_save
+from pipeline.commands.evaluate_landmarks import evaluate
+from pipeline.commands.train import (
+    SeverityOptions,
+    TrainOptions,
+    add_cache_arguments,
+    add_common_arguments,
+    train_classifier,
+    train_points,
+)
 from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
-from pipeline.console import Parser, say
-from pipeline.labels import Condition, Family
+from pipeline.console import say
+from pipeline.labels import FOLDS, Condition, Family
 from pipeline.landmarks.errors import ERRORS_FILE, store_errors
 from pipeline.names import shown
+from pipeline.weights.manifest import LANDMARK_TASKS, MANIFEST_NAME, TASKS, Manifest
+
+SECTIONS = (*TASKS, "context")
+"""What ``--set`` names first: a section of a preset, or the study-context model."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What the steps take beside the common arguments; settings name their section first: landmarks.loop.epochs=3."""
-    parser.add_argument("--cache", type=Path, default=Path("cache"), help="folder of the caches (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that fill the caches (default: %(default)s)")
-    parser.add_argument("--set-name", default="own", help="name of the set of weights (default: %(default)s)")
+    """Arguments of the command; there is no fold to choose."""
+    add_common_arguments(parser, "all", "landmarks.loop.epochs=3")
+    add_cache_arguments(parser, "decoded slices and training cubes")
+    parser.add_argument("--set-name", default="own", metavar="NAME", help="name of the set (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the steps; the first that fails ends the run with its status.
+    """Run the steps; the first that fails ends the run.
 
     Raises:
-        CompetitionError: a folder of ``--data`` is none.
+        CompetitionError: a folder of ``--data`` is no competition folder.
         RefusedError: a folder of ``--out`` holds what this program did not write.
         ConfigError, BackboneError: a setting of any step is wrong, which is said before the first begins.
     """
     from pipeline.training.processes import is_main_process, wait_for_everyone
 
     competitions = [open_competition(path, split="train") for path in args.data]
-    sections = _by_section(args.set)
-    _check_settings(args.preset, sections, len(args.data))
+    settings = _by_section(args.set)
+    _check_settings(args.preset, settings, len(args.data))
     known = _labelled_families(competitions)
     weights = args.out / "weights"
     points = args.out / "points"
     _check_folders(args.out, weights, points)
-    networks = ["landmarks", *(["axial"] if Family.SUBARTICULAR in known else [])]
+    networks = [task for task in LANDMARK_TASKS if task != "axial" or Family.SUBARTICULAR in known]
     families = [family for family in Family if family in known]
-    for left_out in set(Family) - known:
+    for left_out in (family for family in Family if family not in known):
         say(f"train all: no folder has {left_out} points, so its networks are left out")
 
     for task in networks:
-        if status := _train(args, task, args.out / task, sections, []):
-            return status
+        say(f"train all: the {task} networks, into {args.out / task}")
+        train_points(task, TrainOptions(**_common(args, task, settings)))
     if is_main_process():
         _store_landmarks(args, networks, weights)
-        if not _newer(points / "errors.csv", [args.out / task for task in networks]):
-            command = ["evaluate", "landmarks", "--data", *map(str, args.data), "--weights", str(weights)]
-            if status := _call([*command, "--out", str(points), "--workers", str(args.workers)]):
-                return status
+        if not _is_newer(points / "errors.csv", [args.out / task for task in networks]):
+            say(f"train all: points of the studies that each network has not seen, into {points}")
+            evaluate(args.data, weights, points, workers=args.workers)
         store_errors(points / "errors.csv", weights)
     wait_for_everyone()
+    measured = json.loads((weights / ERRORS_FILE).read_text(encoding="utf-8"))
     for family in families:
-        own = ["--condition", family.value, "--landmarks", str(points / "label_coordinates.csv")]
-        if family.value in json.loads((weights / ERRORS_FILE).read_text(encoding="utf-8")):
-            own += ["--landmark-errors", str(weights / ERRORS_FILE)]
-        else:
+        say(f"train all: the {family} classifiers, into {args.out / family.value}")
+        if family.value not in measured:
             say(f"train all: the localiser found no {family} point, so the preset's jitter stands")
-        if status := _train(args, "severity", args.out / family.value, sections, own, family.value):
-            return status
+        options = SeverityOptions(
+            **_common(args, family.value, settings),
+            condition=family.value,
+            landmarks=[points / "label_coordinates.csv"],
+            landmark_errors=weights / ERRORS_FILE if family.value in measured else None,
+        )
+        train_classifier(options)
     if is_main_process():
         _store_classifiers(args, families, weights)
-        command = ["ensemble", "--weights", str(weights), "--data", *map(str, args.data), "--oof"]
-        command += [f"{family.value}={args.out / family.value / 'oof.csv'}" for family in families]
-        if status := _call([*command, *(["--preset", str(args.preset)] if args.preset else [])]):
-            return status
+        tables = {family.value: [args.out / family.value / "oof.csv"] for family in families}
+        say(f"train all: calibration and study context, into {weights}")
+        fit_and_save(weights, args.data, tables, overrides=settings["context"])
         say(f"train all: wrote {weights}; python submit.py --data DIR --weights {weights} uses it")
     wait_for_everyone()
     return 0
 
 
+def _common(args: argparse.Namespace, section: str, settings: dict[str, list[str]]) -> dict[str, Any]:
+    """What the training of any section is told."""
+    return {
+        "data": args.data,
+        "out": args.out / section,
+        "cache": args.cache,
+        "workers": args.workers,
+        "preset": args.preset,
+        "set": settings[section],
+        "folds": "all",
+        "restart": args.restart,
+    }
+
+
 def _check_folders(out: Path, weights: Path, points: Path) -> None:
-    """Find out before the first step that the last could not write its result.
+    """Refuse, before the first step, a folder in which a later one could not write its result.
 
     Raises:
         RefusedError: one of the folders holds what this program did not write.
-        WeightsError: the weights' manifest is none.
+        WeightsError: the weights' manifest cannot be read.
     """
-    from pipeline.labels import FOLDS
     from pipeline.landmarks.errors import EVALUATION
     from pipeline.owned import check_claim
     from pipeline.training.folder import check_run, claim_run
-    from pipeline.weights.manifest import MANIFEST_NAME, Manifest
 
-    for name in ("landmarks", "axial", *(family.value for family in Family)):
+    for name in TASKS:
         for folder in (out / name, *(out / name / f"fold{fold}" for fold in range(FOLDS))):
             check_run(folder)
     check_claim(points, EVALUATION)
@@ -110,37 +139,8 @@ def _check_folders(out: Path, weights: Path, points: Path) -> None:
     claim_run(out)
 
 
-def _train(
-    args: argparse.Namespace,
-    task: str,
-    out: Path,
-    sections: dict[str, list[str]],
-    own: Sequence[str],
-    section: str | None = None,
-) -> int:
-    command = ["train", task, "--data", *map(str, args.data), "--folds", "all", "--out", str(out), *own]
-    command += ["--cache", str(args.cache), "--workers", str(args.workers)]
-    command += ["--preset", str(args.preset)] if args.preset else []
-    command += ["--restart"] if args.restart else []
-    for setting in sections.get(section or task, []):
-        command += ["--set", setting]
-    return _call(command)
-
-
-def _call(command: Sequence[str]) -> int:
-    from pipeline.commands import ensemble, evaluate, train
-
-    say("train all: " + " ".join(command))
-    module = {"train": train, "evaluate": evaluate, "ensemble": ensemble}[command[0]]
-    parser = Parser(prog=f"python -m pipeline {command[0]}")
-    module.add_arguments(parser)  # type: ignore[attr-defined]
-    return int(module.run(parser.parse_args(command[1:])))  # type: ignore[attr-defined]
-
-
 def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Path) -> None:
-    from pipeline.labels import FOLDS
     from pipeline.landmarks.store import store_run
-    from pipeline.weights.manifest import Manifest
 
     Manifest.open(weights, args.set_name, shown(f"trained on {', '.join(path.name for path in args.data)}"))
     for task in tasks:
@@ -149,7 +149,6 @@ def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Pa
 
 
 def _store_classifiers(args: argparse.Namespace, families: Sequence[Family], weights: Path) -> None:
-    from pipeline.labels import FOLDS
     from pipeline.severity.store import store_run
 
     for family in families:
@@ -169,18 +168,17 @@ def _by_section(settings: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         ConfigError: a setting that does not start with a section.
     """
-    names = ["landmarks", "axial", *(family.value for family in Family)]
-    result: dict[str, list[str]] = {name: [] for name in names}
+    result: dict[str, list[str]] = {name: [] for name in SECTIONS}
     for setting in settings:
         section, dot, rest = setting.partition(".")
         if not dot or section not in result:
-            raise ConfigError(f"override {setting!r} of train all must start with one of {', '.join(names)} and a dot")
+            raise ConfigError(f"--set {setting}: it must start with one of {', '.join(SECTIONS)} and a dot")
         result[section].append(rest)
     return result
 
 
 def _check_settings(preset: str | None, sections: dict[str, list[str]], folders: int) -> None:
-    """Read what every step will read, so that a slip of the pen costs a second and not the night before that step.
+    """Read the settings of every step before the first, so that a typing error costs a second and not a night.
 
     Raises:
         ConfigError: a setting that does not exist or has a wrong value.
@@ -192,16 +190,16 @@ def _check_settings(preset: str | None, sections: dict[str, list[str]], folders:
     from pipeline.severity.settings import SeveritySettings
     from pipeline.weights.backbones import check_backbone
 
-    for task in ("landmarks", "axial"):
+    for task in LANDMARK_TASKS:
         points = load_train_settings(task, preset, sections[task], folders)
         check_backbone(points.model.backbone, points.model.initial)
     for family in Family:
         network = load_settings(SeveritySettings, preset, family.value, sections[family.value]).network
         check_backbone(network.backbone, network.initial)
-    load_settings(ContextSettings, preset, "context")
+    load_settings(ContextSettings, overrides=sections["context"])
 
 
-def _newer(result: Path, runs: Sequence[Path]) -> bool:
-    """Whether a result is there that was made after the weights of all folds of some runs."""
+def _is_newer(result: Path, runs: Sequence[Path]) -> bool:
+    """Whether the result exists and was made after the weights of every fold of these runs."""
     weights = [file.stat().st_mtime for run in runs for file in run.glob("fold*/last.safetensors")]
     return result.is_file() and result.stat().st_mtime >= max(weights, default=0.0)

@@ -1,5 +1,6 @@
 """``ensemble``: out-of-fold predictions made by the networks of the weights folder, or read from tables."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -96,6 +97,29 @@ def test_a_recipe_that_no_network_has_is_refused(competition, manifest, tmp_path
     command = ["ensemble", "--weights", str(manifest.folder), "--data", str(competition.root)]
     assert main([*command, "--oof", f"canel={table}"]) == 1
     assert "no network of recipe canel" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--fixed", "canal"], 2, "ensemble: --fixed canal: expected RECIPE=WEIGHT"),
+        (["--fixed", "canal="], 2, "--fixed canal=: expected RECIPE=WEIGHT"),
+        (["--fixed", "canal=much"], 2, "--fixed canal=much: expected a weight of 0 or more, e.g. canal=0"),
+        (["--fixed", "canal=-1"], 2, "--fixed canal=-1: expected a weight of 0 or more"),
+        (["--fixed", "canel=0"], 1, "--fixed: no network of recipe canel in"),
+        (["--oof", "canal.csv"], 2, "ensemble: --oof canal.csv: expected RECIPE=CSV"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_said(competition, manifest, capsys, options, status, message):
+    command = ["ensemble", "--weights", str(manifest.folder), "--data", str(competition.root)]
+    assert main([*command, *options]) == status
+    assert message in capsys.readouterr().err
+
+
+def test_a_weight_that_is_given_is_not_fitted(competition, manifest):
+    command = ["ensemble", "--weights", str(manifest.folder), "--data", str(competition.root), "--no-context"]
+    assert main([*command, "--fixed", "canal=0.25"]) == 0
+    assert json.loads((manifest.folder / "ensemble.json").read_text())["recipes"] == {"canal": 0.25}
 
 
 def test_networks_that_have_seen_everything_cannot_be_fitted(competition, manifest, tmp_path, capsys):

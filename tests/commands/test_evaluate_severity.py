@@ -90,5 +90,5 @@ def test_bad_calls_say_what_is_wrong(data, weights, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(FakeNetworks, "grade", lambda *args: np.full((25, 3), np.nan))
     assert main(command) == 1
     assert "no network that has not seen these studies" in capsys.readouterr().err
-    assert main([*command[:4], "--weights", str(tmp_path / "nowhere")]) == 1
+    assert main([*command, "--weights", str(tmp_path / "nowhere")]) == 1
     assert "expected the manifest" in capsys.readouterr().err

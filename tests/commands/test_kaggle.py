@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.commands.kaggle import ROOT
+from pipeline.commands import ROOT
 from pipeline.commands.wheelhouse import MARKER, WheelError, build_wheelhouse, requirement_names, sha256_of
 from pipeline.owned import MARK
 from pipeline.weights.manifest import Manifest, Member

@@ -88,7 +88,7 @@ def test_a_weights_folder_that_is_none_is_left_as_it_is(tmp_path, capsys):
         ([], 2, "nothing to pack"),
         (["--runs", "landmarks:0=gone"], 1, "gone: not a finished run of one fold"),
         (["--runs", "landmarks:7=gone"], 2, "a fold of 0 to 4 or none"),
-        (["--errors", "train.csv"], 1, "no column condition, in_plane_mm, slices"),
+        (["--errors", "train.csv"], 2, "no column condition, in_plane_mm, slices"),
         (["--errors", "train.csv", "--set-name", "a\nb"], 1, "one line of at most 100 printable characters"),
     ],
 )

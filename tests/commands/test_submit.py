@@ -257,7 +257,6 @@ def test_the_score_of_a_fitted_set_says_what_the_fit_has_seen(tmp_path, capsys):
         (["--data", "data", "--series", "nowhere.csv"], "nowhere.csv"),
         (["--data", "data", "--fold", "0"], "has no train_images"),
         (["--data", "data", "--set", "study_secs=3"], "did you mean study_seconds"),
-        (["--data", "data", "--preset", "fastest"], "expected one of cpu, kaggle, winner"),
         (["--data", "empty"], "holds no study"),
         (["--data", "data", "--out", "empty"], "is a folder"),
     ],
@@ -283,7 +282,7 @@ def test_a_file_that_is_no_submission_is_not_replaced(tmp_path, capsys, option):
 
 
 @pytest.mark.parametrize("before", ["", "row_id,normal_mild,moderate,severe\r\nold,1,0,0\r\n"])
-def test_a_submission_of_before_and_an_empty_file_are_replaced(tmp_path, before):
+def test_an_earlier_submission_and_an_empty_file_are_replaced(tmp_path, before):
     write_studies(tmp_path / "data", ["1"])
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "submission.csv").write_text(before, newline="")
@@ -368,7 +367,7 @@ def wait_for(condition, seconds=60):
         time.sleep(0.02)
 
 
-def test_a_terminated_run_ends_cleanly_and_the_next_goes_on_where_it_was(tmp_path):
+def test_a_terminated_run_ends_cleanly_and_the_next_continues_it(tmp_path):
     names = [str(number) for number in range(12)]
     write_studies(tmp_path / "data", names)
     process, out = start(tmp_path)
@@ -436,7 +435,7 @@ def test_a_terminal_that_is_closed_ends_the_workers_without_a_word_of_theirs(tmp
     probabilities_of(read_submission(out), names, out)
 
 
-def test_a_run_goes_on_when_nobody_reads_what_it_prints_or_its_streams_are_closed(tmp_path):
+def test_a_run_continues_when_nobody_reads_what_it_prints_or_its_streams_are_closed(tmp_path):
     write_studies(tmp_path / "data", ["1"])
     for number, streams in enumerate(("2>&1 | true", "<&- >&- 2>&-")):
         out = tmp_path / str(number) / "submission.csv"
@@ -448,7 +447,7 @@ def test_a_run_goes_on_when_nobody_reads_what_it_prints_or_its_streams_are_close
         assert len(read_submission(out)) == 25
 
 
-def test_a_clock_that_is_set_while_the_run_goes_on_ends_nothing(tmp_path, monkeypatch):
+def test_a_clock_that_is_set_during_the_run_ends_nothing(tmp_path, monkeypatch):
     write_studies(tmp_path / "data", ["1", "2", "3"])
     times = iter(range(0, 10**9, 100_000))
     monkeypatch.setattr(time, "time", lambda: 1e9 + (-1) ** next(times) * next(times))

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -13,34 +14,40 @@ from pipeline.commands import train_all
 from pipeline.landmarks.errors import EVALUATION
 from pipeline.owned import claim
 from pipeline.training.folder import claim_run
-from pipeline.weights.manifest import Manifest
+from pipeline.weights.manifest import Manifest, WeightsError
 
 TITLES = ["spinal_canal_stenosis", "left_neural_foraminal_narrowing", "right_subarticular_stenosis"]
 
 
 @pytest.fixture
 def commands(monkeypatch):
-    """The commands that are given, each of which succeeds; ``evaluate`` leaves errors of canal points."""
-    given = []
+    """The steps that are taken, each of which succeeds; ``evaluate`` leaves errors of canal points."""
+    steps, stored = [], []
 
-    def call(command):
-        given.append(list(command))
-        if command[0] == "evaluate":
-            out = train_all.Path(command[command.index("--out") + 1])
-            claim(out, EVALUATION)
-            row = {"study_id": "1", "series_id": "2", "condition": TITLES[0], "in_plane_mm": 1.5, "slices": 0.0}
-            pd.DataFrame([row]).to_csv(out / "errors.csv", index=False)
-        return 0
+    def evaluate(data, weights, out, workers):
+        steps.append(("evaluate", SimpleNamespace(data=data, weights=weights, workers=workers)))
+        claim(out, EVALUATION)
+        row = {"study_id": "1", "series_id": "2", "condition": TITLES[0], "in_plane_mm": 1.5, "slices": 0.0}
+        pd.DataFrame([row]).to_csv(out / "errors.csv", index=False)
 
-    stored = []
-    monkeypatch.setattr(train_all, "_call", call)
+    def fit_and_save(weights, data, tables, overrides):
+        steps.append(("ensemble", SimpleNamespace(weights=weights, data=data, tables=tables, set=overrides)))
+
+    monkeypatch.setattr(train_all, "train_points", lambda task, options: steps.append((task, options)) or 0)
+    monkeypatch.setattr(train_all, "train_classifier", lambda options: steps.append((options.condition, options)) or 0)
+    monkeypatch.setattr(train_all, "evaluate", evaluate)
+    monkeypatch.setattr(train_all, "fit_and_save", fit_and_save)
     monkeypatch.setattr(
         "pipeline.landmarks.store.store_run", lambda runs, weights, task, name, fold: stored.append((*runs, name))
     )
     monkeypatch.setattr(
         "pipeline.severity.store.store_run", lambda runs, weights, family, name, fold: stored.append((*runs, name))
     )
-    return SimpleNamespace(given=given, stored=stored)
+    return SimpleNamespace(steps=steps, stored=stored)
+
+
+def names(commands):
+    return [name for name, _ in commands.steps]
 
 
 def folder(monkeypatch, conditions):
@@ -50,29 +57,31 @@ def folder(monkeypatch, conditions):
 
 def test_the_steps_in_order_and_every_network_into_the_weights(commands, monkeypatch, tmp_path):
     folder(monkeypatch, TITLES)
-    options = ["--preset", "cpu", "--set", "canal.loop.epochs=3", "--set", "axial.loop.seed=4"]
-    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), *options]) == 0
-    assert [command[:2] for command in commands.given] == [
-        ["train", "landmarks"],
-        ["train", "axial"],
-        ["evaluate", "landmarks"],
-        ["train", "severity"],
-        ["train", "severity"],
-        ["train", "severity"],
-        ["ensemble", "--weights"],
-    ]
-    landmarks, axial, _, canal, foraminal, _, ensemble = commands.given
-    assert f"canal={tmp_path / 'canal' / 'oof.csv'}" in ensemble
-    assert landmarks[-2:] == ["--preset", "cpu"]
-    assert axial[-2:] == ["--set", "loop.seed=4"]
-    assert canal[-2:] == ["--set", "loop.epochs=3"]
-    assert "--set" not in foraminal
-    assert all(command[command.index("--folds") + 1] == "all" for command in commands.given if command[0] == "train")
-    assert "--landmark-errors" in canal
-    assert "--landmark-errors" not in foraminal, "no foraminal point was found"
+    options = ["--preset", "cpu"]
+    for setting in ("canal.loop.epochs=3", "axial.loop.seed=4", "context.steps=9"):
+        options += ["--set", setting]
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--restart", "--workers", "3", *options]) == 0
+    order = ["landmarks", "axial", "evaluate", "canal", "foraminal", "subarticular", "ensemble"]
+    assert names(commands) == order
+    steps, weights, points = dict(commands.steps), tmp_path / "weights", tmp_path / "points"
+    for name, settings in {
+        "landmarks": [],
+        "axial": ["loop.seed=4"],
+        "canal": ["loop.epochs=3"],
+        "foraminal": [],
+    }.items():
+        told = steps[name]
+        assert (told.data, told.out, told.preset, told.set) == ([Path("d")], tmp_path / name, "cpu", settings)
+        assert (told.folds, told.workers, told.restart) == ("all", 3, True)
+    assert steps["canal"].landmarks == [points / "label_coordinates.csv"]
+    assert steps["canal"].landmark_errors == weights / "landmark_errors.json"
+    assert steps["foraminal"].landmark_errors is None, "no foraminal point was found"
+    assert (steps["evaluate"].data, steps["evaluate"].weights, steps["evaluate"].workers) == ([Path("d")], weights, 3)
+    tables = {family: [tmp_path / family / "oof.csv"] for family in order[3:6]}
+    assert (steps["ensemble"].weights, steps["ensemble"].data) == (weights, [Path("d")])
+    assert (steps["ensemble"].tables, steps["ensemble"].set) == (tables, ["steps=9"])
     assert len(commands.stored) == 5 * 5
     assert (tmp_path / "canal" / "fold4", "canal-fold4") in commands.stored
-    weights = tmp_path / "weights"
     assert json.loads((weights / "landmark_errors.json").read_text())["canal"]["in_plane_sd_mm"] > 0
     assert Manifest.load(weights).file("landmark_errors.json") is not None
 
@@ -81,7 +90,7 @@ def test_a_second_call_does_not_measure_the_landmarks_again(commands, monkeypatc
     folder(monkeypatch, TITLES)
     for _ in range(2):
         assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 0
-    assert sum(command[0] == "evaluate" for command in commands.given) == 1
+    assert names(commands).count("evaluate") == 1
 
 
 def test_localisers_that_were_trained_again_are_measured_again(commands, monkeypatch, tmp_path):
@@ -92,7 +101,7 @@ def test_localisers_that_were_trained_again_are_measured_again(commands, monkeyp
     best.touch()
     os.utime(best, (time.time() + 60,) * 2)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--restart"]) == 0
-    assert sum(command[0] == "evaluate" for command in commands.given) == 2
+    assert names(commands).count("evaluate") == 2
 
 
 @pytest.mark.parametrize("name", ["landmarks", "canal/fold4", "points", "weights", "."])
@@ -103,22 +112,28 @@ def test_a_folder_of_other_things_is_said_before_the_first_step(commands, monkey
     theirs.write_text("years of work")
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path / "out"), "--restart"]) == 2
     assert "was not made by this program" in capsys.readouterr().err
-    assert not commands.given
+    assert not commands.steps
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [theirs]
 
 
 def test_networks_that_no_folder_has_labels_for_are_left_out(commands, monkeypatch, tmp_path, capsys):
     folder(monkeypatch, TITLES[:2])
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 0
-    assert ["train", "axial"] not in [command[:2] for command in commands.given]
+    assert names(commands) == ["landmarks", "evaluate", "canal", "foraminal", "ensemble"]
     assert "no folder has subarticular points" in capsys.readouterr().out
 
 
-def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path):
+def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path, capsys):
     folder(monkeypatch, TITLES)
-    monkeypatch.setattr(train_all, "_call", lambda command: 1 if command[1] == "axial" else 0)
+
+    def fail(options):
+        raise WeightsError("canal-fold0.pt: is empty")
+
+    monkeypatch.setattr(train_all, "train_classifier", fail)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
-    assert not commands.stored
+    assert "train all: canal-fold0.pt: is empty" in capsys.readouterr().err
+    assert names(commands) == ["landmarks", "axial", "evaluate"]
+    assert not [name for _, name in commands.stored if name.startswith("canal")]
 
 
 @pytest.mark.parametrize(
@@ -128,6 +143,7 @@ def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path):
         ("canal.network.backbone=mobilnetv2_100", "near it: mobilenetv2_100"),
         ("foraminal.network.initial=gone.pt", "gone.pt: no such weights file"),
         ("axial.data_weights=[0.5,0.5]", "data_weights has 2 shares for 1 folders"),
+        ("context.step=3", "did you mean steps"),
     ],
 )
 def test_a_setting_that_is_wrong_is_said_before_the_first_step(
@@ -137,13 +153,13 @@ def test_a_setting_that_is_wrong_is_said_before_the_first_step(
     options = ["--out", str(tmp_path), "--preset", "cpu", "--set", setting]
     assert main(["train", "all", "--data", "d", *options]) == 2
     assert message in capsys.readouterr().err
-    assert not commands.given
+    assert not commands.steps
 
 
 def test_there_is_no_fold_to_choose(commands, monkeypatch, tmp_path, capsys):
     folder(monkeypatch, TITLES)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--fold", "2"]) == 2
-    assert not commands.given
+    assert not commands.steps
 
 
 def test_a_setting_must_name_its_section(commands, monkeypatch, tmp_path, capsys):

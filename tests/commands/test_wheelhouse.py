@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.commands.kaggle import ROOT
+from pipeline.commands import ROOT
 from pipeline.commands.wheelhouse import _pip_download
 
 
