@@ -115,6 +115,15 @@ CELL_COLUMNS: tuple[str, ...] = tuple(cell.column for cell in CELLS)
 CELL_INDEX: dict[Cell, int] = {cell: index for index, cell in enumerate(CELLS)}
 
 
+def _mirrored(cell: Cell) -> Cell:
+    sides = (condition for condition in CONDITIONS if condition.family is cell.condition.family)
+    return Cell(next((c for c in sides if c.side is not cell.condition.side), cell.condition), cell.level)
+
+
+MIRROR: tuple[int, ...] = tuple(CELL_INDEX[_mirrored(cell)] for cell in CELLS)
+"""For each cell the position of the one on the other side; canal cells are their own."""
+
+
 def companion(cell: Cell, family: Family) -> Cell:
     """The cell of a family at the level of another cell, on its side where the family has sides.
 

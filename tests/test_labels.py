@@ -9,6 +9,7 @@ from pipeline.labels import (
     CONDITIONS,
     FAMILY_COLUMNS,
     LEVELS,
+    MIRROR,
     NEEDED,
     Cell,
     Condition,
@@ -28,6 +29,14 @@ def test_every_cell_is_of_one_family_and_every_family_is_graded_on_some_series()
     assert [len(FAMILY_COLUMNS[family]) for family in Family] == [5, 10, 10]
     assert NEEDED.keys() == set(Family)
     assert {kind for kinds in NEEDED.values() for kind in kinds} == set(SeriesKind) - {SeriesKind.UNKNOWN}
+
+
+def test_the_mirror_of_a_cell_is_on_the_other_side():
+    for cell, other in zip(CELLS, (CELLS[place] for place in MIRROR), strict=True):
+        assert other.level == cell.level
+        swapped = {"left": "right", "right": "left"}
+        side, _, rest = cell.condition.value.partition("_")
+        assert other.condition.value == (f"{swapped[side]}_{rest}" if side in swapped else cell.condition.value)
 
 
 @pytest.mark.parametrize("study", ["4003253", "a_b", "spinal_canal_stenosis_l1_l2", "_"])

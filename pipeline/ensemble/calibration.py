@@ -36,7 +36,9 @@ class Calibration:
     def __post_init__(self) -> None:
         check_range(self, "temperature", least=0.01, most=100)
         if len(self.bias) != len(GRADES) or not all(abs(value) <= MOST_BIAS for value in self.bias):
-            raise ValueError(f"bias is {self.bias}, expected three numbers between -{MOST_BIAS} and {MOST_BIAS}")
+            raise ValueError(
+                f"bias is {', '.join(map(str, self.bias))}; expected three numbers between -{MOST_BIAS} and {MOST_BIAS}"
+            )
 
     def apply(self, log_p: np.ndarray) -> np.ndarray:
         """Adjusted log-probabilities of (..., 3); NaN stays NaN."""

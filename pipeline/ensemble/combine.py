@@ -52,7 +52,9 @@ class EnsembleFit:
 
     def __post_init__(self) -> None:
         if unknown := (set(self.calibration) | set(self.trust)) - {family.value for family in Family}:
-            raise ValueError(f"calibration and trust of {sorted(unknown)!r:.200}, expected of {', '.join(Family)}")
+            raise ValueError(
+                f"calibration and trust of {', '.join(sorted(unknown)):.200}, expected of {', '.join(Family)}"
+            )
         for name, most, values in (("recipes", 1e6, self.recipes), ("trust", 1.0, self.trust)):
             if wrong := [value for value in values.values() if not 0 <= value <= most]:
                 raise ValueError(f"{name} has {wrong[0]}, expected 0 to {most:g}")

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from pipeline.ensemble.calibration import normalised
-from pipeline.labels import CELL_INDEX, CELLS, CONDITIONS, GRADES, LEVELS, Cell, Condition, Side
+from pipeline.labels import CELLS, CONDITIONS, GRADES, LEVELS, MIRROR, Condition, Side
 
 _SPAN = 6.0
 """Log-ratios are clipped to this before they enter the network."""
@@ -26,17 +26,6 @@ MOST_WEIGHT = 1e6
 _ARRAYS = ("prior", "hidden", "hidden_bias", "out", "out_bias")
 _INPUTS = 5 * len(CELLS)
 """Numbers that the network sees of a study, see :func:`inputs`."""
-
-_OTHER_SIDE = {"left": "right", "right": "left"}
-
-
-def _mirrored(cell: Cell) -> Cell:
-    side, _, rest = cell.condition.value.partition("_")
-    return Cell(Condition(f"{_OTHER_SIDE[side]}_{rest}"), cell.level) if side in _OTHER_SIDE else cell
-
-
-MIRROR: tuple[int, ...] = tuple(CELL_INDEX[_mirrored(cell)] for cell in CELLS)
-"""For each cell the one on the other side; canal cells are their own."""
 
 OUTPUTS: tuple[Condition, ...] = (Condition.CANAL, Condition.LEFT_FORAMINAL, Condition.LEFT_SUBARTICULAR)
 """What the network answers for, seen from the left: three conditions of three grades each."""
@@ -109,7 +98,7 @@ class ContextModel:
             arrays = load(content)
             return ContextModel(*(arrays[name].astype(np.float64) for name in _ARRAYS))
         except Exception as error:  # safetensors raises its own kinds
-            raise ValueError(f"not a study-context model: {error!r:.500}") from error
+            raise ValueError(f"not a study-context model ({type(error).__name__}: {error!s:.400})") from error
 
 
 def inputs(log_p: np.ndarray) -> np.ndarray:

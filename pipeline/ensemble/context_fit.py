@@ -6,8 +6,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.ensemble.context import MIRROR, OUTPUTS, ContextModel, ContextSettings, inputs
-from pipeline.labels import CONDITIONS, FAMILY_COLUMNS, GRADE_WEIGHTS, GRADES, LEVELS, Condition, Family, Side
+from pipeline.ensemble.context import OUTPUTS, ContextModel, ContextSettings, inputs
+from pipeline.labels import (
+    CONDITIONS,
+    FAMILY_COLUMNS,
+    GRADE_WEIGHTS,
+    GRADES,
+    LEVELS,
+    MIRROR,
+    Condition,
+    Family,
+    Side,
+)
 
 _ANSWERS = len(OUTPUTS) * len(GRADES)
 _PER_CELL = 5

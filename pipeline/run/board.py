@@ -70,7 +70,7 @@ class Board:
 
         Raises:
             OSError: it cannot be written and ``force`` is set. Otherwise the failure is kept for the log, and the
-                file of before stays.
+                earlier file stays.
         """
         now = time.monotonic()
         if not force and now - self._written < max(LEAST_INTERVAL, 20 * self._cost):

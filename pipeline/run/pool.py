@@ -1,6 +1,6 @@
 """Where studies are graded: in worker processes, or, for one worker and no end in sight, in this one.
 
-A pool holds at most one study a worker. What waits, waits in the main process, so nothing that was begun has to be
+A pool holds at most one study a worker. What waits, waits in the main process, so nothing that was started has to be
 taken back when the time is over, and the seconds of every study are its own.
 """
 

@@ -68,7 +68,7 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
         The exit status.
 
     Raises:
-        OSError: the table cannot be written at the end; the one of before is still there.
+        OSError: the table cannot be written at the end; the earlier one is still there.
     """
     networks = open_networks(request.manifest, problems)
     settings = request.settings

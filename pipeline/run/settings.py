@@ -1,4 +1,4 @@
-"""What a preset may say of a run."""
+"""What ``--set`` may change of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.labels import FOLDS
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Section ``ensemble`` of a preset.
+    """How a run uses the machine.
 
     Attributes:
         study_seconds: after which a study falls back.

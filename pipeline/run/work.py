@@ -1,4 +1,4 @@
-"""The folder of a run's unfinished business: a result per study, so that an interrupted run goes on where it was.
+"""The folder of a run's unfinished business: a result per study, so that a run can be resumed.
 
 It lies beside the submission and goes away when the run is complete. A result counts only for the files, weights,
 settings and code it was made with (its fingerprint), and only as it was written; anything else is ignored. The folder
@@ -133,7 +133,7 @@ class WorkFolder:
         return self._path(study, f".{fingerprint[:24]}.cubes")
 
     def mark_started(self, study: StudyRef) -> None:
-        """Leave a sign that a worker has begun the study, to find the one that killed its worker."""
+        """Leave a sign that a worker has started the study, to find the one that killed its worker."""
         with contextlib.suppress(OSError):
             self._path(study, ".started").open("x").close()
 

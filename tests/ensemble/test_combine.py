@@ -176,7 +176,7 @@ def test_weights_without_fitted_files_average_evenly(tmp_path):
 
 
 def test_an_unknown_family_in_the_calibration_is_refused():
-    with pytest.raises(ValueError, match=r"'disc'.*expected of canal, foraminal, subarticular"):
+    with pytest.raises(ValueError, match=r"trust of disc, expected of canal, foraminal, subarticular"):
         EnsembleFit(calibration={"disc": Calibration()})
 
 
