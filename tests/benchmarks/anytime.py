@@ -38,7 +38,7 @@ START_SECONDS = 300.0
 @dataclass(frozen=True)
 class BudgetRun:
     """A run with a budget: seconds it took, how many times as long as on an idle machine studies took, rows by number
-    of networks, the program's last line."""
+    of networks, the program's line on the run."""
 
     seconds: float
     slowness: float
@@ -89,9 +89,8 @@ def within_budget(
     networks = [len(text.split(";")) if text else 0 for text in provenance["members"]]
     explained = (provenance["members"] != "") | (provenance["reason"] != "")
     assert explained.all(), "a row has neither a network nor a reason"
-    return BudgetRun(
-        seconds, report["slowness"], dict(sorted(Counter(networks).items())), done.stdout.strip().splitlines()[-1]
-    )
+    (line,) = (text for text in done.stdout.splitlines() if text.startswith("submit: ") and "written to" in text)
+    return BudgetRun(seconds, report["slowness"], dict(sorted(Counter(networks).items())), line)
 
 
 def killed_at_random(
