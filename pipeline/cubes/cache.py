@@ -79,13 +79,13 @@ class CubeCache:
     present: Mapping[tuple[SeriesKind, Source], NDArray[np.bool_]]
     held: dict[tuple[SeriesKind, Source], torch.Tensor] = field(default_factory=dict)
 
-    def keep_on(self, device: torch.device, share: float = 0.5) -> bool:
-        """Copy all cubes to a GPU where they take no more than ``share`` of its free memory; returns whether they did.
+    def keep_on(self, device: torch.device) -> bool:
+        """Copy all cubes to a GPU where they take at most half of its free memory; returns whether they did.
 
         The memory maps stay the source of everything else; on a CPU nothing is copied.
         """
         needed = sum(values.nbytes for values in self.pixels.values())
-        if device.type != "cuda" or self.held or needed > share * torch.cuda.mem_get_info(device)[0]:
+        if device.type != "cuda" or self.held or needed > 0.5 * torch.cuda.mem_get_info(device)[0]:
             return bool(self.held)
         for key, values in self.pixels.items():
             target = torch.empty(values.shape, dtype=torch.float16, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipeline.config import check_range
 from pipeline.labels import Family, SeriesKind
@@ -73,10 +73,6 @@ def check_kinds(views: Sequence[ViewSettings]) -> None:
             raise ValueError(f"{kinds.count(kind)} views of {kind}, expected one of each kind of series")
 
 
-def _views(*kinds: SeriesKind, size_mm: float = 80.0, slices: int = 3) -> tuple[ViewSettings, ...]:
-    return tuple(ViewSettings(kind, size_mm=size_mm, slices=slices) for kind in kinds)
-
-
 @dataclass(frozen=True)
 class CubeSettings:
     """The views of each condition family.
@@ -89,11 +85,9 @@ class CubeSettings:
         series: how many series of one kind to cut, those nearest to the point first.
     """
 
-    canal: tuple[ViewSettings, ...] = field(
-        default_factory=lambda: _views(SeriesKind.SAGITTAL_T2) + _views(SeriesKind.AXIAL_T2)
-    )
-    foraminal: tuple[ViewSettings, ...] = field(default_factory=lambda: _views(SeriesKind.SAGITTAL_T1))
-    subarticular: tuple[ViewSettings, ...] = field(default_factory=lambda: _views(SeriesKind.AXIAL_T2))
+    canal: tuple[ViewSettings, ...] = (ViewSettings(SeriesKind.SAGITTAL_T2), ViewSettings(SeriesKind.AXIAL_T2))
+    foraminal: tuple[ViewSettings, ...] = (ViewSettings(SeriesKind.SAGITTAL_T1),)
+    subarticular: tuple[ViewSettings, ...] = (ViewSettings(SeriesKind.AXIAL_T2),)
     max_tilt_degrees: float = 25.0
     series: int = 1
 

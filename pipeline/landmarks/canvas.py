@@ -57,21 +57,6 @@ class Canvases:
         result: np.ndarray = np.einsum("nij,nj->ni", self.affines[canvas], flat)[:, :3]
         return result
 
-    def to_canvas(self, canvas: np.ndarray, points_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Project patient points on canvases.
-
-        Args:
-            canvas: (N,) canvas numbers.
-            points_mm: (N, 3) patient LPS mm.
-
-        Returns:
-            (N, 2) x, y in canvas pixels and (N,) the signed distance to the slice's plane in mm.
-        """
-        inverse = np.linalg.inv(self.affines[canvas])
-        flat = np.column_stack([points_mm, np.ones(len(points_mm))])
-        local = np.einsum("nij,nj->ni", inverse, flat)
-        return local[:, :2], local[:, 2]
-
 
 def whole_slice_canvases(volume: Volume, size_px: int) -> Canvases:
     """Each slice in the middle of a canvas whose side is the longer side of the field of view.

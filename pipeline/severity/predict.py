@@ -28,15 +28,14 @@ LEAST_PROBABILITY = 1e-12
 """Keeps logarithms finite; a grade that rare costs what the metric's own clipping makes of it."""
 
 
-def member_config(settings: SeveritySettings, family: Family, series: int = 1) -> dict[str, Any]:
+def member_config(settings: SeveritySettings, family: Family) -> dict[str, Any]:
     """What a manifest keeps of a classifier: the cubes to cut for it, and its settings.
 
     Args:
         settings: of the classifier.
         family: its condition family.
-        series: how many series of a kind to average over.
     """
-    cubes = CubeSettings(**{family.value: settings.inference_views(family)}, series=series)  # type: ignore[arg-type]
+    cubes = CubeSettings(**{family.value: settings.inference_views(family)})  # type: ignore[arg-type]
     return {"cubes": to_dict(cubes), "severity": to_dict(settings)}
 
 

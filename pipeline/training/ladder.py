@@ -80,7 +80,6 @@ def climb(
     loop: LoopSettings,
     settings: LadderSettings | None = None,
     *,
-    device: torch.device | None = None,
     training_studies: Collection[str] = (),
     held_out_studies: Collection[str] = (),
     prior_loss: float | None = None,
@@ -92,7 +91,6 @@ def climb(
         task: what is about to be trained.
         loop: its settings; batch size and seed are used.
         settings: of the ladder.
-        device: where to run; the model's own by default.
         training_studies, held_out_studies: ids on either side of the fold.
         prior_loss: loss of the class frequencies alone, under the same weights and sampling.
         predict: predictions of a batch, (B, ...), to see that they differ between items.
@@ -102,7 +100,7 @@ def climb(
     """
     settings = settings or LadderSettings()
     check_sides(training_studies, held_out_studies)
-    device = device or next(task.model.parameters()).device
+    device = next(task.model.parameters()).device
     model = copy.deepcopy(task.model).to(device).train()
     batches = _first_batches(task, loop, device)
     with torch.no_grad():

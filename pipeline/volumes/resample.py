@@ -145,8 +145,8 @@ def _affine_sample(
     return np.asarray(result)
 
 
-def normalise(pixels: NDArray[np.float32], low: float = 1.0, high: float = 99.0) -> NDArray[np.float32]:
-    """Scale so that the ``low`` and ``high`` percentiles become 0 and 1; float32 of the same shape, NaN stays NaN.
+def normalise(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale so that the 1st and 99th percentiles become 0 and 1; float32 of the same shape, NaN stays NaN.
 
     Beyond the percentiles values are compressed smoothly, to at most 0.5 further, so that the brightest fat and flow do
     not dominate and no two grey levels become one. A constant image becomes 0.
@@ -156,7 +156,7 @@ def normalise(pixels: NDArray[np.float32], low: float = 1.0, high: float = 99.0)
     sample = sample[np.isfinite(sample)]
     if not sample.size:
         return np.where(np.isnan(values), values, np.float32(0))
-    floor, ceiling = np.percentile(sample, [low, high])
+    floor, ceiling = np.percentile(sample, [1.0, 99.0])
     if not ceiling > floor:
         floor, ceiling = float(sample.min()), float(sample.max())
     if not ceiling > floor:

@@ -57,7 +57,6 @@ class Member:
     task: str
     file: str
     sha256: str
-    family: str | None = None
     fold: int | None = None
     config: dict[str, Any] = field(default_factory=dict, hash=False)
     seen: str | None = None
@@ -133,6 +132,10 @@ class Manifest:
             raise WeightsError(f"{path}: {error}") from error
         if not isinstance(content, dict):
             raise WeightsError(f"{path}: expected an object with set, description, members and files")
+        members = content.get("members")
+        for member in members if isinstance(members, list) else ():
+            if isinstance(member, dict):
+                member.pop("family", None)  # sets of before 2026-12 say it beside the task, which says it too
         try:
             return from_dict(cls, {**content, "folder": folder})
         except ConfigError as error:

@@ -184,13 +184,6 @@ def test_a_network_that_has_seen_the_study_is_passed_over(weights):
     assert network_of(load_predictor(weights, unseen="4"), weights) == "landmarks-0"
 
 
-def test_only_the_named_members_are_used(weights):
-    named = load_predictor(weights, ("landmarks-1",), "cpu")
-    assert network_of(named, weights) == "landmarks-1"
-    assert named.axial is None
-    assert load_predictor(weights, ("landmarks-1",), unseen="3").sagittal is None
-
-
 def test_a_damaged_file_is_refused(weights, tmp_path):
     for file in weights.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
