@@ -34,12 +34,12 @@ from pipeline.landmarks.model import (
     PointNet,
     point_loss,
 )
-from pipeline.training.augment import AugmentSettings, StackAugmentation
+from pipeline.training.augment import StackAugmentation
 from pipeline.training.ladder import check_sides
 from pipeline.training.loop import fit
 from pipeline.training.processes import main_process_first
-from pipeline.training.settings import LoopSettings
 from pipeline.training.task import Batch, Task, decayed_groups
+from pipeline.weights.recipe import AugmentSettings, LoopSettings
 from pipeline.weights.seen import seen_studies
 from pipeline.weights.tensors import read_network
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.windows import middle_window, slices_around
-from pipeline.training.task import Batch
 from pipeline.weights.fused import fused
 from pipeline.weights.manifest import Member, WeightsError
 from pipeline.weights.tensors import load_network
@@ -186,7 +185,11 @@ class SeverityGrader:
 
 
 def predict_batch(
-    model: nn.Module, batch: Batch, views: Sequence[ViewSettings], settings: SeveritySettings, device: torch.device
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    views: Sequence[ViewSettings],
+    settings: SeveritySettings,
+    device: torch.device,
 ) -> np.ndarray:
     """(B, families, 3) log-probabilities: the mean of shifted windows (as logits) and of slices (as probabilities).
 
@@ -224,7 +227,7 @@ def predict_batch(
     return np.asarray(torch.log_softmax(mean, -1).cpu().numpy(), dtype=np.float64)
 
 
-def _slice_weights(batch: Batch, views: Sequence[ViewSettings], beside: float) -> Tensor:
+def _slice_weights(batch: Mapping[str, Tensor], views: Sequence[ViewSettings], beside: float) -> Tensor:
     """(B, 3) what the slice before, the middle one and the one after count: as believed, else as ``beside`` says."""
     weights = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64).repeat(len(batch["level"]), 1)
     for view in views:

@@ -8,9 +8,7 @@ from typing import Literal
 from pipeline.config import check_range
 from pipeline.cubes.settings import CubeSettings, ViewSettings, check_kinds
 from pipeline.labels import GRADE_WEIGHTS, Family, SeriesKind
-from pipeline.training.augment import NO_CHANGE, AugmentSettings
-from pipeline.training.in_plane import InPlaneSettings
-from pipeline.training.settings import LoopSettings
+from pipeline.weights.recipe import NO_CHANGE, AugmentSettings, InPlaneSettings, LoopSettings
 
 LIGHT = replace(
     NO_CHANGE,

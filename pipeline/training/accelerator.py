@@ -2,21 +2,20 @@
 
 A GPU can be "available" and fail at its first operation (a driver too old, a card too old for the build), so one is
 tried before it is believed. Half precision is bf16 from compute capability 8.0 on and fp16 before (T4): PyTorch's own
-``is_bf16_supported`` is also true where bf16 is emulated, several times slower. accelerate is imported where a training
-starts: predictions choose their device here too, and run without it.
+``is_bf16_supported`` is also true where bf16 is emulated, several times slower.
 """
 
 from __future__ import annotations
 
 import datetime
 import gc
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipeline.config import ConfigError
 from pipeline.device import working_gpu
-from pipeline.training.settings import Precision
+from pipeline.weights.recipe import Device, Precision
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,7 +24,7 @@ WAIT = datetime.timedelta(days=1)
 """How long the other processes wait while the first one fills a cache, evaluates, draws or measures the localisers."""
 
 
-def open_accelerator(device: Literal["auto", "cpu", "cuda"], precision: Precision) -> Accelerator:
+def open_accelerator(device: Device, precision: Precision) -> Accelerator:
     """The accelerator of this process, one of several under ``torchrun`` or ``accelerate launch``.
 
     Raises:

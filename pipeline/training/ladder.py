@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from pipeline.training.sampling import BatchOrder, SeededItems, position_seed, seed_everything
-from pipeline.training.settings import LoopSettings
 from pipeline.training.task import Batch, Task
+from pipeline.weights.recipe import LoopSettings
 
 _ITEMS = 96
 """Items over which the initial loss is averaged."""

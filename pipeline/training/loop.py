@@ -19,7 +19,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,24 @@ from pipeline.training.interruption import StopRequest, TrainingStopped, pause_f
 from pipeline.training.processes import Processes
 from pipeline.training.sampling import BatchOrder, SeededItems, position_seed, seed_everything
 from pipeline.training.schedule import apply_schedule
-from pipeline.training.settings import FitResult, LoopSettings
-from pipeline.training.task import Batch, Task, decayed_groups, not_finite_in
+from pipeline.training.task import Batch, Task, not_finite_in
 from pipeline.training.totals import EpochTotals
 from pipeline.training.tracking import Tracker
+from pipeline.weights.recipe import LoopSettings
 from pipeline.weights.seen import write_seen
 
-__all__ = ["Batch", "FitResult", "LoopSettings", "Task", "TrainingStopped", "decayed_groups", "fit"]
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run reached: the best score and its epoch (from 1), one row an epoch, and the last weights' file.
+
+    The score is infinite if nothing was held out.
+    """
+
+    best_score: float
+    epoch: int
+    history: tuple[dict[str, float], ...]
+    weights: Path
 
 
 def fit(

@@ -135,7 +135,7 @@ class Manifest:
         members = content.get("members")
         for member in members if isinstance(members, list) else ():
             if isinstance(member, dict):
-                member.pop("family", None)  # sets of before 2026-12 say it beside the task, which says it too
+                member.pop("family", None)  # older sets name it, and the task says the same
         try:
             return from_dict(cls, {**content, "folder": folder})
         except ConfigError as error:

@@ -27,9 +27,8 @@ from pipeline.landmarks.train import (
     train,
 )
 from pipeline.owned import MARK, RefusedError
-from pipeline.training.augment import AugmentSettings
 from pipeline.training.checkpoint import ResumeError
-from pipeline.training.settings import LoopSettings
+from pipeline.weights.recipe import AugmentSettings, LoopSettings
 from pipeline.weights.seen import study_hash
 from tests.volumes.oracle import SAGITTAL, positions, write_series
 
