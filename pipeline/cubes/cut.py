@@ -128,7 +128,7 @@ def _cut_cell(
             nearest[volume.series_id] = (offset, middle, volume)
     cubes = []
     for offset, middle, volume in sorted(nearest.values(), key=lambda found: abs(found[0]))[: settings.series]:
-        frame = level_frame(cell, points_mm, volume.affines[middle, :3, 2], volume.plane, settings.max_tilt_degrees)
+        frame = level_frame(cell, points_mm, volume.affines[middle].normal, volume.plane, settings.max_tilt_degrees)
         own = volume.series_id == landmarks.series_id[number]
         shares = _shares(landmarks.beside[number] if own else np.full(2, np.nan))
         if frame is not None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Side
-from pipeline.volumes.volume import Floats, Plane
+from pipeline.volumes.affine import Floats
+from pipeline.volumes.volume import Plane
 
 _AXES = {
     Plane.SAGITTAL: (np.array([0.0, 1, 0]), np.array([0.0, 0, -1])),

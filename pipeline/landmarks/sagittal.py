@@ -90,8 +90,7 @@ def run_network(model: PointNet, volume: Volume, device: torch.device, batch: in
         visible.append(output["visible"].float().sigmoid().cpu().numpy())
     stacked = np.concatenate(maps)
     positions = map_grid(stacked.shape[-2:], model.stride, torch.device("cpu")).numpy()
-    centre = np.array([(size - 1) / 2, (size - 1) / 2, 0.0, 1.0])
-    x_mm = (canvases.affines @ centre)[:, 0]
+    x_mm = (canvases.affines @ ((size - 1) / 2, (size - 1) / 2, 0))[:, 0]
     return SliceOutput(
         canvases, stacked, np.concatenate(visible), positions.reshape(*stacked.shape[-2:], 2).astype(float), x_mm
     )
@@ -237,9 +236,8 @@ def _sides(output: SliceOutput, distance: np.ndarray) -> dict[Side, tuple[np.nda
 def _x_at(output: SliceOutput, points: np.ndarray) -> np.ndarray:
     """(slices, 5) patient x of each slice at the height of each level, mm; of its middle where a level is absent."""
     x = np.repeat(output.x_mm[:, None], len(points), axis=1)
-    slices = np.arange(len(x))
     for level in np.nonzero(np.isfinite(points[:, 0]))[0]:
-        x[:, level] = output.canvases.to_patient(slices, np.repeat(points[level][None], len(x), axis=0))[:, 0]
+        x[:, level] = (output.canvases.affines @ (*points[level], 0))[:, 0]
     return x
 
 
@@ -261,7 +259,7 @@ def _place(
         )
         if mass < 0.2:  # this slice's own map looks elsewhere: the group's point stands
             point = chain.points[level]
-        place = output.canvases.to_patient(np.array([k]), point[None])[0]
+        place = output.canvases.affines[k] @ (*point, 0)
         if not _in_image(output.canvases.volume, int(output.canvases.slice_index[k]), place):
             continue
         points_mm[level], index[level] = place, output.canvases.slice_index[k]

@@ -14,7 +14,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from pipeline.volumes.volume import Floats, Volume
+from pipeline.volumes.affine import Affine, Floats
+from pipeline.volumes.volume import Volume
 
 _EDGE_PIXELS = 1e-6
 
@@ -53,7 +54,7 @@ def resample_in_plane(volume: Volume, spacing_mm: float) -> Volume:
         0.0,
         sitk.sitkFloat32,
     )
-    return replace(volume, pixels=sitk.GetArrayFromImage(result), affines=volume.affines @ change)
+    return replace(volume, pixels=sitk.GetArrayFromImage(result), affines=volume.affines @ Affine(change))
 
 
 def _smoothed(pixels: NDArray[np.float32], scale: Floats) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from pipeline.landmarks.landmarks import Landmarks
 from pipeline.landmarks.overlay import LEVEL_COLOURS, SIDE_PX, slice_picture, study_picture
 from pipeline.volumes import Plane
 from tests.landmarks.spine import stack, study
+from tests.volumes.oracle import at
 
 SCALE = SIDE_PX / 200
 """Screen pixels a mm: the slices are 200 mm high."""
@@ -29,7 +30,7 @@ def centre_of(picture, colour):
 
 
 def test_a_point_is_drawn_where_its_pixel_is(volume):
-    point = volume.to_patient(np.array([1]), np.array([20.0]), np.array([70.0]))
+    point = at(volume, np.array([1]), np.array([20.0]), np.array([70.0]))
     picture = slice_picture(volume, 1, [(point, GREEN)])
     assert picture.shape == (SIDE_PX, SIDE_PX, 3)
     assert picture.dtype == np.uint8
@@ -41,14 +42,14 @@ def test_a_point_is_drawn_over_the_brightest_pixel_of_the_slice(volume):
     pixels = volume.pixels.copy()
     pixels[:, 30:34, 50:54] = 100.0
     bright = replace(volume, pixels=pixels)
-    point = bright.to_patient(np.array([0]), np.array([51.5]), np.array([31.5]))
+    point = at(bright, np.array([0]), np.array([51.5]), np.array([31.5]))
     picture = slice_picture(bright, 0, [])
     x, y = centre_of(picture, (255, 255, 255))
     assert (x, y) == pytest.approx(centre_of(slice_picture(bright, 0, [(point, GREEN)]), GREEN), abs=1.5)
 
 
 def test_points_beside_the_slice_are_projected_on_it(volume):
-    point = volume.to_patient(np.array([1]), np.array([20.0]), np.array([70.0])) + 30 * volume.normal
+    point = at(volume, np.array([1]), np.array([20.0]), np.array([70.0])) + 30 * volume.normal
     picture = slice_picture(volume, 1, [(point, GREEN)])
     assert centre_of(picture, GREEN) == pytest.approx((20.5 * SCALE, 141 * SCALE), abs=1)
 
@@ -67,7 +68,7 @@ def landmarks_on(volume, marks):
     points, numbers = empty.points_mm.copy(), empty.instance_number.copy()
     series = list(empty.series_id)
     for level, (index, col, row) in marks.items():
-        points[level] = volume.to_patient(np.array([index]), np.array([col]), np.array([row]))[0]
+        points[level] = at(volume, np.array([index]), np.array([col]), np.array([row]))[0]
         numbers[level], series[level] = volume.instance_numbers[index], volume.series_id
     return replace(empty, points_mm=points, instance_number=numbers, series_id=tuple(series))
 
