@@ -15,7 +15,7 @@ from pipeline.labels import SeriesKind
 from pipeline.landmarks.load import load_point_net, load_predictor, make_predictor
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.store import store_run
-from pipeline.landmarks.train import LandmarkTrainSettings
+from pipeline.landmarks.task import LandmarkTrainSettings
 from pipeline.weights.manifest import Manifest, WeightsError
 from pipeline.weights.seen import seen_studies, write_seen
 from tests.landmarks.spine import sagittal, study
