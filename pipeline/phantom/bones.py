@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.phantom.anatomy import FIRST_LUMBAR, Anatomy, Disc, Vertebra, joint_circle
 from pipeline.phantom.canal import push_profile
-from pipeline.phantom.canvas import Canvas, Window, capsule, ellipsoid, join, rounded
+from pipeline.phantom.drawing import Canvas, Window, capsule, ellipsoid, join, rounded
 from pipeline.phantom.contrast import Contrast, Weighting
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.phantom.anatomy import VERTEBRAE, Anatomy
-from pipeline.phantom.canvas import Canvas, Window, ellipse
+from pipeline.phantom.drawing import Canvas, Window, ellipse
 from pipeline.phantom.contrast import Contrast, Weighting
 from pipeline.phantom.curve import smooth
 from pipeline.phantom.textures import bowel_loops
