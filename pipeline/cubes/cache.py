@@ -2,7 +2,7 @@
 
 Cubes are stored wider than the network wants them (a margin in plane, slices on both ends), so that jitter is a crop.
 One array holds one kind of series and one source of points: the labelled ones (``true``) or predicted ones
-(``predicted``). Plain ``.npy`` because zarr, npz and nii.gz are slower than reading the DICOM again (DESIGN.md 4).
+(``predicted``). Plain ``.npy`` because zarr, npz and nii.gz are slower than reading the DICOM again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.cubes.cut import cut_cubes
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.files import check_space, write_atomically
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind, family_cells
-from pipeline.landmarks.labelled import labelled_points, mislabelled
+from pipeline.landmarks.labelled import find_mislabelled, labelled_points
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.owned import claim
 from pipeline.parallel import in_processes
@@ -124,7 +124,7 @@ def build_cache(
         margin: to add.
         root: folder of all caches; this one becomes a folder in it, named after its content.
         predicted: label_coordinates tables of predicted points with patient mm, concatenated; None for none.
-        jobs: processes; each finishes a study (processes scale, threads do not: DESIGN.md 4).
+        jobs: processes, each a study at a time (processes scale, threads do not).
 
     Raises:
         ValueError: no study has a grade of the family, or there are neither labelled nor predicted points.
@@ -248,7 +248,7 @@ def _allocate(folder: Path, shapes: Mapping[SeriesKind, tuple[int, ...]], work: 
 def _cut_study(
     job: _Job, number: int, family: Family, settings: CubeSettings, folder: Path, source: Source
 ) -> tuple[int, bool]:
-    """Write one study's cubes; returns its number, and False where no image could be read: it may be on its way."""
+    """Write one study's cubes; returns its number, and False where no image can be read yet."""
     # Windows are small and studies run in parallel: threads inside SimpleITK only wait for each other.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     rows: pd.DataFrame | None = getattr(job, source)
@@ -294,7 +294,7 @@ def _true_landmarks(volumes: StudyVolumes, rows: pd.DataFrame) -> Landmarks:
     """The labelled points of a study as landmarks; points that cannot be right or were not read are absent."""
     result = Landmarks.empty(volumes.study_id)
     points = labelled_points(volumes, rows)
-    for row in points[mislabelled(volumes, points) == ""].itertuples(index=False):
+    for row in points[find_mislabelled(volumes, points) == ""].itertuples(index=False):
         index = CELL_INDEX[Cell(Condition(str(row.condition)), str(row.level))]
         result.points_mm[index] = (row.x_mm, row.y_mm, row.z_mm)
     return result

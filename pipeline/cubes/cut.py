@@ -102,11 +102,11 @@ class _Stacks:
     def of_kind(self, kind: SeriesKind, spacing_mm: float) -> list[Volume]:
         key = (kind, spacing_mm)
         if key not in self._ready:
-            self._ready[key] = [_prepared(volume, spacing_mm) for volume in self._study.of_kind(kind)]
+            self._ready[key] = [_prepare(volume, spacing_mm) for volume in self._study.of_kind(kind)]
         return self._ready[key]
 
 
-def _prepared(volume: Volume, spacing_mm: float) -> Volume:
+def _prepare(volume: Volume, spacing_mm: float) -> Volume:
     ready = dataclasses.replace(volume, pixels=normalise(volume.pixels))
     return resample_in_plane(ready, spacing_mm) if spacing_mm > _SMOOTH_FROM * min(volume.spacing_mm) else ready
 

@@ -78,7 +78,7 @@ class CubeSettings:
     """The views of each condition family.
 
     Attributes:
-        canal: sagittal T2 and axial T2 (0.266 with sagittal alone, 0.250 with both: DESIGN.md section 3).
+        canal: sagittal T2 and axial T2 (log loss 0.266 with sagittal alone, 0.250 with both).
         foraminal: sagittal T1 of the cell's side.
         subarticular: axial T2.
         max_tilt_degrees: in-plane turns of an axial window beyond this are taken for a misplaced point, not anatomy.

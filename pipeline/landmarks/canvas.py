@@ -54,7 +54,7 @@ def whole_slice_canvases(volume: Volume, size_px: int) -> Canvases:
     rows, columns = volume.pixels.shape[1:]
     row_mm, column_mm = volume.spacing_mm
     spacing = max(rows * row_mm, columns * column_mm) / size_px
-    pixels = _smoothed(normalised(volume), spacing)
+    pixels = _smooth(normalised(volume), spacing)
     images, affines = [], []
     for index, (affine, centre) in enumerate(zip(volume.affines, volume.centres_mm, strict=True)):
         images.append(
@@ -69,7 +69,7 @@ def field_mm(volume: Volume) -> float:
     return float(max(volume.shape[1] * volume.spacing_mm[0], volume.shape[2] * volume.spacing_mm[1]))
 
 
-def _smoothed(volume: Volume, spacing_mm: float) -> Volume:
+def _smooth(volume: Volume, spacing_mm: float) -> Volume:
     """The volume blurred in plane against aliasing: as far as pixels grow to ``spacing_mm``, 0.5 px of the new grid."""
     scale = spacing_mm / np.array(volume.spacing_mm)
     if (scale <= 1.3).all():

@@ -2,7 +2,7 @@
 
 A labelled point is one place in the patient. It is a target on its own slice (visible), a weaker one on the slices
 beside it (same place in plane, not marked there) and none further away; slices without it teach the visibility. Points
-that a study does not have are masked. The rules are in :func:`sagittal_targets` and :func:`axial_targets`.
+that a study does not have are masked. The rules are in :func:`sagittal_targets` and :func:`axial_examples`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.console import say
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
-from pipeline.landmarks.labelled import labelled_points, mislabelled
+from pipeline.landmarks.labelled import find_mislabelled, labelled_points
 from pipeline.landmarks.model import AXIAL_CHANNELS, CANAL_CHANNELS, FORAMINAL_CHANNELS, SAGITTAL_CHANNELS
 from pipeline.names import stem
 from pipeline.owned import claim
@@ -247,12 +247,12 @@ def _fingerprint(study: StudyRef, coordinates: pd.DataFrame) -> str:
 
 
 def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Path, settings: ExampleSettings) -> None:
-    """Write the examples of one study, or nothing where no image of it can be read: it may still be on its way."""
+    """Write the examples of one study, or nothing where no image of it can be read yet."""
     volumes = read_study(study)
     if not volumes.volumes:
         return
     points = labelled_points(volumes, coordinates)
-    doubts = mislabelled(volumes, points)
+    doubts = find_mislabelled(volumes, points)
     points = points[doubts == ""]
     if kind == "axial":
         images, pixel_mm, targets = axial_examples(volumes, points, settings)

@@ -32,7 +32,7 @@ SIDE_PAIRS = (
 )
 
 
-def mislabelled(volumes: StudyVolumes, points: pd.DataFrame) -> NDArray[np.str_]:
+def find_mislabelled(volumes: StudyVolumes, points: pd.DataFrame) -> NDArray[np.str_]:
     """Why each labelled point cannot be right; an empty text where nothing speaks against it.
 
     Args:

@@ -13,7 +13,7 @@ from pipeline.config import ConfigError, from_dict
 from pipeline.landmarks.axial import AxialSettings
 from pipeline.landmarks.model import AXIAL_CHANNELS, SAGITTAL_CHANNELS, PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
-from pipeline.weights.fused import fused
+from pipeline.weights.fused import fuse
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.weights.seen import study_hash
 from pipeline.weights.tensors import load_network
@@ -73,4 +73,4 @@ def load_point_net(weights: Path, member: Member, device: str = "cpu") -> PointN
         raise WeightsError(f"network {member.name}: {error}") from error
     network = load_network(member.name, member.read(weights), lambda: PointNet(settings))
     example = torch.rand(1, 1, settings.size_px, settings.size_px, generator=torch.Generator().manual_seed(0))
-    return fused(network, example).to(torch.device(device))  # type: ignore[return-value]
+    return fuse(network, example).to(torch.device(device))  # type: ignore[return-value]

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.labels import Side
 from pipeline.landmarks.canvas import Canvases, whole_slice_canvases
-from pipeline.landmarks.decode import Chain, DecodeSettings, decode_levels, reconciled, refine
+from pipeline.landmarks.decode import Chain, DecodeSettings, decode_levels, reconcile, refine
 from pipeline.landmarks.model import CANAL_CHANNELS, FORAMINAL_CHANNELS, PointNet, map_grid
 from pipeline.volumes import Volume
 
@@ -142,7 +142,7 @@ def foraminal_points(
     for side, (lateral_mm, maps) in groups.items():
         here: np.ndarray = lateral_mm > 0
         chain = decode_levels(maps, output.positions, pixel_mm, settings)
-        chain = reconciled(chain, both, maps, output.positions, pixel_mm)
+        chain = reconcile(chain, both, maps, output.positions, pixel_mm)
         shown: np.ndarray = np.any(here, axis=0)  # a spine that leans may have slices on this side at some levels only
         chain = replace(chain, points=np.where(shown[:, None], chain.points, np.nan))
         visible = np.where(here, output.visible[:, FORAMINAL_CHANNELS], -1.0)

@@ -36,9 +36,9 @@ class LandmarkTrainSettings:
         augment: changes of the images.
         data_weights: share of the draws by folder, in the order of ``--data``; empty for shares by number of examples.
         encoder_lr: learning rate of the encoder relative to the rest.
-        start_from: weights (safetensors) of an earlier run of the same network to go on from; its held-out fold must
+        start_from: weights (safetensors) of an earlier run of the same network to continue from; its held-out fold must
             be this run's.
-        evaluated: at most so many held-out examples are scored after each epoch.
+        evaluated: at most this many held-out examples are scored after each epoch.
     """
 
     model: PointModelSettings = field(default_factory=PointModelSettings)
@@ -243,7 +243,6 @@ def sample_weights(table: pd.DataFrame, data_weights: Sequence[float]) -> np.nda
     Args:
         table: examples with their ``competition`` number.
         data_weights: a share for each folder; empty for equal examples.
-
     """
     if not data_weights:
         return None
@@ -254,7 +253,7 @@ def sample_weights(table: pd.DataFrame, data_weights: Sequence[float]) -> np.nda
 
 
 def _spread(table: pd.DataFrame, most: int) -> pd.DataFrame:
-    """At most so many rows, evenly over the table and its folders."""
+    """At most this many rows, evenly over the table and its folders."""
     if len(table) <= most:
         return table
     return table.iloc[np.linspace(0, len(table) - 1, most).round().astype(int)]

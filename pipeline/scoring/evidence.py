@@ -28,7 +28,7 @@ _LEVEL_OF = np.array([LEVELS.index(cell.level) for cell in CELLS])
 _FEWEST = 8
 """Studies without which a rank correlation says nothing."""
 _RAREST = 5
-"""So many pairs at least must differ from the commonest value, or one study decides."""
+"""At least this many pairs must differ from the commonest value, or one study decides."""
 
 
 def expected_grade(log_p: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ def read_gradings(path: Path) -> pd.DataFrame:
     Rows of levels that the competition does not grade (thoracic ones) are left out.
 
     Raises:
-        TableError: the file or a column is missing, a cell is not a number, or a level stands there twice.
+        TableError: the file or a column is missing, a cell is not a number, or a level is listed twice.
     """
     frame = read_text_table(path, ("study_id", "level", *GRADINGS))
     known = frame["level"].str.strip().str.upper().isin([level_title(level) for level in LEVELS])
@@ -94,7 +94,7 @@ def read_gradings(path: Path) -> pd.DataFrame:
     frame["level"] = [level_from_title(text) for text in frame["level"]]
     twice = frame.duplicated(["study_id", "level"])
     if twice.any():
-        raise TableError(path, int(str(frame.index[twice][0])), "level", "the level of this study stands there twice")
+        raise TableError(path, int(str(frame.index[twice][0])), "level", "listed a second time for this study")
     return frame.set_index(["study_id", "level"])[list(GRADINGS)].astype(float)
 
 

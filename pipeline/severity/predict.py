@@ -19,7 +19,7 @@ from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.windows import middle_window, slices_around
-from pipeline.weights.fused import fused
+from pipeline.weights.fused import fuse
 from pipeline.weights.manifest import Member, WeightsError
 from pipeline.weights.tensors import load_network
 
@@ -60,14 +60,14 @@ def load_member(folder: Path, member: Member, device: str) -> SeverityGrader:
 
 
 def fuse_encoders(model: SeverityModel, views: Sequence[ViewSettings]) -> None:
-    """Fuse the batch norms of the encoders' backbones (:func:`~pipeline.weights.fused.fused`), in place."""
+    """Fuse the batch norms of the encoders' backbones (:func:`~pipeline.weights.fused.fuse`), in place."""
     for view in views:
         encoder = model.encoders[view_name(view.kind)]
         if isinstance(encoder, SliceEncoder | ChannelsEncoder):
             channels = view.slices if isinstance(encoder, ChannelsEncoder) else 1
             generator = torch.Generator().manual_seed(0)
             example = torch.rand(1, channels, view.pixels, view.pixels, generator=generator)
-            encoder.backbone = fused(encoder.backbone, example)
+            encoder.backbone = fuse(encoder.backbone, example)
 
 
 def by_cell(cells: Sequence[int], log_p: np.ndarray, families: Sequence[Family]) -> np.ndarray:

@@ -70,7 +70,7 @@ def drop_slices(present: Tensor, share: float, generator: torch.Generator) -> Te
     return present & ~hidden
 
 
-def mixed(
+def mix(
     batch: dict[str, Tensor], views: Sequence[str], settings: MixSettings, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """A batch with its windows mixed with those of its cells in another order, or as it is.

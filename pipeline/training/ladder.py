@@ -40,7 +40,7 @@ class LadderSettings:
 
     Attributes:
         items: of the batch that is to be overfitted.
-        steps: at most so many optimiser steps.
+        steps: at most this many optimiser steps.
         learning_rate: of these steps.
         reach: share of the first loss that the batch must fall below.
         tolerance: largest relative distance of the initial loss from the prior's.

@@ -40,7 +40,7 @@ class Learner:
         model: the network, on the device of the run.
         averaged: its average, which is evaluated and saved.
         optimizer: AdamW on the task's groups.
-        split: into so many parts each micro-batch was halved, because memory ran out.
+        split: parts into which every micro-batch is cut, because memory ran out.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Sampling volumes on other grids, with SimpleITK: in-plane spacing, oblique windows, oblique cubes.
+"""Sampling volumes on other grids, with SimpleITK: in-plane spacing and oblique windows.
 
 Coordinates stay floating point throughout and interpolation is linear, so a series whose values are a linear function
 of patient position is returned exactly. Outside the centres of the outermost pixels there is no data: those samples are
@@ -39,7 +39,7 @@ def resample_in_plane(volume: Volume, spacing_mm: float) -> Volume:
     change = np.eye(4)
     change[0, 0], change[1, 1] = scale[1], scale[0]
     change[0, 3], change[1, 3] = first[1], first[0]
-    image = sitk.GetImageFromArray(_smoothed(volume.pixels, scale))
+    image = sitk.GetImageFromArray(_smooth(volume.pixels, scale))
     transform = sitk.AffineTransform(3)
     transform.SetMatrix([scale[1], 0, 0, 0, scale[0], 0, 0, 0, 1])
     transform.SetTranslation([first[1], first[0], 0])
@@ -57,7 +57,7 @@ def resample_in_plane(volume: Volume, spacing_mm: float) -> Volume:
     return replace(volume, pixels=sitk.GetArrayFromImage(result), affines=volume.affines @ Affine(change))
 
 
-def _smoothed(pixels: NDArray[np.float32], scale: Floats) -> NDArray[np.float32]:
+def _smooth(pixels: NDArray[np.float32], scale: Floats) -> NDArray[np.float32]:
     """In-plane Gaussian against aliasing: as wide as the growth of the pixels asks for (0.5 px of the new grid).
 
     The border is continued by point reflection, which keeps a linear function linear.

@@ -143,7 +143,7 @@ class Manifest:
 
     @classmethod
     def open(cls, folder: Path, name: str, description: str) -> Manifest:
-        """The set of weights in a folder; where the folder is new or empty, one of this name is begun.
+        """The set of weights in a folder; a new one of this name where the folder is new or empty.
 
         Raises:
             RefusedError: the folder holds other things; it is left as it is.

@@ -138,7 +138,7 @@ class InPlaneSettings:
         shift: largest shift, as share of the side.
         shear: largest shear, degrees.
         affine_share: of stacks that are moved.
-        holes, hole_size, holes_share: at most so many rectangles, of at most so large a share of the side, are blanked.
+        holes, hole_size, holes_share: most blanked rectangles, and their largest side as share of the image's.
         blur, blur_share: largest sigma of a Gaussian, px.
         gain, gain_share: largest relative change of contrast; half of it of brightness.
     """
