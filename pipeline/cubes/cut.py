@@ -121,7 +121,8 @@ def _cut_cell(
     nearest: dict[str, tuple[float, int, Volume]] = {}
     for volume in stacks.of_kind(view.kind, view.spacing_mm):
         middle = int(volume.nearest_slice(point[None])[0])
-        if (offset := _offset_if_shown(volume, middle, point)) is None or abs(offset) > view.reach_mm:
+        offset = float(volume.to_pixel(point, np.array([middle]))[2][0])
+        if abs(offset) > view.reach_mm or not volume.shows(point, middle):
             continue
         best = nearest.get(volume.series_id)
         if best is None or abs(offset) < abs(best[0]):
@@ -134,14 +135,6 @@ def _cut_cell(
         if frame is not None:
             cubes.append(_cut(volume, middle, offset, frame, view, shares))
     return tuple(cubes)
-
-
-def _offset_if_shown(volume: Volume, middle: int, point: NDArray[np.float64]) -> float | None:
-    """The point's distance from a slice in mm, None if it lies outside of the slice's image."""
-    col, row, offset = volume.to_pixel(point[None], np.array([middle]))
-    _, rows, cols = volume.shape
-    inside = -0.5 <= col[0] <= cols - 0.5 and -0.5 <= row[0] <= rows - 0.5
-    return float(offset[0]) if inside else None
 
 
 def _shares(beside: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -260,15 +260,8 @@ def _place(
         if mass < 0.2:  # this slice's own map looks elsewhere: the group's point stands
             point = chain.points[level]
         place = output.canvases.affines[k] @ (*point, 0)
-        if not _in_image(output.canvases.volume, int(output.canvases.slice_index[k]), place):
+        if not output.canvases.volume.shows(place, int(output.canvases.slice_index[k])):
             continue
         points_mm[level], index[level] = place, output.canvases.slice_index[k]
         confidence[level] = chain.confidence[level] * float(output.visible[:, channel].max()) ** 0.5
     return LevelPoints(output.canvases.volume, points_mm, index, confidence, np.full((5, 2), np.nan), chain)
-
-
-def _in_image(volume: Volume, index: int, point_mm: np.ndarray) -> bool:
-    """Whether a point lies within the pixels of a slice; a canvas is square and may be larger than its slice."""
-    col, row, _ = volume.to_pixel(point_mm[None], np.array([index]))
-    _, rows, cols = volume.shape
-    return bool(-0.5 <= col[0] <= cols - 0.5 and -0.5 <= row[0] <= rows - 0.5)

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import datetime
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils.memory import should_reduce_batch_size
 
 from pipeline.config import ConfigError
 from pipeline.device import working_gpu
 from pipeline.weights.recipe import Device, Precision
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 WAIT = datetime.timedelta(days=1)
 """How long the other processes wait while the first one fills a cache, evaluates, draws or measures the localisers."""
@@ -31,10 +32,6 @@ def open_accelerator(device: Device, precision: Precision) -> Accelerator:
         ConfigError: if ``cuda`` is asked for and no GPU works, or if fp16 is asked for on a CPU, whose gradients
             nothing would scale.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import InitProcessGroupKwargs
-
     gpu = device != "cpu" and working_gpu()
     if device == "cuda" and not gpu:
         raise ConfigError("device=cuda was asked for, but no CUDA GPU completes one convolution; use device=auto")
@@ -55,8 +52,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the batch did not fit, on a GPU or in main memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    from accelerate.utils.memory import should_reduce_batch_size
-
     return isinstance(error, Exception) and bool(should_reduce_batch_size(error))
 
 

@@ -128,6 +128,12 @@ class Volume:
         """
         return _projected(self.affines, points_mm, slice_index)
 
+    def shows(self, point_mm: Floats, slice_index: int) -> bool:
+        """Whether a point (3,), projected on a slice, lies within its pixels."""
+        col, row, _ = self.to_pixel(point_mm, np.array([slice_index]))
+        _, rows, cols = self.shape
+        return bool(-0.5 <= col[0] <= cols - 0.5 and -0.5 <= row[0] <= rows - 0.5)
+
     def to_source_pixel(self, points_mm: Floats, slice_index: Ints) -> tuple[Floats, Floats]:
         """As :meth:`to_pixel`, in the file's own grid: ``x`` (N,), ``y`` (N,) as ``train_label_coordinates.csv``."""
         x, y, _ = _projected(self.source_affines, points_mm, slice_index)
