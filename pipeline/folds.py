@@ -25,11 +25,11 @@ def studies_in_fold(competition: Competition, fold: int) -> set[str]:
     return set(folds.index[folds == fold])
 
 
-def make_folds(labels: pd.DataFrame, n: int = FOLDS, seed: int = 0) -> pd.Series:
+def make_folds(labels: pd.DataFrame, n: int = FOLDS) -> pd.Series:
     """Assign each study to one of ``n`` folds, stratified by the worst grade of each condition family.
 
     Studies with the same pattern (canal, foraminal, subarticular) are spread evenly, and so are all of them. The
-    result depends on the set of studies and the seed, not on the order of rows.
+    result depends on the set of studies, not on the order of rows.
 
     Args:
         labels: index study_id, columns ``CELL_COLUMNS`` with 0, 1, 2 or NaN.
@@ -51,7 +51,7 @@ def make_folds(labels: pd.DataFrame, n: int = FOLDS, seed: int = 0) -> pd.Series
     for family in Family:
         columns = [CELL_COLUMNS[index] for index in FAMILY_COLUMNS[family]]
         patterns.append(ordered[columns].max(axis=1).fillna(-1).to_numpy())
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     shuffled = generator.permutation(len(ordered))
     order = shuffled[np.lexsort([pattern[shuffled] for pattern in patterns])]
     folds = np.empty(len(ordered), dtype=np.int64)

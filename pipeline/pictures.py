@@ -33,16 +33,12 @@ def to_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def contact_sheet(
-    tiles: Sequence[np.ndarray], titles: Sequence[str] | None = None, columns: int = 8, gap: int = 2
-) -> np.ndarray:
-    """Images side by side, titles above them, as one (rows, cols, 3) uint8 image.
+def contact_sheet(tiles: Sequence[np.ndarray], titles: Sequence[str] | None = None) -> np.ndarray:
+    """Images side by side, eight in a row, titles above them, as one (rows, cols, 3) uint8 image.
 
     Args:
         tiles: (rows, cols) float or (rows, cols, 3) uint8; sizes may differ, each is centred in the largest.
         titles: one short text a tile.
-        columns: tiles in a row.
-        gap: pixels between tiles.
 
     Raises:
         ValueError: without tiles or with a different number of titles.
@@ -52,7 +48,7 @@ def contact_sheet(
     images = [tile if tile.ndim == 3 else to_rgb(tile) for tile in tiles]
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     head = 12 if titles is not None else 0
-    columns = min(columns, len(images))
+    gap, columns = 2, min(8, len(images))
     rows = -(-len(images) // columns)
     sheet = np.full((rows * (height + head + gap) + gap, columns * (width + gap) + gap, 3), 24, np.uint8)
     for number, image in enumerate(images):

@@ -28,11 +28,10 @@ def test_folds_hold_every_study_once_and_the_same_mix():
         assert severe.max() - severe.min() < 0.06
 
 
-def test_folds_depend_on_the_seed_and_not_on_the_order():
+def test_folds_do_not_depend_on_the_order():
     labels = random_labels(60)
     shuffled = labels.sample(frac=1, random_state=1)
     pd.testing.assert_series_equal(make_folds(labels), make_folds(shuffled))
-    assert not make_folds(labels, seed=1).equals(make_folds(labels))
     with pytest.raises(ValueError, match="cannot make 5 folds of 3 studies"):
         make_folds(labels[:3])
 

@@ -25,10 +25,10 @@ def test_pictures_keep_their_colours(tmp_path):
 
 def test_contact_sheet_places_tiles_of_several_sizes():
     white = np.full((10, 20, 3), 255, np.uint8)
-    sheet = contact_sheet([white, white[:4, :4], white], columns=2, gap=1)
-    assert sheet.shape == (2 * 11 + 1, 2 * 21 + 1, 3)
-    assert (sheet == 255).all(2).sum() == 200 + 16 + 200
-    titled = contact_sheet([white], ["L4/L5"], columns=2)
+    sheet = contact_sheet([*[white] * 8, white[:4, :4]])
+    assert sheet.shape == (2 * 12 + 2, 8 * 22 + 2, 3)
+    assert (sheet == 255).all(2).sum() == 8 * 200 + 16
+    titled = contact_sheet([white], ["L4/L5"])
     assert titled.shape[0] == 10 + 12 + 4
     with pytest.raises(ValueError, match="no contact sheet"):
         contact_sheet([])

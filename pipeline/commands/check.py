@@ -128,13 +128,13 @@ def _description(ref: StudyRef, reading: StudyVolumes, coordinates: pd.DataFrame
 
 
 def _doubted_labels(reading: StudyVolumes, coordinates: pd.DataFrame) -> list[Problem]:
-    from pipeline.landmarks.labelled import labelled_points, mislabelled
+    from pipeline.landmarks.labelled import find_mislabelled, labelled_points
 
     points = labelled_points(reading, coordinates)
     columns = (points[name].astype(str) for name in ("series_id", "condition", "level"))
     return [
         Problem(reading.study_id, series_id, None, "label-in-doubt", f"{condition} {level}: {reason}")
-        for series_id, condition, level, reason in zip(*columns, mislabelled(reading, points), strict=True)
+        for series_id, condition, level, reason in zip(*columns, find_mislabelled(reading, points), strict=True)
         if reason
     ]
 

@@ -2,7 +2,7 @@
 
 Cubes are stored wider than the network wants them (a margin in plane, slices on both ends), so that jitter is a crop.
 One array holds one kind of series and one source of points: the labelled ones (``true``) or predicted ones
-(``predicted``). Plain ``.npy`` because zarr, npz and nii.gz are slower than reading the DICOM again (DESIGN.md 4).
+(``predicted``). Plain ``.npy`` because zarr, npz and nii.gz are slower than reading the DICOM again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from pipeline.cubes.cut import cut_cubes
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.files import check_space, file_states, write_atomically
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind, family_cells
-from pipeline.landmarks.labelled import labelled_points, mislabelled
+from pipeline.landmarks.labelled import find_mislabelled, labelled_points
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.owned import claim
 from pipeline.parallel import in_processes
@@ -79,13 +79,13 @@ class CubeCache:
     present: Mapping[tuple[SeriesKind, Source], NDArray[np.bool_]]
     held: dict[tuple[SeriesKind, Source], torch.Tensor] = field(default_factory=dict)
 
-    def keep_on(self, device: torch.device, share: float = 0.5) -> bool:
-        """Copy all cubes to a GPU where they take no more than ``share`` of its free memory; returns whether they did.
+    def keep_on(self, device: torch.device) -> bool:
+        """Copy all cubes to a GPU where they take at most half of its free memory; returns whether they did.
 
         The memory maps stay the source of everything else; on a CPU nothing is copied.
         """
         needed = sum(values.nbytes for values in self.pixels.values())
-        if device.type != "cuda" or self.held or needed > share * torch.cuda.mem_get_info(device)[0]:
+        if device.type != "cuda" or self.held or needed > 0.5 * torch.cuda.mem_get_info(device)[0]:
             return bool(self.held)
         for key, values in self.pixels.items():
             target = torch.empty(values.shape, dtype=torch.float16, device=device)
@@ -124,7 +124,7 @@ def build_cache(
         margin: to add.
         root: folder of all caches; this one becomes a folder in it, named after its content.
         predicted: label_coordinates tables of predicted points with patient mm, concatenated; None for none.
-        jobs: processes; each finishes a study (processes scale, threads do not: DESIGN.md 4).
+        jobs: processes, each a study at a time (processes scale, threads do not).
 
     Raises:
         ValueError: no study has a grade of the family, there are neither labelled nor predicted points, or the cache is
@@ -263,7 +263,7 @@ def _allocate(folder: Path, shapes: Mapping[SeriesKind, tuple[int, ...]], work: 
 def _cut_study(
     job: _Job, number: int, family: Family, settings: CubeSettings, folder: Path, source: Source
 ) -> tuple[int, bool]:
-    """Write one study's cubes; returns its number, and False where no image could be read: it may be on its way."""
+    """Write one study's cubes; returns its number, and False where no image can be read yet."""
     # Windows are small and studies run in parallel: threads inside SimpleITK only wait for each other.
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     rows: pd.DataFrame | None = getattr(job, source)
@@ -309,7 +309,7 @@ def _true_landmarks(volumes: StudyVolumes, rows: pd.DataFrame) -> Landmarks:
     """The labelled points of a study as landmarks; points that cannot be right or were not read are absent."""
     result = Landmarks.empty(volumes.study_id)
     points = labelled_points(volumes, rows)
-    for row in points[mislabelled(volumes, points) == ""].itertuples(index=False):
+    for row in points[find_mislabelled(volumes, points) == ""].itertuples(index=False):
         index = CELL_INDEX[Cell(Condition(str(row.condition)), str(row.level))]
         result.points_mm[index] = (row.x_mm, row.y_mm, row.z_mm)
     return result

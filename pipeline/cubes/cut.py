@@ -106,11 +106,11 @@ class _Stacks:
     def of_kind(self, kind: SeriesKind, spacing_mm: float) -> list[Volume]:
         key = (kind, spacing_mm)
         if key not in self._ready:
-            self._ready[key] = [_prepared(volume, spacing_mm) for volume in self._study.of_kind(kind)]
+            self._ready[key] = [_prepare(volume, spacing_mm) for volume in self._study.of_kind(kind)]
         return self._ready[key]
 
 
-def _prepared(volume: Volume, spacing_mm: float) -> Volume:
+def _prepare(volume: Volume, spacing_mm: float) -> Volume:
     ready = dataclasses.replace(volume, pixels=normalise(volume.pixels))
     return resample_in_plane(ready, spacing_mm) if spacing_mm > _SMOOTH_FROM * min(volume.spacing_mm) else ready
 
@@ -125,27 +125,20 @@ def _cut_cell(
     nearest: dict[str, tuple[float, int, Volume]] = {}
     for volume in stacks.of_kind(view.kind, view.spacing_mm):
         middle = int(volume.nearest_slice(point[None])[0])
-        if (offset := _offset_if_shown(volume, middle, point)) is None or abs(offset) > view.reach_mm:
+        offset = float(volume.to_pixel(point, np.array([middle]))[2][0])
+        if abs(offset) > view.reach_mm or not volume.shows(point, middle):
             continue
         best = nearest.get(volume.series_id)
         if best is None or abs(offset) < abs(best[0]):
             nearest[volume.series_id] = (offset, middle, volume)
     cubes = []
     for offset, middle, volume in sorted(nearest.values(), key=lambda found: abs(found[0]))[: settings.series]:
-        frame = level_frame(cell, points_mm, volume.affines[middle, :3, 2], volume.plane, settings.max_tilt_degrees)
+        frame = level_frame(cell, points_mm, volume.affines[middle].normal, volume.plane, settings.max_tilt_degrees)
         own = volume.series_id == landmarks.series_id[number]
         shares = _shares(landmarks.beside[number] if own else np.full(2, np.nan))
         if frame is not None:
             cubes.append(_cut(volume, middle, offset, frame, view, shares))
     return tuple(cubes)
-
-
-def _offset_if_shown(volume: Volume, middle: int, point: NDArray[np.float64]) -> float | None:
-    """The point's distance from a slice in mm, None if it lies outside of the slice's image."""
-    col, row, offset = volume.to_pixel(point[None], np.array([middle]))
-    _, rows, cols = volume.shape
-    inside = -0.5 <= col[0] <= cols - 0.5 and -0.5 <= row[0] <= rows - 0.5
-    return float(offset[0]) if inside else None
 
 
 def _shares(beside: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,13 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Side
-from pipeline.volumes.volume import Floats, Plane
-
-_AXES = {
-    Plane.SAGITTAL: (np.array([0.0, 1, 0]), np.array([0.0, 0, -1])),
-    Plane.AXIAL: (np.array([1.0, 0, 0]), np.array([0.0, 1, 0])),
-    Plane.CORONAL: (np.array([1.0, 0, 0]), np.array([0.0, 0, -1])),
-}
+from pipeline.volumes.affine import Floats
+from pipeline.volumes.geometry import canonical_axes
+from pipeline.volumes.volume import Plane
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +47,7 @@ def level_frame(cell: Cell, points_mm: Floats, normal: Floats, plane: Plane, max
     centre = points_mm[CELL_INDEX[cell]]
     if not np.isfinite(centre).all():
         return None
-    right, down = (_in_plane(axis, normal) for axis in _AXES[plane])
+    right, down = (_in_plane(axis, normal) for axis in canonical_axes(plane)[:2])
     down = _unit(down - right * (down @ right))
     side = cell.condition.side
     if plane is Plane.SAGITTAL:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pipeline.config import check_range
 from pipeline.labels import Family, SeriesKind
@@ -73,27 +73,21 @@ def check_kinds(views: Sequence[ViewSettings]) -> None:
             raise ValueError(f"{kinds.count(kind)} views of {kind}, expected one of each kind of series")
 
 
-def _views(*kinds: SeriesKind, size_mm: float = 80.0, slices: int = 3) -> tuple[ViewSettings, ...]:
-    return tuple(ViewSettings(kind, size_mm=size_mm, slices=slices) for kind in kinds)
-
-
 @dataclass(frozen=True)
 class CubeSettings:
     """The views of each condition family.
 
     Attributes:
-        canal: sagittal T2 and axial T2 (0.266 with sagittal alone, 0.250 with both: DESIGN.md section 3).
+        canal: sagittal T2 and axial T2 (log loss 0.266 with sagittal alone, 0.250 with both).
         foraminal: sagittal T1 of the cell's side.
         subarticular: axial T2.
         max_tilt_degrees: in-plane turns of an axial window beyond this are taken for a misplaced point, not anatomy.
         series: how many series of one kind to cut, those nearest to the point first.
     """
 
-    canal: tuple[ViewSettings, ...] = field(
-        default_factory=lambda: _views(SeriesKind.SAGITTAL_T2) + _views(SeriesKind.AXIAL_T2)
-    )
-    foraminal: tuple[ViewSettings, ...] = field(default_factory=lambda: _views(SeriesKind.SAGITTAL_T1))
-    subarticular: tuple[ViewSettings, ...] = field(default_factory=lambda: _views(SeriesKind.AXIAL_T2))
+    canal: tuple[ViewSettings, ...] = (ViewSettings(SeriesKind.SAGITTAL_T2), ViewSettings(SeriesKind.AXIAL_T2))
+    foraminal: tuple[ViewSettings, ...] = (ViewSettings(SeriesKind.SAGITTAL_T1),)
+    subarticular: tuple[ViewSettings, ...] = (ViewSettings(SeriesKind.AXIAL_T2),)
     max_tilt_degrees: float = 25.0
     series: int = 1
 

@@ -17,7 +17,7 @@ from pipeline.config import check_range
 from pipeline.landmarks.canvas import normalised, window_canvas
 from pipeline.landmarks.decode import refine
 from pipeline.landmarks.model import PointNet, map_grid
-from pipeline.volumes import Volume
+from pipeline.volumes import Affine, Volume
 
 
 @dataclass(frozen=True)
@@ -139,21 +139,20 @@ def find_recesses(
                     masses[i, side] = mass
     results = []
     for i, (number, index, _) in enumerate(places):
-        flat = np.column_stack([found[i], np.zeros(2), np.ones(2)])
-        points_mm = (windows[i][1] @ flat.T).T[:, :3]
+        points_mm = windows[i][1] @ np.column_stack([found[i], np.zeros(2)])
         results.append(RecessPoints(volumes[number], index, points_mm, np.maximum(masses[i], 0.1)))
     return results
 
 
 def _expected_points(
     places: list[tuple[int, int, np.ndarray]],
-    windows: list[tuple[np.ndarray, np.ndarray]],
+    windows: list[tuple[np.ndarray, Affine]],
     settings: AxialSettings,
 ) -> np.ndarray:
     """(N, 2, 2) where the recesses lie in the windows by anatomy alone: left then right, x, y."""
     expected = np.zeros((len(places), 2, 2))
     for i, (_, affine) in enumerate(windows):
-        centre = (np.linalg.inv(affine) @ np.append(places[i][2], 1.0))[:2]
+        centre = (affine.inverse @ places[i][2])[:2]
         # Canonical axial columns run to the patient's left, rows to posterior.
         for side, sign in enumerate((1.0, -1.0)):
             offset = np.array([sign * settings.lateral_mm, settings.posterior_mm]) / settings.pixel_mm

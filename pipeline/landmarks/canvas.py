@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from pipeline.volumes import Volume, normalise, sample_patch
+from pipeline.volumes import Affine, Volume, normalise, sample_patch
 
 WIDEST_FIELD_MM = 650.0
 """No scanner sees further: bores are 600 to 700 mm wide and fields of view end at about 500 mm."""
@@ -27,50 +27,21 @@ class Canvases:
 
     Attributes:
         images: (slices, size, size) float32, about 0..1 (percentiles of the stack).
-        affines: (slices, 4, 4); ``affine @ (x, y, 0, 1)`` is the patient LPS mm of canvas pixel (column x, row y).
+        affines: one a canvas; ``affine @ (x, y, 0)`` is the patient LPS mm of canvas pixel (column x, row y).
         slice_index: (slices,) the volume's slice each canvas shows.
         volume: where they come from.
     """
 
     images: np.ndarray
-    affines: np.ndarray
+    affines: Affine
     slice_index: np.ndarray
     volume: Volume
 
     @property
     def pixel_mm(self) -> float:
         """The side of a canvas pixel in mm; that of a usual field of view where the header's cannot be true."""
-        side = float(np.linalg.norm(self.affines[0, :3, 0]))
+        side = self.affines[0].spacing_mm[1]
         return side if field_mm(self.volume) <= WIDEST_FIELD_MM else USUAL_FIELD_MM / self.images.shape[-1]
-
-    def to_patient(self, canvas: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Take canvas points to the patient.
-
-        Args:
-            canvas: (N,) canvas numbers.
-            points: (N, 2) x, y in canvas pixels.
-
-        Returns:
-            (N, 3) patient LPS mm.
-        """
-        flat = np.column_stack([points, np.zeros(len(points)), np.ones(len(points))])
-        result: np.ndarray = np.einsum("nij,nj->ni", self.affines[canvas], flat)[:, :3]
-        return result
-
-    def to_canvas(self, canvas: np.ndarray, points_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Project patient points on canvases.
-
-        Args:
-            canvas: (N,) canvas numbers.
-            points_mm: (N, 3) patient LPS mm.
-
-        Returns:
-            (N, 2) x, y in canvas pixels and (N,) the signed distance to the slice's plane in mm.
-        """
-        inverse = np.linalg.inv(self.affines[canvas])
-        flat = np.column_stack([points_mm, np.ones(len(points_mm))])
-        local = np.einsum("nij,nj->ni", inverse, flat)
-        return local[:, :2], local[:, 2]
 
 
 def whole_slice_canvases(volume: Volume, size_px: int) -> Canvases:
@@ -83,16 +54,14 @@ def whole_slice_canvases(volume: Volume, size_px: int) -> Canvases:
     rows, columns = volume.pixels.shape[1:]
     row_mm, column_mm = volume.spacing_mm
     spacing = max(rows * row_mm, columns * column_mm) / size_px
-    pixels = _smoothed(normalised(volume), spacing)
-    middle = np.array([(columns - 1) / 2, (rows - 1) / 2, 0.0, 1.0])
+    pixels = _smooth(normalised(volume), spacing)
     images, affines = [], []
-    for index, affine in enumerate(volume.affines):
-        right, down = unit(affine[:3, 0]), unit(affine[:3, 1])
+    for index, (affine, centre) in enumerate(zip(volume.affines, volume.centres_mm, strict=True)):
         images.append(
-            sample_patch(pixels, index, (affine @ middle)[:3], right, down, (size_px, size_px), spacing, fill=0.0)
+            sample_patch(pixels, index, centre, affine.right, affine.down, (size_px, size_px), spacing, fill=0.0)
         )
-        affines.append(window_affine((affine @ middle)[:3], right, down, size_px, spacing))
-    return Canvases(np.stack(images), np.stack(affines), np.arange(len(images)), volume)
+        affines.append(window_affine(centre, affine.right, affine.down, size_px, spacing))
+    return Canvases(np.stack(images), Affine.stack(affines), np.arange(len(images)), volume)
 
 
 def field_mm(volume: Volume) -> float:
@@ -100,7 +69,7 @@ def field_mm(volume: Volume) -> float:
     return float(max(volume.shape[1] * volume.spacing_mm[0], volume.shape[2] * volume.spacing_mm[1]))
 
 
-def _smoothed(volume: Volume, spacing_mm: float) -> Volume:
+def _smooth(volume: Volume, spacing_mm: float) -> Volume:
     """The volume blurred in plane against aliasing: as far as pixels grow to ``spacing_mm``, 0.5 px of the new grid."""
     scale = spacing_mm / np.array(volume.spacing_mm)
     if (scale <= 1.3).all():
@@ -114,7 +83,7 @@ def _smoothed(volume: Volume, spacing_mm: float) -> Volume:
 
 def window_canvas(
     pixels: Volume, index: int, centre_mm: np.ndarray, size_px: int, spacing_mm: float
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, Affine]:
     """A window of one slice around a point, along the slice's own rows and columns.
 
     Args:
@@ -125,27 +94,22 @@ def window_canvas(
         spacing_mm: side of its pixels in mm.
 
     Returns:
-        (size, size) float32 image and its (4, 4) affine.
+        (size, size) float32 image and its affine.
     """
     affine = pixels.affines[index]
-    right, down = unit(affine[:3, 0]), unit(affine[:3, 1])
+    right, down = affine.right, affine.down
     normal = np.cross(right, down)
-    centre = centre_mm - normal * float(np.dot(centre_mm - affine[:3, 3], normal))
+    centre = centre_mm - normal * float(np.dot(centre_mm - affine.origin_mm, normal))
     image = sample_patch(pixels, index, centre, right, down, (size_px, size_px), spacing_mm, fill=0.0)
     return image, window_affine(centre, right, down, size_px, spacing_mm)
 
 
 def window_affine(
     centre_mm: np.ndarray, right: np.ndarray, down: np.ndarray, size_px: int, spacing_mm: float
-) -> np.ndarray:
-    """The (4, 4) affine of a square window: (x, y, 0, 1) in its pixels → patient LPS mm; the third column is the unit
-    normal, so that the inverse gives the distance to the plane in mm."""
-    affine = np.eye(4)
-    affine[:3, 0] = right * spacing_mm
-    affine[:3, 1] = down * spacing_mm
-    affine[:3, 2] = np.cross(right, down)
-    affine[:3, 3] = centre_mm - (affine[:3, 0] + affine[:3, 1]) * (size_px - 1) / 2
-    return affine
+) -> Affine:
+    """The affine of a square window around a point (3,) in patient LPS mm."""
+    corner = centre_mm - (right * spacing_mm + down * spacing_mm) * (size_px - 1) / 2
+    return Affine.of_plane(right, down, corner, (spacing_mm, spacing_mm))
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

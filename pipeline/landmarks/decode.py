@@ -34,7 +34,7 @@ class DecodeSettings:
     Attributes:
         radius_mm: evidence within this distance of a candidate counts for it; adjacent discs are about 25 to 45 mm
             apart.
-        candidates: at most so many discs are considered.
+        candidates: at most this many discs are considered.
         step_mm: mean distance between adjacent levels.
         step_log_sd: standard deviation of its logarithm; wide, as the pixel size may be nominal.
         evenness_log_sd: standard deviation of the logarithm of the ratio of successive steps.
@@ -123,7 +123,7 @@ def decode_levels(
     return Chain(_continued(points, positions), mass, shift)
 
 
-def reconciled(chain: Chain, reference: Chain, maps: np.ndarray, positions: np.ndarray, pixel_mm: float) -> Chain:
+def reconcile(chain: Chain, reference: Chain, maps: np.ndarray, positions: np.ndarray, pixel_mm: float) -> Chain:
     """A chain numbered like a reference that was decoded on more evidence.
 
     Left and right foramina of a level lie at nearly the same height, so both sides together number the levels better

@@ -66,14 +66,16 @@ def compare(landmarks: Landmarks, volumes: StudyVolumes, coordinates: pd.DataFra
         are NaN where the point was not found.
     """
     from pipeline.landmarks.canvas import field_mm
-    from pipeline.landmarks.labelled import labelled_points, mislabelled
+    from pipeline.landmarks.labelled import find_mislabelled, labelled_points
 
     truth = labelled_points(volumes, coordinates)
     cells = [Cell(Condition(str(row.condition)), str(row.level)) for row in truth.itertuples(index=False)]
     places = truth[["x_mm", "y_mm", "z_mm"]].to_numpy(float)
     by_cell = dict(zip(cells, places, strict=True))
     rows = []
-    labels = zip(cells, places, truth["series_id"], truth["instance_number"], mislabelled(volumes, truth), strict=True)
+    labels = zip(
+        cells, places, truth["series_id"], truth["instance_number"], find_mislabelled(volumes, truth), strict=True
+    )
     for cell, own, series_id, number, doubt in labels:
         i = CELL_INDEX[cell]
         volume, index = slice_of(volumes, str(series_id), int(number))

@@ -2,7 +2,7 @@
 
 A labelled point is one place in the patient. It is a target on its own slice (visible), a weaker one on the slices
 beside it (same place in plane, not marked there) and none further away; slices without it teach the visibility. Points
-that a study does not have are masked. The rules are in :func:`sagittal_targets` and :func:`axial_targets`.
+that a study does not have are masked. The rules are in :func:`sagittal_targets` and :func:`axial_examples`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pipeline.console import say
 from pipeline.files import file_states, write_atomically, write_text
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
-from pipeline.landmarks.labelled import labelled_points, mislabelled
+from pipeline.landmarks.labelled import find_mislabelled, labelled_points
 from pipeline.landmarks.model import AXIAL_CHANNELS, CANAL_CHANNELS, FORAMINAL_CHANNELS, SAGITTAL_CHANNELS
 from pipeline.names import stem
 from pipeline.owned import claim
 from pipeline.parallel import in_processes
-from pipeline.volumes import StudyVolumes, Volume, read_study
+from pipeline.volumes import Affine, StudyVolumes, Volume, read_study
 
 SAGITTAL_KINDS = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2)
 _DOUBTED = ".doubted.txt"
@@ -86,19 +86,18 @@ class Targets:
 
 
 def sagittal_targets(
-    volume: Volume, affines: np.ndarray, points: pd.DataFrame, size_px: int, settings: ExampleSettings
+    volume: Volume, affines: Affine, points: pd.DataFrame, size_px: int, settings: ExampleSettings
 ) -> Targets:
     """Targets of the ten sagittal channels (five canal, five foraminal) on every slice of a volume.
 
     Args:
         volume: a sagittal stack.
-        affines: (slices, 4, 4) of its canvases.
+        affines: of its canvases.
         points: of :func:`labelled_points`, all series of the study.
         size_px: side of the canvases.
         settings: distances and weights.
     """
     targets = Targets.blank(len(affines), SAGITTAL_CHANNELS)
-    inverse = np.linalg.inv(affines)
     marked_here = set(points.loc[points["series_id"] == volume.series_id, "instance_number"])
     is_marked = np.isin(volume.instance_numbers, list(marked_here))
     for family, channels in ((Family.CANAL, CANAL_CHANNELS), (Family.FORAMINAL, FORAMINAL_CHANNELS)):
@@ -111,7 +110,7 @@ def sagittal_targets(
         for row in rows.itertuples(index=False):
             channel = (channels.start or 0) + LEVELS.index(str(row.level))
             own = row.series_id == volume.series_id
-            local = inverse @ np.array([row.x_mm, row.y_mm, row.z_mm, 1.0])
+            local = affines.inverse @ np.array([row.x_mm, row.y_mm, row.z_mm])
             offset = np.abs(local[:, 2])
             here = (volume.instance_numbers == row.instance_number) if own else offset <= settings.marked_mm
             reach = settings.beside_mm
@@ -175,7 +174,7 @@ def axial_examples(
             k = 2 * i + mirrored
             targets.visible_weight[k] = 1.0 if len(row) or distance > 6.0 else 0.0
             if len(row):
-                local = np.linalg.inv(affine) @ np.append(row[["x_mm", "y_mm", "z_mm"]].to_numpy(float)[0], 1.0)
+                local = affine.inverse @ row[["x_mm", "y_mm", "z_mm"]].to_numpy(float)[0]
                 x = size - 1 - local[0] if mirrored else local[0]
                 targets.points[k, 0] = (x, local[1])
                 targets.point_weight[k] = targets.visible[k] = 1.0
@@ -249,12 +248,12 @@ def _fingerprint(study: StudyRef, coordinates: pd.DataFrame) -> str:
 
 
 def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Path, settings: ExampleSettings) -> None:
-    """Write the examples of one study, or nothing where no image of it can be read: it may still be on its way."""
+    """Write the examples of one study, or nothing where no image of it can be read yet."""
     volumes = read_study(study)
     if not volumes.volumes:
         return
     points = labelled_points(volumes, coordinates)
-    doubts = mislabelled(volumes, points)
+    doubts = find_mislabelled(volumes, points)
     points = points[doubts == ""]
     if kind == "axial":
         images, pixel_mm, targets = axial_examples(volumes, points, settings)

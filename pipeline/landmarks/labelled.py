@@ -32,7 +32,7 @@ SIDE_PAIRS = (
 )
 
 
-def mislabelled(volumes: StudyVolumes, points: pd.DataFrame) -> NDArray[np.str_]:
+def find_mislabelled(volumes: StudyVolumes, points: pd.DataFrame) -> NDArray[np.str_]:
     """Why each labelled point cannot be right; an empty text where nothing speaks against it.
 
     Args:
@@ -105,10 +105,7 @@ def _numbered_apart(heights: NDArray[np.float64]) -> bool:
 def _inside(volumes: StudyVolumes, series_id: str, number: int, point_mm: NDArray[np.float64]) -> bool:
     for volume in volumes.volumes:
         if volume.series_id == series_id and number in volume.instance_numbers:
-            index = np.flatnonzero(volume.instance_numbers == number)[:1]
-            col, row, _ = volume.to_pixel(point_mm[None], index)
-            _, rows, cols = volume.shape
-            return bool(-0.5 <= col[0] <= cols - 0.5 and -0.5 <= row[0] <= rows - 0.5)
+            return volume.shows(point_mm, int(np.flatnonzero(volume.instance_numbers == number)[0]))
     return False
 
 

@@ -13,7 +13,7 @@ from pipeline.config import ConfigError, from_dict
 from pipeline.landmarks.axial import AxialSettings
 from pipeline.landmarks.model import AXIAL_CHANNELS, SAGITTAL_CHANNELS, PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkPredictor, LandmarkSettings
-from pipeline.weights.fused import fused
+from pipeline.weights.fused import fuse
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.weights.seen import study_hash
 from pipeline.weights.tensors import load_network
@@ -22,14 +22,11 @@ CHANNELS = {"landmarks": SAGITTAL_CHANNELS, "axial": AXIAL_CHANNELS}
 """Maps of a network, by its task."""
 
 
-def load_predictor(
-    weights: Path, names: Sequence[str] | None = None, device: str = "cpu", unseen: str | None = None
-) -> LandmarkPredictor:
+def load_predictor(weights: Path, device: str = "cpu", unseen: str | None = None) -> LandmarkPredictor:
     """The predictor of a weights folder: its first sagittal and its first axial network that may be used.
 
     Args:
         weights: folder with ``manifest.json``.
-        names: only members of these names; None for all.
         device: where the networks run.
         unseen: a study id; networks that were trained on that study are passed over.
 
@@ -37,8 +34,10 @@ def load_predictor(
         pipeline.weights.manifest.WeightsError: no manifest, or a file that is not what the manifest records.
     """
     manifest = Manifest.load(weights)
-    found = [_first(manifest, task, names, unseen) for task in LANDMARK_TASKS]
-    return make_predictor(weights, [member for member in found if member is not None], device)
+    usable = [
+        m for m in manifest.of_task(*LANDMARK_TASKS) if unseen is None or study_hash(unseen) not in manifest.seen(m)
+    ]
+    return make_predictor(weights, usable, device)
 
 
 def make_predictor(weights: Path, members: Sequence[Member], device: str) -> LandmarkPredictor:
@@ -59,15 +58,6 @@ def make_predictor(weights: Path, members: Sequence[Member], device: str) -> Lan
     return LandmarkPredictor(networks[0], networks[1], device, settings)
 
 
-def _first(manifest: Manifest, task: str, names: Sequence[str] | None, unseen: str | None) -> Member | None:
-    """The first member of a task that is among ``names`` and has not seen a study."""
-    for member in manifest.of_task(task):
-        named = names is None or member.name in names
-        if named and (unseen is None or study_hash(unseen) not in manifest.seen(member)):
-            return member
-    return None
-
-
 @functools.lru_cache(maxsize=12)
 def load_point_net(weights: Path, member: Member, device: str = "cpu") -> PointNet:
     """The network of a member; what is bytes or half precision on disk becomes float.
@@ -83,4 +73,4 @@ def load_point_net(weights: Path, member: Member, device: str = "cpu") -> PointN
         raise WeightsError(f"network {member.name}: {error}") from error
     network = load_network(member.name, member.read(weights), lambda: PointNet(settings))
     example = torch.rand(1, 1, settings.size_px, settings.size_px, generator=torch.Generator().manual_seed(0))
-    return fused(network, example).to(torch.device(device))  # type: ignore[return-value]
+    return fuse(network, example).to(torch.device(device))  # type: ignore[return-value]

@@ -19,7 +19,7 @@ LEAST_BELIEF = 1e-4
 """Of a numbering: what one series rules out wholly, the other may still doubt."""
 
 
-def agreed(
+def agree(
     canal: LevelPoints | None, foramina: dict[Side, LevelPoints]
 ) -> tuple[LevelPoints | None, dict[Side, LevelPoints], str | None]:
     """Canal and foramina numbered alike.
@@ -43,9 +43,9 @@ def agreed(
     keep = float(np.mean([points.chain.shift[1] for points in sides]))
     move = float(np.mean([points.chain.shift[1 + delta] for points in sides]))
     if canal.chain.shift[1] * move >= canal.chain.shift[1 - delta] * keep:
-        moved = {side: renumbered(points, delta) for side, points in foramina.items()}
+        moved = {side: renumber(points, delta) for side, points in foramina.items()}
         return (*_believing(canal, moved), f"foramina renumbered by {delta:+d} level to agree with the canal")
-    moved_canal = renumbered(canal, -delta)
+    moved_canal = renumber(canal, -delta)
     return (*_believing(moved_canal, foramina), f"canal renumbered by {-delta:+d} level to agree with the foramina")
 
 
@@ -61,7 +61,7 @@ def _believing(canal: LevelPoints, foramina: dict[Side, LevelPoints]) -> tuple[L
     return believing(canal), {side: believing(points) for side, points in foramina.items()}
 
 
-def renumbered(points: LevelPoints, delta: int) -> LevelPoints:
+def renumber(points: LevelPoints, delta: int) -> LevelPoints:
     """Call each point by the level one further down (+1) or up (-1).
 
     The point that falls off the end is lost; the level that becomes free at the other end is continued by the last step

@@ -19,7 +19,7 @@ from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, unit
 from pipeline.landmarks.decode import DecodeSettings
 from pipeline.landmarks.landmarks import ABSENT, Landmarks, certain_numbering
 from pipeline.landmarks.model import PointNet
-from pipeline.landmarks.numbering import agreed
+from pipeline.landmarks.numbering import agree
 from pipeline.landmarks.sagittal import (
     SLICES_A_BATCH,
     VISIBLE_CANAL_T2,
@@ -144,13 +144,13 @@ class LandmarkPredictor:
                 if kind is SeriesKind.SAGITTAL_T2:
                     notes.append(f"{side} foraminal points from sagittal T2: none found on T1")
         sure = {side: found for side, found in foramina.items() if found.confidence.max() >= self.settings.sure}
-        canal, sure, note = agreed(canal, sure)
+        canal, sure, note = agree(canal, sure)
         if note:
             notes.append(note)
         for side, points in (foramina | sure).items():
             table.fill(Condition.LEFT_FORAMINAL if side is Side.LEFT else Condition.RIGHT_FORAMINAL, points)
         if canal is not None:
-            canal = moved_back(canal, self.settings.canal_back_mm)
+            canal = move_back(canal, self.settings.canal_back_mm)
             table.fill(Condition.CANAL, canal)
             return canal.points_mm
         return _canal_from_foramina(table)
@@ -256,7 +256,7 @@ def _along(canal: np.ndarray, level: int) -> np.ndarray:
     return unit(canal[known[0]] - canal[known[-1]])
 
 
-def moved_back(found: LevelPoints, distance_mm: float) -> LevelPoints:
+def move_back(found: LevelPoints, distance_mm: float) -> LevelPoints:
     """Points moved within their slices to the patient's back, at a right angle to the spine at their level.
 
     Args:

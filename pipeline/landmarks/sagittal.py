@@ -14,7 +14,7 @@ import torch
 
 from pipeline.labels import Side
 from pipeline.landmarks.canvas import Canvases, whole_slice_canvases
-from pipeline.landmarks.decode import Chain, DecodeSettings, decode_levels, reconciled, refine
+from pipeline.landmarks.decode import Chain, DecodeSettings, decode_levels, reconcile, refine
 from pipeline.landmarks.model import CANAL_CHANNELS, FORAMINAL_CHANNELS, PointNet, map_grid
 from pipeline.volumes import Volume
 
@@ -90,8 +90,7 @@ def run_network(model: PointNet, volume: Volume, device: torch.device, batch: in
         visible.append(output["visible"].float().sigmoid().cpu().numpy())
     stacked = np.concatenate(maps)
     positions = map_grid(stacked.shape[-2:], model.stride, torch.device("cpu")).numpy()
-    centre = np.array([(size - 1) / 2, (size - 1) / 2, 0.0, 1.0])
-    x_mm = (canvases.affines @ centre)[:, 0]
+    x_mm = (canvases.affines @ ((size - 1) / 2, (size - 1) / 2, 0))[:, 0]
     return SliceOutput(
         canvases, stacked, np.concatenate(visible), positions.reshape(*stacked.shape[-2:], 2).astype(float), x_mm
     )
@@ -143,7 +142,7 @@ def foraminal_points(
     for side, (lateral_mm, maps) in groups.items():
         here: np.ndarray = lateral_mm > 0
         chain = decode_levels(maps, output.positions, pixel_mm, settings)
-        chain = reconciled(chain, both, maps, output.positions, pixel_mm)
+        chain = reconcile(chain, both, maps, output.positions, pixel_mm)
         shown: np.ndarray = np.any(here, axis=0)  # a spine that leans may have slices on this side at some levels only
         chain = replace(chain, points=np.where(shown[:, None], chain.points, np.nan))
         visible = np.where(here, output.visible[:, FORAMINAL_CHANNELS], -1.0)
@@ -237,9 +236,8 @@ def _sides(output: SliceOutput, distance: np.ndarray) -> dict[Side, tuple[np.nda
 def _x_at(output: SliceOutput, points: np.ndarray) -> np.ndarray:
     """(slices, 5) patient x of each slice at the height of each level, mm; of its middle where a level is absent."""
     x = np.repeat(output.x_mm[:, None], len(points), axis=1)
-    slices = np.arange(len(x))
     for level in np.nonzero(np.isfinite(points[:, 0]))[0]:
-        x[:, level] = output.canvases.to_patient(slices, np.repeat(points[level][None], len(x), axis=0))[:, 0]
+        x[:, level] = (output.canvases.affines @ (*points[level], 0))[:, 0]
     return x
 
 
@@ -261,16 +259,9 @@ def _place(
         )
         if mass < 0.2:  # this slice's own map looks elsewhere: the group's point stands
             point = chain.points[level]
-        place = output.canvases.to_patient(np.array([k]), point[None])[0]
-        if not _in_image(output.canvases.volume, int(output.canvases.slice_index[k]), place):
+        place = output.canvases.affines[k] @ (*point, 0)
+        if not output.canvases.volume.shows(place, int(output.canvases.slice_index[k])):
             continue
         points_mm[level], index[level] = place, output.canvases.slice_index[k]
         confidence[level] = chain.confidence[level] * float(output.visible[:, channel].max()) ** 0.5
     return LevelPoints(output.canvases.volume, points_mm, index, confidence, np.full((5, 2), np.nan), chain)
-
-
-def _in_image(volume: Volume, index: int, point_mm: np.ndarray) -> bool:
-    """Whether a point lies within the pixels of a slice; a canvas is square and may be larger than its slice."""
-    col, row, _ = volume.to_pixel(point_mm[None], np.array([index]))
-    _, rows, cols = volume.shape
-    return bool(-0.5 <= col[0] <= cols - 0.5 and -0.5 <= row[0] <= rows - 0.5)

@@ -14,7 +14,7 @@ from pipeline.config import load_settings, to_dict
 from pipeline.device import seconds_on_one_thread
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkSettings
-from pipeline.landmarks.train import LandmarkTrainSettings
+from pipeline.landmarks.task import LandmarkTrainSettings
 from pipeline.training.store import store_network
 from pipeline.weights.manifest import Manifest
 

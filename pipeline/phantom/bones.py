@@ -6,8 +6,8 @@ import numpy as np
 
 from pipeline.phantom.anatomy import FIRST_LUMBAR, Anatomy, Disc, Vertebra, joint_circle
 from pipeline.phantom.canal import push_profile
-from pipeline.phantom.canvas import Canvas, Window, capsule, ellipsoid, join, rounded
 from pipeline.phantom.contrast import Contrast, Weighting
+from pipeline.phantom.drawing import Canvas, Window, capsule, ellipsoid, join, rounded
 
 
 def _outline(u: np.ndarray, v: np.ndarray, half_width: float, half_depth: float) -> np.ndarray:

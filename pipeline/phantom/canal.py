@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.phantom.anatomy import FIRST_LUMBAR, Anatomy, Foramen, joint_circle
-from pipeline.phantom.canvas import Canvas, Window, ellipse
 from pipeline.phantom.contrast import Contrast
+from pipeline.phantom.drawing import Canvas, Window, ellipse
 
 _GANGLION_ABOVE_DISC = 6.5
 

@@ -17,7 +17,7 @@ _ITERATIONS = 4
 
 
 def smooth(values: np.ndarray, sigma: float) -> np.ndarray:
-    """A profile (n,) smoothed with a Gaussian of ``sigma`` samples; beyond its ends it goes on level."""
+    """A profile (n,) smoothed with a Gaussian of ``sigma`` samples; beyond its ends it continues level."""
     reach = round(4 * sigma)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     return np.convolve(np.pad(values, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
@@ -59,7 +59,7 @@ class SpineCurve:
         """Spine coordinates (s, u, v) of body-frame points (..., 3), and the frames (..., 3, 3) they were read in.
 
         Each point is put on the plane perpendicular to the curve that contains it, by fixed-point iteration from its
-        height. Beyond the curve's ends the coordinates go on straight. Points so far off the curve that several
+        height. Beyond the curve's ends the coordinates continue straight. Points so far off the curve that several
         planes hold them get one of these.
         """
         flat = points.reshape(-1, 3).astype(np.float32)

@@ -120,12 +120,6 @@ def _narrowing_of(quantile: float, moderate: float, severe: float) -> float:
     return band[0] + place * (band[1] - band[0])
 
 
-def grade_of(narrowing: float) -> int:
-    """The grade (0, 1, 2) of a narrowing: thresholds lie in the middle of the margins between the bands."""
-    (_, low), (middle, high), (top, _) = NARROWING_BANDS
-    return int(narrowing > (low + middle) / 2) + int(narrowing > (high + top) / 2)
-
-
 def written_grades(grades: np.ndarray, settings: LabelSettings, rng: np.random.Generator) -> np.ndarray:
     """The grades as the tables state them: noise applied, missing ones -1.
 

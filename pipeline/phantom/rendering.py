@@ -8,8 +8,8 @@ from pipeline.phantom.acquisition import Pose, SlicePlane
 from pipeline.phantom.anatomy import Anatomy
 from pipeline.phantom.bones import draw_column, draw_posterior
 from pipeline.phantom.canal import draw_canal, draw_foramina, draw_ligaments
-from pipeline.phantom.canvas import Canvas
 from pipeline.phantom.contrast import Contrast
+from pipeline.phantom.drawing import Canvas
 from pipeline.phantom.soft_tissue import Surroundings, draw_pelvis, draw_soft_tissue
 
 _SUBSLICES = (-0.27, 0.27)

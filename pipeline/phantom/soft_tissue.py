@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.phantom.anatomy import VERTEBRAE, Anatomy
-from pipeline.phantom.canvas import Canvas, Window, ellipse
 from pipeline.phantom.contrast import Contrast, Weighting
 from pipeline.phantom.curve import smooth
+from pipeline.phantom.drawing import Canvas, Window, ellipse
 from pipeline.phantom.textures import bowel_loops
 
 _SPINOUS_TIPS = (46.0, 48.0, 51.0, 56.0, 60.0, 63.0, 64.0, 62.0, 56.0, 42.0, 32.0, 26.0, 22.0)

@@ -28,7 +28,7 @@ _LEVEL_OF = np.array([LEVELS.index(cell.level) for cell in CELLS])
 _FEWEST = 8
 """Studies without which a rank correlation says nothing."""
 _RAREST = 5
-"""So many pairs at least must differ from the commonest value, or one study decides."""
+"""At least this many pairs must differ from the commonest value, or one study decides."""
 
 
 def expected_grade(log_p: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ def read_gradings(path: Path) -> pd.DataFrame:
     Rows of levels that the competition does not grade (thoracic ones) are left out.
 
     Raises:
-        TableError: the file or a column is missing, a cell is not a number, or a level stands there twice.
+        TableError: the file or a column is missing, a cell is not a number, or a level is listed twice.
     """
     frame = read_text_table(path, ("study_id", "level", *GRADINGS))
     known = frame["level"].str.strip().str.upper().isin([level_title(level) for level in LEVELS])
@@ -94,12 +94,12 @@ def read_gradings(path: Path) -> pd.DataFrame:
     frame["level"] = [level_from_title(text) for text in frame["level"]]
     twice = frame.duplicated(["study_id", "level"])
     if twice.any():
-        raise TableError(path, int(str(frame.index[twice][0])), "level", "the level of this study stands there twice")
+        raise TableError(path, int(str(frame.index[twice][0])), "level", "listed a second time for this study")
     return frame.set_index(["study_id", "level"])[list(GRADINGS)].astype(float)
 
 
 def grading_correlations(
-    severity: np.ndarray, gradings: np.ndarray, names: tuple[str, ...] = GRADINGS, resamples: int = 1000, seed: int = 0
+    severity: np.ndarray, gradings: np.ndarray, names: tuple[str, ...] = GRADINGS, resamples: int = 1000
 ) -> dict[str, dict[str, Any]]:
     """Spearman's rank correlation of predicted canal severity with each grading, and its bootstrap interval.
 
@@ -107,7 +107,7 @@ def grading_correlations(
         severity: (studies, 5) expected canal grade, NaN for none.
         gradings: (studies, 5, G), NaN for none.
         names: of the G gradings.
-        resamples: bootstrap samples of studies. seed: of their draw.
+        resamples: bootstrap samples of studies.
 
     Returns:
         Per grading one entry a level, ``all levels`` and ``within levels``: ``rank_correlation`` and its ``low`` and
@@ -117,21 +117,19 @@ def grading_correlations(
     result: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(names):
         pair = np.stack([severity, gradings[..., number]], -1)
-        rows = {level_title(level): _interval(pair[:, [k]], _pooled, resamples, seed) for k, level in enumerate(LEVELS)}
-        rows["all levels"] = _interval(pair, _pooled, resamples, seed)
-        rows["within levels"] = _interval(pair, _within, resamples, seed)
+        rows = {level_title(level): _interval(pair[:, [k]], _pooled, resamples) for k, level in enumerate(LEVELS)}
+        rows["all levels"] = _interval(pair, _pooled, resamples)
+        rows["within levels"] = _interval(pair, _within, resamples)
         result[name] = rows
     return result
 
 
-def agreement(
-    own: np.ndarray, other: np.ndarray, resamples: int = 1000, seed: int = 0
-) -> dict[str, dict[str, dict[str, Any]]]:
+def agreement(own: np.ndarray, other: np.ndarray, resamples: int = 1000) -> dict[str, dict[str, dict[str, Any]]]:
     """How far two sets of predictions of the same cells say the same.
 
     Args:
         own, other: (studies, 25, 3) log-probabilities, NaN rows where there is none.
-        resamples, seed: of the bootstrap over studies.
+        resamples: of the bootstrap over studies.
 
     Returns:
         Per family and level (and ``all levels``, ``within levels``): the rank correlation of the expected grades with
@@ -153,7 +151,7 @@ def agreement(
             part = grades[:, chosen]
             difference = np.abs(part[..., 0] - part[..., 1])
             mean = float(np.nanmean(difference)) if np.isfinite(difference).any() else None
-            rows[name] = {**_interval(part, statistic, resamples, seed, _LEVEL_OF[chosen]), "mean_difference": mean}
+            rows[name] = {**_interval(part, statistic, resamples, _LEVEL_OF[chosen]), "mean_difference": mean}
         result[family.value] = rows
     return result
 
@@ -219,7 +217,7 @@ def evidence_lines(figures: dict[str, Any]) -> list[str]:
 
 
 def _interval(
-    pairs: np.ndarray, statistic: Statistic, resamples: int, seed: int, levels: np.ndarray | None = None
+    pairs: np.ndarray, statistic: Statistic, resamples: int, levels: np.ndarray | None = None
 ) -> dict[str, Any]:
     """A statistic of (studies, columns, 2) pairs and its bootstrap interval over studies."""
     levels = np.arange(pairs.shape[1]) if levels is None else levels
@@ -228,7 +226,7 @@ def _interval(
     if known.any(1).sum() < _FEWEST or min(map(_uncommon, pairs[known].T)) < _RAREST:
         return row
     value = statistic(pairs, levels)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     drawn = [statistic(pairs[generator.integers(len(pairs), size=len(pairs))], levels) for _ in range(resamples)]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return {**row, "rank_correlation": float(value), "low": float(low), "high": float(high)}

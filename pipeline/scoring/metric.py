@@ -1,4 +1,4 @@
-"""The competition's metric: the mean of four weighted log losses, see DESIGN.md section 6.
+"""The competition's metric: the mean of four weighted log losses.
 
 Three of them pool the cells of a condition family over sides, levels and studies, each cell weighted 1, 2 or 4 by
 its true grade. The fourth asks of each study whether any canal level is severe, with the hard maximum of the

@@ -51,7 +51,7 @@ class SliceEncoder(nn.Module):
         tokens = pixels.new_zeros(batch * slices, self.project.out_features)
         keep = present.reshape(-1)
         if bool(keep.any()):
-            images = standardised(pixels).flatten(0, 1)[keep].unsqueeze(1)
+            images = standardise(pixels).flatten(0, 1)[keep].unsqueeze(1)
             features = self.project(self.backbone(images.contiguous(memory_format=torch.channels_last)))
             tokens = tokens.to(features.dtype).index_put((keep.nonzero()[:, 0],), features)
         return tokens.view(batch, slices, -1), present
@@ -70,7 +70,7 @@ class ChannelsEncoder(nn.Module):
         seen = present.any(1)
         tokens = pixels.new_zeros(len(pixels), self.project.out_features)
         if bool(seen.any()):
-            images = (standardised(pixels) * present[:, :, None, None])[seen]
+            images = (standardise(pixels) * present[:, :, None, None])[seen]
             features = self.project(self.backbone(images.contiguous(memory_format=torch.channels_last)))
             tokens = tokens.to(features.dtype).index_put((seen.nonzero()[:, 0],), features)
         return tokens[:, None], seen[:, None]
@@ -100,11 +100,11 @@ class VolumeEncoder(nn.Module):
     def forward(self, pixels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, H, W) and (B, S) to a token (B, 1, width) and its mask (B, 1)."""
         weight = present[:, None, :, None, None].to(pixels.dtype)
-        features = self.layers(standardised(pixels)[:, None] * weight).mean((3, 4))  # (B, C, S)
+        features = self.layers(standardise(pixels)[:, None] * weight).mean((3, 4))  # (B, C, S)
         pooled = (features * weight[..., 0, 0]).sum(2) / weight[..., 0, 0].sum(2).clamp(min=1)
         return self.project(pooled)[:, None], present.any(1)[:, None]
 
 
-def standardised(pixels: Tensor) -> Tensor:
+def standardise(pixels: Tensor) -> Tensor:
     """Pixels with about zero mean and unit deviation."""
     return (pixels - PIXEL_MEAN) / PIXEL_SD

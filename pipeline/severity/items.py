@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 from pipeline.cubes.cache import CubeCache, Source
 from pipeline.labels import CELLS, GRADE_WEIGHTS, GRADES, LEVELS, Cell, Family, SeriesKind, companion
 from pipeline.severity.settings import Sampling, view_name
-from pipeline.training.in_plane import InPlaneAugmentation, InPlaneSettings
+from pipeline.training.in_plane import InPlaneAugmentation
+from pipeline.weights.recipe import InPlaneSettings
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from pipeline.untrusted import parse_json
 from pipeline.weights.manifest import MOST_FILE_BYTES
 
 
-def fitted_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterSettings:
+def fit_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterSettings:
     """``jitter`` with the in-plane deviation and the share of wrong slices of ``landmark_errors.json``.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.windows import middle_window, slices_around
-from pipeline.training.task import Batch
-from pipeline.weights.fused import fused
+from pipeline.weights.fused import fuse
 from pipeline.weights.manifest import Member, WeightsError
 from pipeline.weights.tensors import load_network
 
@@ -28,15 +27,14 @@ LEAST_PROBABILITY = 1e-12
 """Keeps logarithms finite; a grade that rare costs what the metric's own clipping makes of it."""
 
 
-def member_config(settings: SeveritySettings, family: Family, series: int = 1) -> dict[str, Any]:
+def member_config(settings: SeveritySettings, family: Family) -> dict[str, Any]:
     """What a manifest keeps of a classifier: the cubes to cut for it, and its settings.
 
     Args:
         settings: of the classifier.
         family: its condition family.
-        series: how many series of a kind to average over.
     """
-    cubes = CubeSettings(**{family.value: settings.inference_views(family)}, series=series)  # type: ignore[arg-type]
+    cubes = CubeSettings(**{family.value: settings.inference_views(family)})  # type: ignore[arg-type]
     return {"cubes": to_dict(cubes), "severity": to_dict(settings)}
 
 
@@ -62,14 +60,14 @@ def load_member(folder: Path, member: Member, device: str) -> SeverityGrader:
 
 
 def fuse_encoders(model: SeverityModel, views: Sequence[ViewSettings]) -> None:
-    """Fuse the batch norms of the encoders' backbones (:func:`~pipeline.weights.fused.fused`), in place."""
+    """Fuse the batch norms of the encoders' backbones (:func:`~pipeline.weights.fused.fuse`), in place."""
     for view in views:
         encoder = model.encoders[view_name(view.kind)]
         if isinstance(encoder, SliceEncoder | ChannelsEncoder):
             channels = view.slices if isinstance(encoder, ChannelsEncoder) else 1
             generator = torch.Generator().manual_seed(0)
             example = torch.rand(1, channels, view.pixels, view.pixels, generator=generator)
-            encoder.backbone = fused(encoder.backbone, example)
+            encoder.backbone = fuse(encoder.backbone, example)
 
 
 def by_cell(cells: Sequence[int], log_p: np.ndarray, families: Sequence[Family]) -> np.ndarray:
@@ -187,7 +185,11 @@ class SeverityGrader:
 
 
 def predict_batch(
-    model: nn.Module, batch: Batch, views: Sequence[ViewSettings], settings: SeveritySettings, device: torch.device
+    model: nn.Module,
+    batch: Mapping[str, Tensor],
+    views: Sequence[ViewSettings],
+    settings: SeveritySettings,
+    device: torch.device,
 ) -> np.ndarray:
     """(B, families, 3) log-probabilities: the mean of shifted windows (as logits) and of slices (as probabilities).
 
@@ -225,7 +227,7 @@ def predict_batch(
     return np.asarray(torch.log_softmax(mean, -1).cpu().numpy(), dtype=np.float64)
 
 
-def _slice_weights(batch: Batch, views: Sequence[ViewSettings], beside: float) -> Tensor:
+def _slice_weights(batch: Mapping[str, Tensor], views: Sequence[ViewSettings], beside: float) -> Tensor:
     """(B, 3) what the slice before, the middle one and the one after count: as believed, else as ``beside`` says."""
     weights = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64).repeat(len(batch["level"]), 1)
     for view in views:

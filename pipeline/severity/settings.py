@@ -8,9 +8,7 @@ from typing import Literal
 from pipeline.config import check_range
 from pipeline.cubes.settings import CubeSettings, ViewSettings, check_kinds
 from pipeline.labels import GRADE_WEIGHTS, Family, SeriesKind
-from pipeline.training.augment import NO_CHANGE, AugmentSettings
-from pipeline.training.in_plane import InPlaneSettings
-from pipeline.training.settings import LoopSettings
+from pipeline.weights.recipe import NO_CHANGE, AugmentSettings, InPlaneSettings, LoopSettings
 
 LIGHT = replace(
     NO_CHANGE,
@@ -150,8 +148,8 @@ class SeveritySettings:
         sampling: ``uniform`` draws cells equally often; ``grade`` by 1/2/4 with the loss' weights taken out, which is
             the same expected loss with less noise; ``condition_level`` balances the grades within each level.
         label_noise: drop training cells with 1 - OOF probability of their label above this; 0 keeps all.
-        start_from: a classifier of the same settings to go on from, e.g. one trained on labelled points that is now to
-            learn what predicted ones look like; empty for none.
+        start_from: a classifier of the same settings to continue from, e.g. one trained on labelled points that is
+            now to learn what predicted ones look like; empty for none.
         shift_mm: at inference, average over the window and four more, shifted by this much; 0 for the window alone.
             (Flips are no use here: a mirrored window is another side or upside down.)
         beside: at inference, the weight of the windows one slice further to either side, together; 0 for the chosen

@@ -53,7 +53,6 @@ def store_run(
         weights,
         name,
         family.value,
-        family=family.value,
         fold=fold,
         config=member_config(settings, family),
         score=float(result["score"]) if fold is not None and len(runs) == 1 else None,

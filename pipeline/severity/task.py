@@ -22,7 +22,7 @@ from pipeline.severity.losses import severity_loss
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import predict_batch
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
-from pipeline.severity.windows import drop_slices, mixed, random_window
+from pipeline.severity.windows import drop_slices, mix, random_window
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.weights.tensors import read_network
@@ -65,7 +65,7 @@ class SeverityTask(Task):
         self.prior_loss = None if None in losses else float(np.average(losses, weights=self.weights))  # type: ignore[arg-type]
         if settings.start_from:
             self.model.load_state_dict(read_network(Path(settings.start_from).read_bytes()))
-            self.prior_loss = None  # what has learnt already is better than the prior
+            self.prior_loss = None  # a trained network is better than the prior
         else:
             self.model.start_at(self.prior)
         jitter = settings.jitter
@@ -88,7 +88,7 @@ class SeverityTask(Task):
             window = random_window(batch[f"pixels_{name}"], view.pixels, view.spacing_mm, jitter, generator)
             changed[f"pixels_{name}"] = self.augmentation(window, generator, present=present).pixels
             changed[f"present_{name}"] = present
-        return mixed(changed, [view_name(view.kind) for view in self.views], self.settings.mix, generator)
+        return mix(changed, [view_name(view.kind) for view in self.views], self.settings.mix, generator)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The configured loss on a batch of windows, averaged over families; mixed as the windows are."""

@@ -28,7 +28,7 @@ from pipeline.scoring.figures import family_score, level_figures, level_lines
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
 from pipeline.severity.data import SeverityData, load_data
 from pipeline.severity.items import CellTable
-from pipeline.severity.jitter import fitted_jitter
+from pipeline.severity.jitter import fit_jitter
 from pipeline.severity.predict import by_cell
 from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
@@ -44,7 +44,7 @@ def train(args: argparse.Namespace) -> int:
     family = Family(args.condition)
     settings = load_settings(SeveritySettings, args.preset, family.value, args.set)
     if args.landmark_errors:
-        settings = replace(settings, jitter=fitted_jitter(settings.jitter, args.landmark_errors, family))
+        settings = replace(settings, jitter=fit_jitter(settings.jitter, args.landmark_errors, family))
     competitions = [replace(open_competition(path, split="train"), readings=tuple(args.readings)) for path in args.data]
     tables, split = list(args.landmarks), getattr(args, "split", None)
     with main_process_first():

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.severity.settings import JitterSettings, MixSettings
-from pipeline.training.task import Batch
 
 
 def middle_window(pixels: Tensor, size: int, shift: tuple[int, int] = (0, 0)) -> Tensor:
@@ -71,7 +70,9 @@ def drop_slices(present: Tensor, share: float, generator: torch.Generator) -> Te
     return present & ~hidden
 
 
-def mixed(batch: Batch, views: Sequence[str], settings: MixSettings, generator: torch.Generator) -> Batch:
+def mix(
+    batch: dict[str, Tensor], views: Sequence[str], settings: MixSettings, generator: torch.Generator
+) -> dict[str, Tensor]:
     """A batch with its windows mixed with those of its cells in another order, or as it is.
 
     Args:

@@ -2,40 +2,36 @@
 
 A GPU can be "available" and fail at its first operation (a driver too old, a card too old for the build), so one is
 tried before it is believed. Half precision is bf16 from compute capability 8.0 on and fp16 before (T4): PyTorch's own
-``is_bf16_supported`` is also true where bf16 is emulated, several times slower. accelerate is imported where a training
-starts: predictions choose their device here too, and run without it.
+``is_bf16_supported`` is also true where bf16 is emulated, several times slower.
 """
 
 from __future__ import annotations
 
 import datetime
 import gc
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils.memory import should_reduce_batch_size
 
 from pipeline.config import ConfigError
 from pipeline.device import working_gpu
-from pipeline.training.settings import Precision
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from pipeline.weights.recipe import Device, Precision
 
 WAIT = datetime.timedelta(days=1)
 """How long the other processes wait while the first one fills a cache, evaluates, draws or measures the localisers."""
 
 
-def open_accelerator(device: Literal["auto", "cpu", "cuda"], precision: Precision) -> Accelerator:
+def open_accelerator(device: Device, precision: Precision) -> Accelerator:
     """The accelerator of this process, one of several under ``torchrun`` or ``accelerate launch``.
 
     Raises:
         ConfigError: if ``cuda`` is asked for and no GPU works, or if fp16 is asked for on a CPU, whose gradients
             nothing would scale.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import InitProcessGroupKwargs
-
     gpu = device != "cpu" and working_gpu()
     if device == "cuda" and not gpu:
         raise ConfigError("device=cuda was asked for, but no CUDA GPU completes one convolution; use device=auto")
@@ -56,8 +52,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the batch did not fit, on a GPU or in main memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    from accelerate.utils.memory import should_reduce_batch_size
-
     return isinstance(error, Exception) and bool(should_reduce_batch_size(error))
 
 

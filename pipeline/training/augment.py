@@ -13,72 +13,13 @@ Points are (col, row) in pixels of the plane, the centre of the first pixel at (
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from pipeline.config import check_range
-
-
-@dataclass(frozen=True)
-class AugmentSettings:
-    """Strengths (0 turns a change off) and the share of stacks that get each.
-
-    Attributes:
-        rotation: largest angle in the plane, degrees.
-        scale: largest change of size, as log factor (0.15: 0.86 to 1.16 times).
-        aspect: largest change of the ratio of the axes, as log factor.
-        shear: largest shear.
-        shift: largest shift, as share of the side.
-        outside: what is beyond the edge.
-        anisotropy, anisotropy_share: largest factor by which one axis is coarser.
-        blur, blur_share: largest sigma, px.
-        ghosting, ghosting_share: largest strength of a displaced copy.
-        bias, bias_share: standard deviation of the log of a smooth field.
-        gamma, gamma_share: largest log exponent.
-        inversion_share: of stacks whose tissue contrast is inverted; air stays dark.
-        contrast, contrast_share: largest change of gain; half of it of offset.
-        noise, noise_share: largest standard deviation of Gaussian noise.
-    """
-
-    rotation: float = 10.0
-    scale: float = 0.15
-    aspect: float = 0.05
-    shear: float = 0.05
-    shift: float = 0.05
-    outside: Literal["zeros", "border", "reflection"] = "zeros"
-    anisotropy: float = 2.5
-    anisotropy_share: float = 0.15
-    blur: float = 1.0
-    blur_share: float = 0.15
-    ghosting: float = 0.2
-    ghosting_share: float = 0.1
-    bias: float = 0.3
-    bias_share: float = 0.5
-    gamma: float = 0.3
-    gamma_share: float = 0.5
-    inversion_share: float = 0.0
-    contrast: float = 0.2
-    contrast_share: float = 0.5
-    noise: float = 0.05
-    noise_share: float = 0.3
-
-    def __post_init__(self) -> None:
-        if self.outside not in ("zeros", "border", "reflection"):
-            raise ValueError(f"AugmentSettings: outside is {self.outside!r}, expected zeros, border or reflection")
-        names = [name for name in vars(self) if name != "outside"]
-        check_range(self, *names, least=0)
-        check_range(self, *(name for name in names if name.endswith("_share")), most=1)
-
-
-NO_CHANGE = AugmentSettings(
-    rotation=0, scale=0, aspect=0, shear=0, shift=0, anisotropy_share=0, blur_share=0, ghosting_share=0,
-    bias_share=0, gamma_share=0, contrast_share=0, noise_share=0,
-)  # fmt: skip
-"""Settings that leave a stack as it is; a base for ``dataclasses.replace``."""
+from pipeline.weights.recipe import AugmentSettings
 
 
 class Augmented(NamedTuple):
@@ -96,7 +37,7 @@ class Augmented(NamedTuple):
 
 
 class StackAugmentation(nn.Module):
-    """Applies :class:`AugmentSettings` to batches of stacks; holds no state and no parameters."""
+    """Applies ``AugmentSettings`` to batches of stacks; holds no state and no parameters."""
 
     def __init__(self, settings: AugmentSettings | None = None) -> None:
         super().__init__()

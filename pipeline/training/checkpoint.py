@@ -1,6 +1,6 @@
 """Files of a run that must never be half written: the resume state and the weights.
 
-Both are safetensors: tensors, and text in the header. Nothing that is read to go on with a run can carry code.
+Both are safetensors: tensors, and text in the header. Nothing that is read to resume a run can carry code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STATE = "state"
 
 
 INPUTS = ("model", "examples", "network", "views")
-"""The parts of a stage's settings that make a network what it is: a run does not go on with others."""
+"""The parts of a stage's settings that make a network what it is: a run is not resumed with others."""
 
 
 class ResumeError(RuntimeError):

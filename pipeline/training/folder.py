@@ -39,6 +39,6 @@ def clear_run(out: Path) -> None:
 
 
 def _besides(out: Path) -> list[str]:
-    """What may lie in the folder of a run that has not begun: the user's pause file, and folders of other runs."""
+    """What may lie in the folder of a run that has not started: the user's pause file, and folders of other runs."""
     runs = [path.name for path in out.iterdir() if is_owned(path, RUN)] if out.is_dir() else []
     return [".pause", *runs]

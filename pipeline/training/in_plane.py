@@ -11,48 +11,11 @@ gain and offset, which would leave it, are numpy's.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline.config import check_range
-
-
-@dataclass(frozen=True)
-class InPlaneSettings:
-    """Strengths (0 turns a change off).
-
-    Attributes:
-        rotation: largest angle, degrees.
-        scale: largest relative change of size.
-        shift: largest shift, as share of the side.
-        shear: largest shear, degrees.
-        affine_share: of stacks that are moved.
-        holes, hole_size, holes_share: at most so many rectangles, of at most so large a share of the side, are blanked.
-        blur, blur_share: largest sigma of a Gaussian, px.
-        gain, gain_share: largest relative change of contrast; half of it of brightness.
-    """
-
-    rotation: float = 15.0
-    scale: float = 0.15
-    shift: float = 0.05
-    shear: float = 5.0
-    affine_share: float = 0.8
-    holes: int = 4
-    hole_size: float = 0.15
-    holes_share: float = 0.3
-    blur: float = 1.0
-    blur_share: float = 0.1
-    gain: float = 0.2
-    gain_share: float = 0.5
-
-    def __post_init__(self) -> None:
-        names = list(vars(self))
-        check_range(self, *names, least=0)
-        check_range(self, "hole_size", *(name for name in names if name.endswith("_share")), most=1)
-        check_range(self, "scale", below=1)
-
+from pipeline.weights.recipe import InPlaneSettings
 
 _ZERO = 0.5
 """Where 0 lies while a stack is scaled into 0..1; what is beyond the edge and in a hole is 0."""

@@ -23,8 +23,8 @@ import torch
 from torch import nn
 
 from pipeline.training.sampling import BatchOrder, SeededItems, position_seed, seed_everything
-from pipeline.training.settings import LoopSettings
 from pipeline.training.task import Batch, Task
+from pipeline.weights.recipe import LoopSettings
 
 _ITEMS = 96
 """Items over which the initial loss is averaged."""
@@ -40,7 +40,7 @@ class LadderSettings:
 
     Attributes:
         items: of the batch that is to be overfitted.
-        steps: at most so many optimiser steps.
+        steps: at most this many optimiser steps.
         learning_rate: of these steps.
         reach: share of the first loss that the batch must fall below.
         tolerance: largest relative distance of the initial loss from the prior's.
@@ -80,7 +80,6 @@ def climb(
     loop: LoopSettings,
     settings: LadderSettings | None = None,
     *,
-    device: torch.device | None = None,
     training_studies: Collection[str] = (),
     held_out_studies: Collection[str] = (),
     prior_loss: float | None = None,
@@ -92,7 +91,6 @@ def climb(
         task: what is about to be trained.
         loop: its settings; batch size and seed are used.
         settings: of the ladder.
-        device: where to run; the model's own by default.
         training_studies, held_out_studies: ids on either side of the fold.
         prior_loss: loss of the class frequencies alone, under the same weights and sampling.
         predict: predictions of a batch, (B, ...), to see that they differ between items.
@@ -102,7 +100,7 @@ def climb(
     """
     settings = settings or LadderSettings()
     check_sides(training_studies, held_out_studies)
-    device = device or next(task.model.parameters()).device
+    device = next(task.model.parameters()).device
     model = copy.deepcopy(task.model).to(device).train()
     batches = _first_batches(task, loop, device)
     with torch.no_grad():

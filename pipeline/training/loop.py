@@ -7,8 +7,7 @@ Read :class:`_Run` from top to bottom: an epoch is a row of optimiser steps, the
   for bit as if it had not been (on a CPU; GPU kernels add in no fixed order).
 * **Accelerate** finds the processes, the device, the precision and the gradient scaler; the module
   :mod:`pipeline.training.processes` says why gradients are averaged without DistributedDataParallel.
-* **Out of memory** halves the micro-batch and doubles the accumulation, and repeats the step. Batch norm then sees
-  smaller batches, nothing else changes.
+* **Out of memory** repeats the step with smaller micro-batches (:mod:`pipeline.training.learner`).
 * **The averaged weights** (EMA) are the ones evaluated, drawn and saved (``best.safetensors``, ``last.safetensors``).
 """
 
@@ -18,35 +17,29 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pipeline.device import channels_last
 from pipeline.files import write_text
-from pipeline.parallel import why_no_workers
-from pipeline.training import accelerator, checkpoint
-from pipeline.training.averaging import AveragedModel
+from pipeline.training import checkpoint
+from pipeline.training.accelerator import open_accelerator, release_memory
 from pipeline.training.checkpoint import ResumeError
 from pipeline.training.folder import claim_run, clear_run
 from pipeline.training.interruption import StopRequest, TrainingStopped, pause_file
-from pipeline.training.processes import Processes
-from pipeline.training.sampling import BatchOrder, SeededItems, position_seed, seed_everything
-from pipeline.training.schedule import apply_schedule
-from pipeline.training.settings import FitResult, LoopSettings
-from pipeline.training.task import Batch, Task, decayed_groups, not_finite_in
+from pipeline.training.learner import Learner
+from pipeline.training.loading import Loading
+from pipeline.training.sampling import BatchOrder
+from pipeline.training.task import FitResult, Task
 from pipeline.training.totals import EpochTotals
 from pipeline.training.tracking import Tracker
+from pipeline.weights.recipe import LoopSettings
 from pipeline.weights.seen import write_seen
-
-__all__ = ["Batch", "FitResult", "LoopSettings", "Task", "TrainingStopped", "decayed_groups", "fit"]
 
 
 def fit(
@@ -88,8 +81,7 @@ class _Run:
         self, task: Task, settings: LoopSettings, out: Path, config: dict[str, Any], seen: Sequence[str], resume: bool
     ) -> None:
         self.task, self.settings, self.out, self.seen = task, settings, out, seen
-        self.accelerator = accelerator.open_accelerator(settings.device, settings.precision)
-        self.processes = Processes(self.accelerator)
+        self.accelerator = open_accelerator(settings.device, settings.precision)
         self.device = self.accelerator.device
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
@@ -108,23 +100,17 @@ class _Run:
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
         )
-        self.model = task.model.to(self.device)
-        if settings.channels_last:
-            self.model = channels_last(self.model)
-        self.processes.share_weights(self.model)
-        self.optimizer = self.accelerator.prepare(
-            torch.optim.AdamW(task.parameter_groups(settings.weight_decay), lr=settings.learning_rate)
-        )
-        self.averaged = AveragedModel(self.model, settings.ema_decay)
+        self.learner = Learner(task, settings, self.accelerator, self.tracker.say)
+        self.processes = self.learner.processes
 
         self.epoch = self.step = self.stale = 0
-        self.split = 1
         self.best, self.best_epoch = math.inf, 0
         self.history: list[dict[str, float]] = []
         self.totals = EpochTotals()
         self.saved_at = time.monotonic()
         self._open_folder(resume)
-        self.loader = self._open_loader(settings.loader_workers)
+        pinned = self.device.type == "cuda"
+        self.loading = Loading(task, self.order, settings.loader_workers, pinned=pinned, say=self.tracker.say)
 
     # -- the run --------------------------------------------------------------------------------------------------
 
@@ -140,105 +126,25 @@ class _Run:
 
     def _train_epoch(self) -> None:
         """The remaining steps of this epoch."""
-        self.model.train()
-        self.order.place(self.epoch, self.step)
+        self.learner.model.train()
         title = f"{self.task.name} {self.epoch + 1}/{self.settings.epochs}"
         bar = tqdm(total=self.order.batches, initial=self.step, desc=title, unit="step", disable=not self.main)
         began = time.monotonic()
         with bar:
-            for batch in self._batches():
+            for batch in self.loading.batches(self.epoch, self.step):
                 waited = time.monotonic() - began
-                loss, parts = self._step(batch)
+                learnt = self.learner.learn(batch, self.epoch, self.step, self.order.batches)
+                if self.main and self.step % 20 == 0:
+                    figures = {f"train/{name}": getattr(learnt, name) for name in ("loss", "learning_rate", "gradient")}
+                    self.tracker.scalars(figures, self.epoch * self.order.batches + self.step)
                 self.step += 1
                 seconds = time.monotonic() - began
-                self.totals.add_step({"loss": loss, **parts}, self.order.batch_size, seconds, waited)
+                self.totals.add_step({"loss": learnt.loss, **learnt.parts}, self.order.batch_size, seconds, waited)
                 shown = f"loss {self.totals.means()['loss']:.4f}, {self.totals.images_per_second:.0f} images/s"
                 bar.set_postfix_str(shown, refresh=False)
                 bar.update()
                 self._obey(bar)
                 began = time.monotonic()
-
-    def _open_loader(self, workers: int) -> DataLoader[Any]:
-        if workers and (why := why_no_workers()):
-            self.tracker.say(f"no loading processes, so this one loads: {why}")
-            workers = 0
-        return DataLoader(
-            SeededItems(self.task.train_set),
-            batch_sampler=self.order,
-            collate_fn=self.task.collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=self.device.type == "cuda" and workers > 0,
-        )
-
-    def _batches(self) -> Iterator[Batch]:
-        """The remaining batches of this epoch; where loading processes fail, the same batches from this one."""
-        try:
-            yield from self.loader
-        except (RuntimeError, OSError) as error:
-            if not self.loader.num_workers:
-                raise
-            reason = str(error).strip().splitlines()[-1]
-            self.tracker.say(f"loading processes failed, so this one loads ({reason}); has /dev/shm enough room?")
-            self.loader = self._open_loader(0)
-            self.order.place(self.epoch, self.step)
-            yield from self.loader
-
-    def _step(self, batch: Batch) -> tuple[float, dict[str, float]]:
-        """One optimiser step; returns the loss and its parts."""
-        settings, position = self.settings, self.epoch * self.order.batches + self.step
-        rate = apply_schedule(
-            self.optimizer,
-            settings.schedule,
-            settings.learning_rate,
-            position / (settings.epochs * self.order.batches),
-            settings.warmup,
-        )
-        while True:
-            failed = False
-            try:
-                loss, parts = self._backward(batch)
-            except Exception as error:
-                if not accelerator.is_out_of_memory(error):
-                    raise
-                failed = True
-            if not self.processes.anywhere(failed):
-                break
-            self._halve(len(batch["dataset_index"]))
-        self.processes.average_gradients(self.model)
-        self._check_finite(loss, batch, "loss")
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), settings.gradient_clip or math.inf))
-        if self.accelerator.scaler is None:  # fp16 overflows now and then by design; its scaler skips the step
-            self._check_finite(norm, batch, "gradient")
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.averaged.update(self.model, position)
-        if self.main and self.step % 20 == 0:
-            self.tracker.scalars({"train/loss": loss, "train/learning_rate": rate, "train/gradient": norm}, position)
-        return loss, parts
-
-    def _backward(self, batch: Batch) -> tuple[float, dict[str, float]]:
-        """Gradients of a batch, added up over micro-batches."""
-        seed = position_seed(self.settings.seed, self.epoch, self.step, self.accelerator.process_index)
-        seed_everything(seed)
-        generator = torch.Generator(device=self.device).manual_seed(seed)
-        items = len(batch["dataset_index"])
-        size = math.ceil(items / min(items, self.settings.accumulate * self.split))
-        losses: list[Tensor] = []
-        totals: dict[str, float] = {}
-        for first in range(0, items, size):
-            micro = accelerator.on_device(
-                {name: value[first : first + size] for name, value in batch.items()}, self.device
-            )
-            share = len(micro["dataset_index"]) / items
-            micro = self.task.augment(micro, generator)
-            with self.accelerator.autocast():
-                loss, parts = self.task.loss(self.model, micro)
-            self.accelerator.backward(loss * share)
-            losses.append(loss.detach() * share)
-            for name, value in parts.items():
-                totals[name] = totals.get(name, 0.0) + float(value) * share
-        return float(torch.stack(losses).sum()), totals
 
     def _finish_epoch(self) -> None:
         """Evaluate, draw and save; a checkpoint before it makes a stop during evaluation cost nothing."""
@@ -271,7 +177,7 @@ class _Run:
         self._save()
 
     def _evaluate(self) -> dict[str, float]:
-        model = self.averaged.model.eval()
+        model = self.learner.averaged.model.eval()
         with self.request.at_once(), torch.no_grad(), self.accelerator.autocast():
             figures = {name: float(value) for name, value in self.task.evaluate(model, self.device).items()}
             image = self.task.picture(model, self.device)
@@ -305,42 +211,16 @@ class _Run:
         """Leave the accelerator to others until the pause file is gone; True if asked to stop meanwhile."""
         file = pause_file(self.out)
         self.tracker.say(f"paused at step {self.step}, accelerator freed; remove {file} to continue")
-        self._move(torch.device("cpu"))
-        accelerator.release_memory()
+        self.learner.move(torch.device("cpu"))
+        release_memory()
         stopped = False
         while not stopped and self.processes.anywhere(self.main and pause_file(self.out) is not None):
             time.sleep(0.2)
             stopped = self.processes.anywhere(bool(self.request.number))
         if not stopped:
-            self._move(self.device)
+            self.learner.move(self.device)
             self.tracker.say("continuing")
         return stopped
-
-    def _halve(self, items: int) -> None:
-        """Answer to running out of memory.
-
-        Raises:
-            MemoryError: if a micro-batch is a single item already.
-        """
-        self.optimizer.zero_grad()
-        accelerator.release_memory()
-        parts = self.settings.accumulate * self.split
-        if parts >= items:
-            raise MemoryError(f"{self.task.name}: not one item fits into memory; choose a smaller input or network")
-        self.split *= 2
-        self.tracker.say(
-            f"out of memory: micro-batch halved to {math.ceil(items / (2 * parts))} items, accumulation doubled to "
-            f"{2 * parts}; set batch_size and accumulate so to start with it"
-        )
-
-    def _check_finite(self, value: float, batch: Batch, what: str) -> None:
-        """Raise FloatingPointError, naming the items, if ``value`` is not finite on any process."""
-        if self.processes.anywhere(not math.isfinite(value)):
-            where = f"{what} is {value} at epoch {self.epoch + 1}, step {self.step + 1}"
-            raise FloatingPointError(
-                f"{self.task.name}: {where}; {not_finite_in(self.task, batch)}. Lower learning_rate "
-                f"(now {self.settings.learning_rate:g}) or set precision=fp32; last.ckpt is older."
-            )
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -355,18 +235,13 @@ class _Run:
         self.saved_at = time.monotonic()
         if not self.main:
             return
-        scaler = self.accelerator.scaler
         state = {
             "fingerprint": self._fingerprint(),
             "settings": asdict(self.settings),
             "config": self.config["config"],
-            "model": self.model.state_dict(),
-            "averaged": self.averaged.model.state_dict() if self.settings.ema_decay else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else None,
+            **self.learner.state(),
             "epoch": self.epoch,
             "step": self.step,
-            "split": self.split,
             "stale": self.stale,
             "best": self.best,
             "best_epoch": self.best_epoch,
@@ -405,15 +280,10 @@ class _Run:
         if changed := "; ".join(filter(None, [changes, checkpoint.changed_config(path, state, self.config["config"])])):
             self.tracker.say(f"settings changed since {path.name} was written: {changed}")
         try:
-            self.model.load_state_dict(state["model"])
-            if state["averaged"] is not None:
-                self.averaged.model.load_state_dict(state["averaged"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.learner.load(state)
         except (RuntimeError, ValueError) as error:
             raise ResumeError(f"{path}: the network is another one; use --restart or another --out. {error}") from error
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        for name in ("epoch", "step", "split", "stale", "best", "best_epoch", "history"):
+        for name in ("epoch", "step", "stale", "best", "best_epoch", "history"):
             setattr(self, name, state[name])
         self.totals = EpochTotals(state["totals"])
         self.tracker.say(f"continuing {path} at epoch {self.epoch + 1}, step {self.step}")
@@ -421,9 +291,4 @@ class _Run:
     def _save_weights(self, name: str, score: float) -> None:
         if self.main:
             metadata = {"task": self.task.name, "epoch": str(self.epoch + 1), "score": f"{score:.6g}"}
-            checkpoint.save_weights(self.out / name, self.averaged.model, metadata)
-
-    def _move(self, place: torch.device) -> None:
-        self.model.to(place)
-        self.averaged.model.to(place)
-        accelerator.move_optimizer(self.optimizer, place)
+            checkpoint.save_weights(self.out / name, self.learner.averaged.model, metadata)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from pipeline.weights.recipe import Schedule
 
 if TYPE_CHECKING:
     import torch
 
-Schedule = Literal["cosine", "onecycle", "constant"]
 _ONECYCLE_RISE = 0.3
 _ONECYCLE_START, _ONECYCLE_END = 1 / 25, 1e-4
 _ONECYCLE_MOMENTUM = (0.85, 0.95)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.training.checkpoint import INPUTS, differences
 from pipeline.weights.manifest import Manifest, Member, WeightsError
 from pipeline.weights.seen import seen_list
-from pipeline.weights.tensors import compressed, read_network
+from pipeline.weights.tensors import compress, read_network
 
 
 def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **recorded: Any) -> Manifest:
@@ -25,7 +25,7 @@ def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **r
     probability by more than 0.01; the median error of five localisers on SPIDER went from 1.783 to 1.789 mm.
 
     Args:
-        runs: folders with ``last.safetensors`` and ``seen.txt``; of several the :func:`averaged` network is stored.
+        runs: folders with ``last.safetensors`` and ``seen.txt``; of several the :func:`average` network is stored.
         weights: the folder; its manifest must exist.
         name: of the member; a member of that name is replaced.
         task: of the member.
@@ -36,7 +36,7 @@ def store_network(runs: Sequence[Path], weights: Path, name: str, task: str, **r
         WeightsError: the runs are not of one network.
     """
     member = Member(name, task, f"{name}.safetensors", "", seen=f"{name}.seen.txt", **recorded)
-    tensors = compressed(averaged(runs))
+    tensors = compress(average(runs))
     hashes = {line for run in runs for line in (run / "seen.txt").read_text(encoding="utf-8").split()}
     return Manifest.load(weights).add_member(member, save(tensors), seen_list(sorted(hashes)))
 
@@ -74,11 +74,11 @@ def _without_start(settings: Any) -> Any:
     return {k: v for k, v in settings.items() if k != "initial"} if isinstance(settings, dict) else settings
 
 
-def averaged(runs: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean of the weights of some runs of one network, each of which went on from another or from a common start.
+def average(runs: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of the weights of some runs of one network, all continued from one another or from a common start.
 
     It costs no more to use than one of them, and is often better than each (Wortsman et al. 2022, "Model soups",
-    arXiv:2203.05482). Runs that began apart have nothing in common, and their mean is no network at all.
+    arXiv:2203.05482). Runs that started apart have nothing in common, and their mean is no network at all.
 
     Raises:
         OSError: a run is not complete.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,19 @@ class Task(abc.ABC):
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Optimiser groups; ``lr_factor`` in a group scales its learning rate against the setting's."""
         return decayed_groups(self.model, weight_decay)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a run reached: the best score and its epoch (from 1), one row an epoch, and the last weights' file.
+
+    The score is infinite if nothing was held out.
+    """
+
+    best_score: float
+    epoch: int
+    history: tuple[dict[str, float], ...]
+    weights: Path
 
 
 def decayed_groups(

@@ -33,7 +33,7 @@ class EpochTotals:
 
     @property
     def wait_share(self) -> float:
-        """Share of the time so far that went into waiting for the loader."""
+        """Share of the time so far that was spent waiting for the loader."""
         return self.values.get("waited", 0.0) / max(self.values.get("seconds", 0.0), 1e-9)
 
     def starvation(self, device: str, loader_workers: int) -> str | None:
@@ -42,7 +42,7 @@ class EpochTotals:
             return None
         who = "GPU" if device == "cuda" else "network"
         return (
-            f"the {who} starved: {self.wait_share:.0%} of the epoch went into waiting for the loader; raise "
+            f"the {who} starved: {self.wait_share:.0%} of the epoch was spent waiting for the loader; raise "
             f"loader_workers (now {loader_workers}) or make items cheaper to load"
         )
 

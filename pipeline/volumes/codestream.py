@@ -63,7 +63,7 @@ def without_boxes(stream: bytes) -> bytes:
     raise ValueError("is in a JP2 container without a whole codestream")
 
 
-def declared(stream: bytes) -> Declared:
+def read_declared(stream: bytes) -> Declared:
     """What the stream declares.
 
     Raises:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.pixels import get_decoder
 
-from pipeline.volumes.codestream import declared, without_boxes
+from pipeline.volumes.codestream import read_declared, without_boxes
 from pipeline.volumes.decoder_process import ITK, DecoderProcess, UndecodableError, Wanted, decode_with
 from pipeline.volumes.elements import BadFileError
 from pipeline.volumes.headers import PixelFormat, PixelSource
@@ -148,7 +148,7 @@ def _as_declared(stream: bytes, pixel_format: PixelFormat) -> bytes:
         UndecodableError: it declares something else.
     """
     stream = without_boxes(stream)
-    found = declared(stream)
+    found = read_declared(stream)
     size = (pixel_format.rows, pixel_format.cols, 1)
     if (found.rows, found.cols, found.components) != size or found.bits > pixel_format.allocated:
         raise UndecodableError(f"the stream declares {found}")

@@ -234,7 +234,7 @@ def _first(names: list[str], stream: bytes, wanted: Wanted) -> Integers | str:
 
 
 def _limit_memory(room: int | None) -> None:
-    """Let the process have so many bytes more than it has now; None: what the system gives."""
+    """Let the process have this many bytes more than it has now; None for no limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if room is None:
         limit = hard

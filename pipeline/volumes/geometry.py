@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.volumes.volume import Floats, Plane
+from pipeline.volumes.affine import Affine, Floats
+from pipeline.volumes.volume import Plane
 
 AXIAL_TILT_DEGREES = 55.0
 """Up to this tilt about the left-right axis a slice counts as axial, beyond it as coronal. Slices along the L5/S1 disc
@@ -55,24 +56,8 @@ def clean_orientation(values: Sequence[float]) -> Floats | None:
     return np.stack([right, down / np.linalg.norm(down)])
 
 
-def source_affine(axes: Floats, position: Floats, spacing: tuple[float, float]) -> Floats:
-    """(4, 4) from file pixel ``(x, y, 0, 1)`` to LPS mm (DICOM PS3.3 C.7.6.2.1.1).
-
-    Args:
-        axes: (2, 3) unit directions rightwards and downwards.
-        position: (3,) mm of the centre of the first pixel.
-        spacing: mm between rows and between columns.
-    """
-    affine = np.eye(4)
-    affine[:3, 0] = axes[0] * spacing[1]
-    affine[:3, 1] = axes[1] * spacing[0]
-    affine[:3, 2] = np.cross(axes[0], axes[1])
-    affine[:3, 3] = position
-    return affine
-
-
-def to_canonical(axes: Floats, rows: int, cols: int, plane: Plane) -> Floats:
-    """(4, 4) from canonical ``(col, row, offset, 1)`` to the file's ``(x, y, offset, 1)``: transposition and flips.
+def to_canonical(axes: Floats, rows: int, cols: int, plane: Plane) -> Affine:
+    """From canonical ``(col, row, offset)`` to the file's ``(x, y, offset)``: transposition and flips.
 
     Args:
         axes: (2, 3) unit directions of the file's rightwards and downwards.
@@ -94,28 +79,31 @@ def to_canonical(axes: Floats, rows: int, cols: int, plane: Plane) -> Floats:
         if sign < 0:
             change[source, 3] = size[source] - 1
     change[2, 2] = 1.0 if np.cross(right, down) @ want_next >= 0 else -1.0
-    return change
+    return Affine(change)
 
 
-def reorient(image: NDArray[np.generic], change: Floats) -> NDArray[np.generic]:
+def reorient(image: NDArray[np.generic], change: Affine) -> NDArray[np.generic]:
     """A view of the file's (rows, cols) image in canonical orientation, for a ``change`` of :func:`to_canonical`."""
-    turned = image.T if abs(change[0, 1]) == 1.0 else image
-    row_sign = change[0, 1] + change[1, 1]
-    col_sign = change[0, 0] + change[1, 0]
+    col_sign, row_sign = change.matrix[:2, :2].sum(axis=0)
+    turned = image.T if transposes(change) else image
     return turned[:: int(row_sign), :: int(col_sign)]
 
 
-def angle_degrees(first: Floats, second: Floats) -> float:
-    """The larger of the angles between the column and between the row directions of two (4, 4) affines, in degrees."""
+def transposes(change: Affine) -> bool:
+    """Whether a ``change`` of :func:`to_canonical` makes rows of columns."""
+    return bool(change.matrix[0, 1] != 0)
+
+
+def angle_degrees(first: Affine, second: Affine) -> float:
+    """The larger of the angles between the column and between the row directions of two slices, in degrees."""
     worst = 0.0
-    for axis in (0, 1):
-        a, b = first[:3, axis], second[:3, axis]
-        half = float(np.linalg.norm(a / np.linalg.norm(a) - b / np.linalg.norm(b))) / 2
+    for a, b in ((first.right, second.right), (first.down, second.down)):
+        half = float(np.linalg.norm(a - b)) / 2
         worst = max(worst, float(2 * np.degrees(np.arcsin(min(1.0, half)))))
     return worst
 
 
-def group_orientations(affines: Sequence[Floats], centres: Floats) -> list[list[int]]:
+def group_orientations(affines: Sequence[Affine], centres: Floats) -> list[list[int]]:
     """Split slices into stacks of one orientation, by prescription.
 
     Scanners write the same direction cosines for all slices they were prescribed together, so slices within
@@ -125,25 +113,24 @@ def group_orientations(affines: Sequence[Floats], centres: Floats) -> list[list[
     slice has its own affine.
 
     Args:
-        affines: (4, 4) canonical affines.
+        affines: of the slices, canonical.
         centres: (N, 3) LPS mm of the slice centres.
 
     Returns:
         Lists of indices, in the order in which they came.
     """
-    directions = np.stack([affine[:3, :2] for affine in affines])
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    directions = np.stack([[affine.right, affine.down] for affine in affines])
     chord = 2 * np.sin(np.radians(SAME_ORIENTATION_DEGREES) / 2)
     groups: list[list[int]] = []
     left = np.arange(len(affines))
     while len(left):
-        apart = np.linalg.norm(directions[left] - directions[left[0]], axis=1).max(axis=1)
+        apart = np.linalg.norm(directions[left] - directions[left[0]], axis=2).max(axis=1)
         groups.append(left[apart <= chord].tolist())
         left = left[apart > chord]
     return _join_motion(groups, affines, centres)
 
 
-def _join_motion(groups: list[list[int]], affines: Sequence[Floats], centres: Floats) -> list[list[int]]:
+def _join_motion(groups: list[list[int]], affines: Sequence[Affine], centres: Floats) -> list[list[int]]:
     joined = sorted(groups, key=len, reverse=True)
     if len(joined) > 64:  # more orientations than any prescription has: one slice each, so the cheap test is enough
         return groups
@@ -163,7 +150,7 @@ def _join_motion(groups: list[list[int]], affines: Sequence[Floats], centres: Fl
     return [sorted(group) for group in joined]
 
 
-def _interleave(first: list[int], second: list[int], affines: Sequence[Floats], centres: Floats) -> bool:
-    normal = affines[first[0]][:3, 2]
+def _interleave(first: list[int], second: list[int], affines: Sequence[Affine], centres: Floats) -> bool:
+    normal = affines[first[0]].normal
     a, b = centres[first] @ normal, centres[second] @ normal
     return bool(a.min() < b.max() and b.min() < a.max())

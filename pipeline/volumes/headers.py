@@ -1,8 +1,8 @@
 """From the bytes of one DICOM file to frames with a checked header, still compressed.
 
-Values are taken from the raw elements, which is faster than its conversions and
-does not warn about or stumble over tags that reading does not need. Everything a header declares is checked against the
-limits before a pixel is decoded.
+Values are taken from pydicom's raw elements, which is faster than its conversions and does not warn about or stumble
+over tags that reading does not need. Everything a header declares is checked against the limits before a pixel is
+decoded.
 """
 
 from __future__ import annotations

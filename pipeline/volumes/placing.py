@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.volumes.affine import Affine, Floats
 from pipeline.volumes.geometry import (
     SAME_ORIENTATION_DEGREES,
     angle_degrees,
@@ -20,11 +21,11 @@ from pipeline.volumes.geometry import (
     clean_orientation,
     group_orientations,
     plane_of,
-    source_affine,
     to_canonical,
+    transposes,
 )
 from pipeline.volumes.headers import Frame
-from pipeline.volumes.volume import Floats, Plane
+from pipeline.volumes.volume import Plane
 
 MISSING_ORIENTATION = "missing-orientation"
 MISSING_POSITION = "missing-position"
@@ -51,30 +52,30 @@ class PlacedFrame:
     Attributes:
         frame: the undecoded slice.
         plane: the nearest anatomical plane.
-        change: (4, 4) from canonical to file pixels.
-        source_affine: (4, 4) from file pixels to LPS mm.
-        affine: (4, 4) from canonical pixels to LPS mm.
+        change: from canonical to file pixels.
+        source_affine: from file pixels to LPS mm.
+        affine: from canonical pixels to LPS mm.
         flags: what was assumed.
     """
 
     frame: Frame
     plane: Plane
-    change: Floats
-    source_affine: Floats
-    affine: Floats
+    change: Affine
+    source_affine: Affine
+    affine: Affine
     flags: tuple[str, ...]
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, cols) in canonical orientation."""
         rows, cols = self.frame.source.format.rows, self.frame.source.format.cols
-        return (cols, rows) if abs(self.change[0, 1]) == 1.0 else (rows, cols)
+        return (cols, rows) if transposes(self.change) else (rows, cols)
 
     @property
     def centre_mm(self) -> Floats:
         """(3,) LPS mm of the middle of the slice."""
         rows, cols = self.shape
-        return np.asarray(self.affine[:3] @ np.array([(cols - 1) / 2, (rows - 1) / 2, 0.0, 1.0]))
+        return self.affine @ ((cols - 1) / 2, (rows - 1) / 2, 0)
 
 
 def number_frames(frames: Sequence[Frame]) -> list[Frame]:
@@ -132,7 +133,7 @@ def place_frames(frames: Sequence[Frame], told: Plane | None) -> tuple[list[Plac
             *((MISSING_POSITION,) if positions[index] is None else ()),
             *((MISSING_SPACING,) if spacings[index] is None else ()),
         )
-        source = source_affine(directions, position, spacing)
+        source = Affine.of_plane(directions[0], directions[1], position, spacing)
         pixel_format = frame.source.format
         change = to_canonical(directions, pixel_format.rows, pixel_format.cols, plane)
         placed.append(PlacedFrame(frame, plane, change, source, source @ change, flags))
@@ -143,8 +144,7 @@ def group_stacks(placed: list[PlacedFrame]) -> list[list[PlacedFrame]]:
     """Split a series by plane, size and spacing, then by orientation."""
     alike: defaultdict[tuple[Plane, tuple[int, int], tuple[float, ...]], list[PlacedFrame]] = defaultdict(list)
     for one in placed:
-        spacing = tuple(np.round(np.linalg.norm(one.affine[:3, :2], axis=0), 4).tolist())
-        alike[one.plane, one.shape, spacing].append(one)
+        alike[one.plane, one.shape, tuple(np.round(one.affine.spacing_mm, 4).tolist())].append(one)
     stacks = []
     for members in alike.values():
         centres = np.stack([one.centre_mm for one in members])
@@ -170,7 +170,7 @@ def _position(frame: Frame) -> Floats | None:
 def _common_axes(axes: Sequence[Floats | None], positions: Sequence[Floats | None], told: Plane | None) -> Floats:
     found = [own for own in axes if own is not None]
     if found:
-        affines = [source_affine(own, np.zeros(3), (1.0, 1.0)) for own in found]
+        affines = [Affine.of_plane(own[0], own[1], np.zeros(3), (1.0, 1.0)) for own in found]
         if all(angle_degrees(affines[0], affine) <= SAME_ORIENTATION_DEGREES for affine in affines):
             return found[0]
     plane = told or _spread_plane([position for position in positions if position is not None])

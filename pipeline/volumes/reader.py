@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.competition import Problem, SeriesRef, StudyRef
+from pipeline.volumes.affine import Affine
 from pipeline.volumes.classify import kind_of, told_plane
 from pipeline.volumes.decode import decode, stored_range
 from pipeline.volumes.elements import BadFileError
@@ -140,7 +141,7 @@ class _SeriesReader:
 
     def _volumes(self, stack: list[PlacedFrame]) -> Iterator[Volume]:
         """The stack, and further ones made of slices at positions that it already holds."""
-        normal = stack[0].affine[:3, 2]
+        normal = stack[0].affine.normal
         ordered = sorted(stack, key=lambda one: (float(one.centre_mm @ normal), one.frame.instance_number))
         places = [float(one.centre_mm @ normal) for one in ordered]
         pixels = np.empty((len(ordered), *stack[0].shape), dtype=np.float32)
@@ -153,7 +154,7 @@ class _SeriesReader:
                 if places[index] - places[last] > SAME_POSITION_MM:
                     layer.append(index)
                     break
-                shift = np.abs(ordered[last].affine - one.affine).max()
+                shift = np.abs(ordered[last].affine.matrix - one.affine.matrix).max()
                 if shift <= SAME_POSITION_MM and np.array_equal(pixels[index], pixels[last]):
                     self._problem("duplicate-slice", f"the same image as {ordered[last].frame.file}", one.frame.file)
                     break
@@ -190,7 +191,7 @@ class _SeriesReader:
     def _volume(self, placed: list[PlacedFrame], pixels: Image, repeated: bool) -> Volume:
         plane = placed[0].plane
         flags = {flag for one in placed for flag in one.flags}
-        affines = np.stack([one.affine for one in placed])
+        affines = Affine.stack([one.affine for one in placed])
         if any(angle_degrees(affines[0], affine) > SAME_ORIENTATION_DEGREES for affine in affines):
             flags.add("motion")
         if repeated:
@@ -198,7 +199,7 @@ class _SeriesReader:
         return Volume(
             pixels=pixels,
             affines=affines,
-            source_affines=np.stack([one.source_affine for one in placed]),
+            source_affines=Affine.stack([one.source_affine for one in placed]),
             instance_numbers=np.array([one.frame.instance_number for one in placed], dtype=np.int64),
             plane=plane,
             kind=kind_of(self._ref.description, plane, placed[0].frame.acquisition),

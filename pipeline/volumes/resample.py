@@ -1,4 +1,4 @@
-"""Sampling volumes on other grids, with SimpleITK: in-plane spacing, oblique windows, oblique cubes.
+"""Sampling volumes on other grids, with SimpleITK: in-plane spacing and oblique windows.
 
 Coordinates stay floating point throughout and interpolation is linear, so a series whose values are a linear function
 of patient position is returned exactly. Outside the centres of the outermost pixels there is no data: those samples are
@@ -14,7 +14,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from pipeline.volumes.volume import Floats, Volume
+from pipeline.volumes.affine import Affine, Floats
+from pipeline.volumes.volume import Volume
 
 _EDGE_PIXELS = 1e-6
 
@@ -38,7 +39,7 @@ def resample_in_plane(volume: Volume, spacing_mm: float) -> Volume:
     change = np.eye(4)
     change[0, 0], change[1, 1] = scale[1], scale[0]
     change[0, 3], change[1, 3] = first[1], first[0]
-    image = sitk.GetImageFromArray(_smoothed(volume.pixels, scale))
+    image = sitk.GetImageFromArray(_smooth(volume.pixels, scale))
     transform = sitk.AffineTransform(3)
     transform.SetMatrix([scale[1], 0, 0, 0, scale[0], 0, 0, 0, 1])
     transform.SetTranslation([first[1], first[0], 0])
@@ -53,10 +54,10 @@ def resample_in_plane(volume: Volume, spacing_mm: float) -> Volume:
         0.0,
         sitk.sitkFloat32,
     )
-    return replace(volume, pixels=sitk.GetArrayFromImage(result), affines=volume.affines @ change)
+    return replace(volume, pixels=sitk.GetArrayFromImage(result), affines=volume.affines @ Affine(change))
 
 
-def _smoothed(pixels: NDArray[np.float32], scale: Floats) -> NDArray[np.float32]:
+def _smooth(pixels: NDArray[np.float32], scale: Floats) -> NDArray[np.float32]:
     """In-plane Gaussian against aliasing: as wide as the growth of the pixels asks for (0.5 px of the new grid).
 
     The border is continued by point reflection, which keeps a linear function linear.
@@ -145,8 +146,8 @@ def _affine_sample(
     return np.asarray(result)
 
 
-def normalise(pixels: NDArray[np.float32], low: float = 1.0, high: float = 99.0) -> NDArray[np.float32]:
-    """Scale so that the ``low`` and ``high`` percentiles become 0 and 1; float32 of the same shape, NaN stays NaN.
+def normalise(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale so that the 1st and 99th percentiles become 0 and 1; float32 of the same shape, NaN stays NaN.
 
     Beyond the percentiles values are compressed smoothly, to at most 0.5 further, so that the brightest fat and flow do
     not dominate and no two grey levels become one. A constant image becomes 0.
@@ -156,7 +157,7 @@ def normalise(pixels: NDArray[np.float32], low: float = 1.0, high: float = 99.0)
     sample = sample[np.isfinite(sample)]
     if not sample.size:
         return np.where(np.isnan(values), values, np.float32(0))
-    floor, ceiling = np.percentile(sample, [low, high])
+    floor, ceiling = np.percentile(sample, [1.0, 99.0])
     if not ceiling > floor:
         floor, ceiling = float(sample.min()), float(sample.max())
     if not ceiling > floor:

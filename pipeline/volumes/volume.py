@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from pipeline.competition import Problem
 from pipeline.labels import SeriesKind
+from pipeline.volumes.affine import Affine, Floats
 
-Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
@@ -45,9 +45,9 @@ class Volume:
 
     Attributes:
         pixels: (slices, rows, cols) float32, in the file's units after slope, intercept and MONOCHROME1 inversion.
-        affines: (slices, 4, 4); ``affine @ (col, row, 0, 1)`` is the LPS mm of the pixel's centre. The third column is
-            the slice's unit normal, pointing the way the slices run.
-        source_affines: (slices, 4, 4), the same for ``(x, y)`` on the pixel grid of the file.
+        affines: one a slice; ``affine @ (col, row, 0)`` is the LPS mm of the pixel's centre. The normal points the way
+            the slices run.
+        source_affines: the same for ``(x, y)`` on the pixel grid of the file.
         instance_numbers: (slices,) InstanceNumber of each slice, or the frame number in a multi-frame file.
         plane: the nearest anatomical plane.
         kind: what the series shows.
@@ -57,8 +57,8 @@ class Volume:
     """
 
     pixels: NDArray[np.float32]
-    affines: Floats
-    source_affines: Floats
+    affines: Affine
+    source_affines: Affine
     instance_numbers: Ints
     plane: Plane
     kind: SeriesKind
@@ -68,11 +68,12 @@ class Volume:
 
     def __post_init__(self) -> None:
         count = len(self.pixels)
-        shapes = (self.pixels.ndim, self.affines.shape, self.source_affines.shape, self.instance_numbers.shape)
+        affines, source = self.affines.matrix.shape, self.source_affines.matrix.shape
+        shapes = (self.pixels.ndim, affines, source, self.instance_numbers.shape)
         if shapes != (3, (count, 4, 4), (count, 4, 4), (count,)) or self.pixels.size == 0:
             raise ValueError(
-                f"series {self.series_id}: pixels {self.pixels.shape}, affines {self.affines.shape}, source affines "
-                f"{self.source_affines.shape}, instance numbers {self.instance_numbers.shape} do not form a stack; "
+                f"series {self.series_id}: pixels {self.pixels.shape}, affines {affines}, source affines "
+                f"{source}, instance numbers {self.instance_numbers.shape} do not form a stack; "
                 "expected (S, R, C), (S, 4, 4), (S, 4, 4) and (S,), none empty"
             )
 
@@ -85,19 +86,19 @@ class Volume:
     @property
     def spacing_mm(self) -> tuple[float, float]:
         """Millimetres between rows and between columns, as (row, col)."""
-        return float(np.linalg.norm(self.affines[0, :3, 1])), float(np.linalg.norm(self.affines[0, :3, 0]))
+        return self.affines[0].spacing_mm
 
     @cached_property
     def normal(self) -> Floats:
         """(3,) unit normal of the stack, LPS, pointing the way the slices run (the mean, should slices differ)."""
-        mean = self.affines[:, :3, 2].mean(axis=0)
+        mean = self.affines.normal.mean(axis=0)
         return np.asarray(mean / np.linalg.norm(mean))
 
     @cached_property
     def centres_mm(self) -> Floats:
         """(slices, 3) LPS mm of the centre of each slice."""
         _, rows, cols = self.pixels.shape
-        return np.asarray(self.affines[:, :3, :] @ np.array([(cols - 1) / 2, (rows - 1) / 2, 0.0, 1.0]))
+        return self.affines @ ((cols - 1) / 2, (rows - 1) / 2, 0)
 
     @cached_property
     def positions_mm(self) -> Floats:
@@ -114,29 +115,6 @@ class Volume:
         """The median distance between neighbouring slices in mm; NaN for a single slice."""
         return float(np.median(self.slice_steps_mm)) if len(self.pixels) > 1 else float("nan")
 
-    @cached_property
-    def _to_pixel(self) -> Floats:
-        return np.asarray(np.linalg.inv(self.affines))
-
-    @cached_property
-    def _to_source(self) -> Floats:
-        return np.asarray(np.linalg.inv(self.source_affines))
-
-    def to_patient(self, slice_index: Ints, col: Floats, row: Floats) -> Floats:
-        """Patient coordinates of pixels.
-
-        Args:
-            slice_index: (N,) slices.
-            col: (N,) columns, may be fractional.
-            row: (N,) rows, may be fractional.
-
-        Returns:
-            (N, 3) LPS mm.
-        """
-        index, cols, rows = np.broadcast_arrays(np.atleast_1d(slice_index), col, row)
-        affines = self.affines[index]
-        return np.asarray(affines[:, :3, 0] * cols[:, None] + affines[:, :3, 1] * rows[:, None] + affines[:, :3, 3])
-
     def to_pixel(self, points_mm: Floats, slice_index: Ints) -> tuple[Floats, Floats, Floats]:
         """Where points fall on given slices, projected along the slice normal.
 
@@ -148,12 +126,17 @@ class Volume:
             ``col`` (N,), ``row`` (N,) and ``offset_mm`` (N,), the signed distance to the slice's plane, positive the
             way the slices run.
         """
-        col, row, offset = _apply(self._to_pixel, points_mm, slice_index)
-        return col, row, offset
+        return _projected(self.affines, points_mm, slice_index)
+
+    def shows(self, point_mm: Floats, slice_index: int) -> bool:
+        """Whether a point (3,), projected on a slice, lies within its pixels."""
+        col, row, _ = self.to_pixel(point_mm, np.array([slice_index]))
+        _, rows, cols = self.shape
+        return bool(-0.5 <= col[0] <= cols - 0.5 and -0.5 <= row[0] <= rows - 0.5)
 
     def to_source_pixel(self, points_mm: Floats, slice_index: Ints) -> tuple[Floats, Floats]:
         """As :meth:`to_pixel`, in the file's own grid: ``x`` (N,), ``y`` (N,) as ``train_label_coordinates.csv``."""
-        x, y, _ = _apply(self._to_source, points_mm, slice_index)
+        x, y, _ = _projected(self.source_affines, points_mm, slice_index)
         return x, y
 
     def from_source_pixel(self, instance_number: int, x: float, y: float) -> Floats:
@@ -168,20 +151,20 @@ class Volume:
                 f"study {self.study_id}, series {self.series_id}: no instance {instance_number} in this stack; "
                 f"it holds {sorted(self.instance_numbers.tolist())}"
             )
-        return np.asarray(self.source_affines[found[0], :3, :] @ np.array([x, y, 0.0, 1.0]))
+        return self.source_affines[found[0]] @ (x, y, 0)
 
     def nearest_slice(self, points_mm: Floats) -> Ints:
         """(N,) index of the slice whose plane is nearest to each of the (N, 3) points."""
         points = np.atleast_2d(np.asarray(points_mm, dtype=float))
-        offsets = (self._to_pixel[:, 2, :3] @ points.T) + self._to_pixel[:, 2, 3:]
+        to_pixel = self.affines.inverse.matrix
+        offsets = (to_pixel[:, 2, :3] @ points.T) + to_pixel[:, 2, 3:]
         return np.asarray(np.abs(offsets).argmin(axis=0), dtype=np.int64)
 
 
-def _apply(inverse: Floats, points_mm: Floats, slice_index: Ints) -> tuple[Floats, Floats, Floats]:
+def _projected(affines: Affine, points_mm: Floats, slice_index: Ints) -> tuple[Floats, Floats, Floats]:
     points = np.atleast_2d(np.asarray(points_mm, dtype=float))
-    matrices = np.broadcast_to(inverse[np.atleast_1d(slice_index)], (len(points), 4, 4))
-    local = np.einsum("nij,nj->ni", matrices[:, :3, :3], points) + matrices[:, :3, 3]
-    return local[:, 0], local[:, 1], local[:, 2]
+    col, row, offset = (affines.inverse[np.atleast_1d(slice_index)] @ points).T
+    return col, row, offset
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ TOLERANCE = 1e-3
 """Largest difference of any output, relative to that output's largest value."""
 
 
-def fused(model: nn.Module, example: Tensor) -> nn.Module:
+def fuse(model: nn.Module, example: Tensor) -> nn.Module:
     """A copy of a network with its batch norms fused, or the network itself where that would change its output.
 
     Args:

@@ -57,7 +57,6 @@ class Member:
     task: str
     file: str
     sha256: str
-    family: str | None = None
     fold: int | None = None
     config: dict[str, Any] = field(default_factory=dict, hash=False)
     seen: str | None = None
@@ -138,6 +137,10 @@ class Manifest:
             raise WeightsError(f"{path}: {error}") from error
         if not isinstance(content, dict):
             raise WeightsError(f"{path}: expected an object with set, description, members and files")
+        members = content.get("members")
+        for member in members if isinstance(members, list) else ():
+            if isinstance(member, dict):
+                member.pop("family", None)  # older sets name it, and the task says the same
         try:
             return from_dict(cls, {**content, "folder": folder})
         except ConfigError as error:
@@ -145,7 +148,7 @@ class Manifest:
 
     @classmethod
     def open(cls, folder: Path, name: str, description: str) -> Manifest:
-        """The set of weights in a folder; where the folder is new or empty, one of this name is begun.
+        """The set of weights in a folder; a new one of this name where the folder is new or empty.
 
         Raises:
             RefusedError: the folder holds other things; it is left as it is.

@@ -20,7 +20,7 @@ def seen_studies(study_ids: Iterable[str], start_from: str = "", held_out: Itera
 
     Args:
         study_ids: what the run trains on.
-        start_from: weights that it goes on from; what they have seen, the new ones have seen too.
+        start_from: weights that it continues from; what they have seen, it has seen too.
         held_out: studies that must not be among those.
 
     Raises:

@@ -21,7 +21,7 @@ Network = TypeVar("Network", bound=nn.Module)
 _INITIAL = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_"})
 
 
-def compressed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def compress(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors as a weights folder keeps them; :func:`read_network` makes full precision of them again.
 
     Large ones become 8-bit integers with a scale for each output channel, the others half precision; statistics of

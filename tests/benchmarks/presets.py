@@ -21,7 +21,7 @@ from pipeline.config import load_settings
 from pipeline.labels import CELLS, LEVELS, Family, family_cells
 from pipeline.landmarks.model import AXIAL_CHANNELS, SAGITTAL_CHANNELS, PointNet
 from pipeline.landmarks.store import AXIAL_WINDOWS, SAGITTAL_SLICES
-from pipeline.landmarks.train import LandmarkTrainSettings
+from pipeline.landmarks.task import LandmarkTrainSettings
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import channels_last, predict_batch
 from pipeline.severity.settings import SeveritySettings, view_name

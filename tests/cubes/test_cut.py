@@ -9,7 +9,7 @@ from pipeline.cubes import CubeSettings, ViewSettings, cut_cubes
 from pipeline.cubes import cut as cut_module
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks
-from pipeline.volumes import Plane, StudyVolumes, Volume
+from pipeline.volumes import Affine, Plane, StudyVolumes, Volume
 
 SLANTED = np.array([2.0, -1.0, 2.0]) / 3.0
 AXES = {
@@ -23,13 +23,14 @@ def stack(plane, kind, positions, value, series_id="1"):
     """A stack through the origin whose pixels are ``value`` of their patient point (N, 3)."""
     right, down, normal = AXES[plane]
     size = 210
-    affines = np.repeat(np.eye(4)[None], len(positions), axis=0)
-    for affine, position in zip(affines, positions, strict=True):
-        affine[:3, 0], affine[:3, 1], affine[:3, 2] = right * SPACING, down * SPACING, normal
-        affine[:3, 3] = normal * position - (right + down) * SPACING * (size - 1) / 2
+    matrices = np.repeat(np.eye(4)[None], len(positions), axis=0)
+    for matrix, position in zip(matrices, positions, strict=True):
+        matrix[:3, 0], matrix[:3, 1], matrix[:3, 2] = right * SPACING, down * SPACING, normal
+        matrix[:3, 3] = normal * position - (right + down) * SPACING * (size - 1) / 2
+    affines = Affine(matrices)
     row, col = np.indices((size, size))
     grid = np.stack([col, row, np.zeros_like(col), np.ones_like(col)], -1)
-    pixels = np.stack([value((grid @ affine.T)[..., :3]) for affine in affines]).astype(np.float32)
+    pixels = np.stack([value((grid @ matrix.T)[..., :3]) for matrix in matrices]).astype(np.float32)
     numbers = np.arange(1, len(positions) + 1)
     return Volume(pixels, affines, affines, numbers, plane, kind, "s", series_id)
 

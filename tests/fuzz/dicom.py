@@ -51,7 +51,7 @@ def read_one(folder: Path, content: bytes, neighbour: bytes) -> tuple[list[str],
         if problem.what == "internal-error":
             return codes, f"unforeseen {problem.detail}"
     for volume in reading.volumes:
-        sound = np.isfinite(volume.affines).all() and np.isfinite(volume.pixels).all()
+        sound = np.isfinite(volume.affines.matrix).all() and np.isfinite(volume.pixels).all()
         if not sound or np.any(volume.slice_steps_mm < 0):
             return codes, "a volume that is not finite or not sorted"
     return codes, None

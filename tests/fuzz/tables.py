@@ -28,7 +28,7 @@ from pipeline.landmarks.errors import COMPARED, store_errors
 from pipeline.scoring.evidence import GRADINGS, read_gradings
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
 from pipeline.severity.data import _read_points
-from pipeline.severity.jitter import fitted_jitter
+from pipeline.severity.jitter import fit_jitter
 from pipeline.severity.settings import JitterSettings
 from pipeline.submission import read_submission
 from pipeline.tables import TableError
@@ -236,7 +236,7 @@ def _read_all(scene: Scene) -> tuple[list[str], str | None]:
         "points": lambda: _read_points([tables / "points.csv"]),
         "oof": lambda: read_oof(tables / "oof.csv"),
         "errors": lambda: store_errors(tables / "errors.csv", out / "set"),
-        "jitter": lambda: [fitted_jitter(JitterSettings(), tables / "landmark_errors.json", f) for f in Family],
+        "jitter": lambda: [fit_jitter(JitterSettings(), tables / "landmark_errors.json", f) for f in Family],
     }.items():
         try:
             read()

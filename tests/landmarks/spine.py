@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, SeriesKind
 from pipeline.landmarks.model import PointModelSettings, map_grid
-from pipeline.volumes import Plane, StudyVolumes, Volume
+from pipeline.volumes import Affine, Plane, StudyVolumes, Volume
+from tests.volumes.oracle import at
 
 X, Y, Z = np.eye(3)
 DIRECTIONS = {Plane.SAGITTAL: (Y, -Z, X), Plane.AXIAL: (X, Y, -Z)}
@@ -71,13 +72,14 @@ def stack(
     right, down, through = directions or DIRECTIONS[plane]
     row_mm, col_mm = np.broadcast_to(spacing_mm, 2)
     rows, cols = shape
-    affines = np.tile(np.eye(4), (len(centres), 1, 1))
-    affines[:, :3, 0], affines[:, :3, 1], affines[:, :3, 2] = right * col_mm, down * row_mm, through
-    affines[:, :3, 3] = np.asarray(centres) - right * col_mm * (cols - 1) / 2 - down * row_mm * (rows - 1) / 2
-    source, numbers = affines.copy(), np.arange(1, len(centres) + 1)
+    matrices = np.tile(np.eye(4), (len(centres), 1, 1))
+    matrices[:, :3, 0], matrices[:, :3, 1], matrices[:, :3, 2] = right * col_mm, down * row_mm, through
+    matrices[:, :3, 3] = np.asarray(centres) - right * col_mm * (cols - 1) / 2 - down * row_mm * (rows - 1) / 2
+    affines = source = Affine(matrices)
+    numbers = np.arange(1, len(centres) + 1)
     if mirrored:
         flip = np.array([[-1.0, 0, 0, cols - 1], [0, -1, 0, rows - 1], [0, 0, 1, 0], [0, 0, 0, 1]])
-        source, numbers = affines @ flip, numbers[::-1].copy()
+        source, numbers = affines @ Affine(flip), numbers[::-1].copy()
     pixels = np.zeros((len(centres), rows, cols), np.float32)
     return Volume(pixels, affines, source, numbers, plane, kind, "77", series_id)
 
@@ -85,7 +87,7 @@ def stack(
 def places(volume: Volume) -> np.ndarray:
     """(S, R, C, 3) patient mm of every pixel."""
     index, row, col = (grid.ravel() for grid in np.indices(volume.shape))
-    return volume.to_patient(index, col, row).reshape(*volume.shape, 3)
+    return at(volume, index, col, row).reshape(*volume.shape, 3)
 
 
 def draw(volume: Volume, points: np.ndarray, greys: np.ndarray, reach_mm: float, side_mm: float = 8.0) -> Volume:

@@ -13,6 +13,7 @@ from pipeline.landmarks.predict import LandmarkPredictor
 from pipeline.weights.manifest import Manifest
 from tests.landmarks.spine import axial, axial_net, sagittal, sagittal_net, study, truth
 from tests.landmarks.test_examples import marked, table
+from tests.volumes.oracle import at
 
 T1, T2 = SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2
 
@@ -31,7 +32,7 @@ def case():
     for volume, index, cell, point in marks:
         i = CELL_INDEX[cell]
         col, row, _ = volume.to_pixel(point[None], np.array([index]))
-        points[i] = volume.to_patient(np.array([index]), col, row)[0]
+        points[i] = at(volume, np.array([index]), col, row)[0]
         numbers[i] = volume.instance_numbers[index]
     return volumes, coordinates, replace(landmarks, points_mm=points, instance_number=numbers)
 

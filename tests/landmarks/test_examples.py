@@ -76,7 +76,7 @@ def test_a_point_is_a_full_target_on_its_own_slice(spine):
         index = int(t2.nearest_slice(truth()[[level]])[0])
         assert targets.point_weight[index, level] == 1
         assert targets.visible[index, level] == targets.visible_weight[index, level] == 1
-        back = canvases.to_patient(np.array([index]), targets.points[[index], level])[0]
+        back = canvases.affines[index] @ (*targets.points[index, level], 0)
         assert back[1:] == pytest.approx(CANAL[level, 1:], abs=1e-3)
 
 
@@ -109,12 +109,11 @@ def test_a_point_of_another_series_is_shown_by_the_slices_at_its_place(spine):
     marks = points[points["condition"] == Condition.CANAL.value]
     for row in marks.itertuples():
         level = LEVELS.index(row.level)
-        point = np.array([[row.x_mm, row.y_mm, row.z_mm]])
         apart = np.abs(canvases.volume.centres_mm[:, 0] - row.x_mm)
         assert ((targets.visible[:, level] == 1) == (apart <= SETTINGS.marked_mm)).all()
         index = int(apart.argmin())
-        place, _ = canvases.to_canvas(np.array([index]), point)
-        assert targets.points[index, level] == pytest.approx(place[0], abs=1e-3)
+        place = canvases.affines[index].inverse @ (row.x_mm, row.y_mm, row.z_mm)
+        assert targets.points[index, level] == pytest.approx(place[:2], abs=1e-3)
 
 
 def test_sides_share_a_channel_and_each_slice_has_its_nearer_side(spine):
@@ -129,7 +128,7 @@ def test_sides_share_a_channel_and_each_slice_has_its_nearer_side(spine):
     assert slices[0] > slices[1]  # left is at larger x, whatever the instance numbers say
     for index, point in zip(slices, (left, right), strict=True):
         assert targets.visible[index, channel] == 1
-        back = canvases.to_patient(np.array([index]), targets.points[[index], channel])[0]
+        back = canvases.affines[index] @ (*targets.points[index, channel], 0)
         assert back[1:] == pytest.approx(point[1:], abs=1e-3)
     assert targets.visible[:, channel].sum() == 2
 
@@ -241,8 +240,8 @@ def test_a_slice_between_the_sides_belongs_to_the_nearer(spine):
     for index in range(len(canvases.images)):
         apart = (marks["x_mm"] - t1.centres_mm[index, 0]).abs()
         row = marks.loc[apart.idxmin()]
-        place, _ = canvases.to_canvas(np.array([index]), np.array([[row["x_mm"], row["y_mm"], row["z_mm"]]]))
-        assert targets.points[index, channel] == pytest.approx(place[0], abs=1e-3)
+        place = canvases.affines[index].inverse @ (row["x_mm"], row["y_mm"], row["z_mm"])
+        assert targets.points[index, channel] == pytest.approx(place[:2], abs=1e-3)
     assert abs(HEIGHTS[level] - marks["z_mm"].mean()) < 5
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind
-from pipeline.landmarks.labelled import APART, ORDER, OUTSIDE, SIDES, labelled_points, mislabelled
+from pipeline.landmarks.labelled import APART, ORDER, OUTSIDE, SIDES, find_mislabelled, labelled_points
 from tests.landmarks.spine import axial, sagittal, study, truth
 from tests.landmarks.test_examples import marked, table
 
@@ -28,7 +28,7 @@ def doubts(case, change):
     coordinates = coordinates.copy()
     change(coordinates)
     points = labelled_points(volumes, coordinates)
-    reasons = mislabelled(volumes, points)
+    reasons = find_mislabelled(volumes, points)
     cells = [(condition, level) for condition, level in zip(points["condition"], points["level"], strict=True)]
     return {cell: reason for cell, reason in zip(cells, reasons, strict=True) if reason}
 
@@ -114,4 +114,4 @@ def test_exchanged_x_and_y_are_noticed_where_they_leave_the_image_or_the_order(c
 
 def test_no_labels_no_doubts(case):
     volumes, coordinates = case
-    assert not len(mislabelled(volumes, labelled_points(volumes, coordinates[:0])))
+    assert not len(find_mislabelled(volumes, labelled_points(volumes, coordinates[:0])))

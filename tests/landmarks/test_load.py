@@ -15,7 +15,7 @@ from pipeline.labels import SeriesKind
 from pipeline.landmarks.load import load_point_net, load_predictor, make_predictor
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.store import store_run
-from pipeline.landmarks.train import LandmarkTrainSettings
+from pipeline.landmarks.task import LandmarkTrainSettings
 from pipeline.weights.manifest import Manifest, WeightsError
 from pipeline.weights.seen import seen_studies, write_seen
 from tests.landmarks.spine import sagittal, study
@@ -182,13 +182,6 @@ def test_a_network_that_has_seen_the_study_is_passed_over(weights):
     assert load_predictor(weights, unseen="2").axial is None
     assert load_predictor(weights, unseen="4").axial is not None
     assert network_of(load_predictor(weights, unseen="4"), weights) == "landmarks-0"
-
-
-def test_only_the_named_members_are_used(weights):
-    named = load_predictor(weights, ("landmarks-1",), "cpu")
-    assert network_of(named, weights) == "landmarks-1"
-    assert named.axial is None
-    assert load_predictor(weights, ("landmarks-1",), unseen="3").sagittal is None
 
 
 def test_a_damaged_file_is_refused(weights, tmp_path):

@@ -7,10 +7,13 @@ import pytest
 
 from pipeline.labels import LEVELS, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks
-from pipeline.landmarks.overlay import LEVEL_COLOURS, slice_picture, study_picture
+from pipeline.landmarks.overlay import LEVEL_COLOURS, SIDE_PX, slice_picture, study_picture
 from pipeline.volumes import Plane
 from tests.landmarks.spine import stack, study
+from tests.volumes.oracle import at
 
+SCALE = SIDE_PX / 200
+"""Screen pixels a mm: the slices are 200 mm high."""
 GREEN = (0, 220, 0)
 
 
@@ -27,28 +30,28 @@ def centre_of(picture, colour):
 
 
 def test_a_point_is_drawn_where_its_pixel_is(volume):
-    point = volume.to_patient(np.array([1]), np.array([20.0]), np.array([70.0]))
-    picture = slice_picture(volume, 1, [(point, GREEN)], side_px=400)
-    assert picture.shape == (400, 400, 3)
+    point = at(volume, np.array([1]), np.array([20.0]), np.array([70.0]))
+    picture = slice_picture(volume, 1, [(point, GREEN)])
+    assert picture.shape == (SIDE_PX, SIDE_PX, 3)
     assert picture.dtype == np.uint8
     x, y = centre_of(picture, GREEN)
-    assert (x, y) == pytest.approx((20.5 * 2, 70.5 * 4), abs=1)  # 200 mm high: 2 screen pixels a mm
+    assert (x, y) == pytest.approx((20.5 * SCALE, 141 * SCALE), abs=1)
 
 
 def test_a_point_is_drawn_over_the_brightest_pixel_of_the_slice(volume):
     pixels = volume.pixels.copy()
     pixels[:, 30:34, 50:54] = 100.0
     bright = replace(volume, pixels=pixels)
-    point = bright.to_patient(np.array([0]), np.array([51.5]), np.array([31.5]))
-    picture = slice_picture(bright, 0, [], side_px=400)
+    point = at(bright, np.array([0]), np.array([51.5]), np.array([31.5]))
+    picture = slice_picture(bright, 0, [])
     x, y = centre_of(picture, (255, 255, 255))
-    assert (x, y) == pytest.approx(centre_of(slice_picture(bright, 0, [(point, GREEN)], side_px=400), GREEN), abs=1.5)
+    assert (x, y) == pytest.approx(centre_of(slice_picture(bright, 0, [(point, GREEN)]), GREEN), abs=1.5)
 
 
 def test_points_beside_the_slice_are_projected_on_it(volume):
-    point = volume.to_patient(np.array([1]), np.array([20.0]), np.array([70.0])) + 30 * volume.normal
-    picture = slice_picture(volume, 1, [(point, GREEN)], side_px=400)
-    assert centre_of(picture, GREEN) == pytest.approx((41, 282), abs=1)
+    point = at(volume, np.array([1]), np.array([20.0]), np.array([70.0])) + 30 * volume.normal
+    picture = slice_picture(volume, 1, [(point, GREEN)])
+    assert centre_of(picture, GREEN) == pytest.approx((20.5 * SCALE, 141 * SCALE), abs=1)
 
 
 def test_no_points_and_points_outside_leave_the_picture_alone(volume):
@@ -65,25 +68,25 @@ def landmarks_on(volume, marks):
     points, numbers = empty.points_mm.copy(), empty.instance_number.copy()
     series = list(empty.series_id)
     for level, (index, col, row) in marks.items():
-        points[level] = volume.to_patient(np.array([index]), np.array([col]), np.array([row]))[0]
+        points[level] = at(volume, np.array([index]), np.array([col]), np.array([row]))[0]
         numbers[level], series[level] = volume.instance_numbers[index], volume.series_id
     return replace(empty, points_mm=points, instance_number=numbers, series_id=tuple(series))
 
 
 def test_a_study_shows_each_slice_that_holds_a_point(volume):
     landmarks = landmarks_on(volume, {0: (0, 20.0, 20.0), 1: (2, 30.0, 40.0), 2: (2, 40.0, 60.0)})
-    picture = study_picture(study(volume), landmarks, side_px=200, columns=2)
-    assert picture.shape == (200, 400, 3)
-    first, second = picture[:, :200], picture[:, 200:]
-    assert centre_of(first, LEVEL_COLOURS[0]) == pytest.approx((20.5, 41), abs=1.5)
+    picture = study_picture(study(volume), landmarks)
+    assert picture.shape == (SIDE_PX, 6 * SIDE_PX, 3)
+    first, second = picture[:, :SIDE_PX], picture[:, SIDE_PX : 2 * SIDE_PX]
+    assert centre_of(first, LEVEL_COLOURS[0]) == pytest.approx((20.5 * SCALE, 41 * SCALE), abs=1.5)
     assert not (second == LEVEL_COLOURS[0]).all(axis=-1).any()
-    assert centre_of(second, LEVEL_COLOURS[1]) == pytest.approx((30.5, 81), abs=1.5)
-    assert centre_of(second, LEVEL_COLOURS[2]) == pytest.approx((40.5, 121), abs=1.5)
+    assert centre_of(second, LEVEL_COLOURS[1]) == pytest.approx((30.5 * SCALE, 81 * SCALE), abs=1.5)
+    assert centre_of(second, LEVEL_COLOURS[2]) == pytest.approx((40.5 * SCALE, 121 * SCALE), abs=1.5)
 
 
 def test_a_study_without_points_is_one_black_tile(volume):
-    picture = study_picture(study(volume), Landmarks.empty("77"), side_px=64)
-    assert picture.shape == (64, 64, 3)
+    picture = study_picture(study(volume), Landmarks.empty("77"))
+    assert picture.shape == (SIDE_PX, SIDE_PX, 3)
     assert picture.max() == 0
 
 

@@ -9,6 +9,7 @@ import pytest
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.landmarks import COLUMNS, Landmarks
 from pipeline.landmarks.predict import GUESSED, LandmarkPredictor, LandmarkSettings, _levels_from_stacks
+from pipeline.volumes import Affine
 from tests.landmarks.spine import HEIGHTS, axial, axial_net, sagittal, sagittal_net, study, truth
 
 T1, T2 = SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2
@@ -118,8 +119,9 @@ def test_one_axial_block_alone(predictor):
     """A single stack through all levels, as hospitals cut it that do not angle to the discs."""
     first = axial()[0]
     heights = np.arange(90.0, -90.0, -4.0)
-    affines = np.repeat(first.affines[:1], len(heights), axis=0)
-    affines[:, 2, 3] = heights
+    matrices = np.repeat(first.affines.matrix[:1], len(heights), axis=0)
+    matrices[:, 2, 3] = heights
+    affines = Affine(matrices)
     pixels = np.repeat(first.pixels[:1], len(heights), axis=0)
     numbers = np.arange(1, len(heights) + 1)
     block = replace(first, pixels=pixels, affines=affines, source_affines=affines, instance_numbers=numbers)

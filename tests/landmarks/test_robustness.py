@@ -133,7 +133,7 @@ def test_a_single_slice(predictor, volumes, truth):
     (volume, *_) = volumes.of_kind(T2)
     k = int(np.median(volume.nearest_slice(truth[CANAL][np.isfinite(truth[CANAL, 0])])))
     fields = ("pixels", "affines", "source_affines", "instance_numbers")
-    single = replace(volume, **{name: getattr(volume, name)[k : k + 1] for name in fields})
+    single = replace(volume, **{name: getattr(volume, name)[[k]] for name in fields})
     landmarks = predictor.predict(replace(volumes, volumes=(single,)))
     assert_right(landmarks, truth, CANAL)
     assert set(landmarks.instance_number[landmarks.found]) == {int(volume.instance_numbers[k])}

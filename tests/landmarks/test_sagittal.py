@@ -18,6 +18,7 @@ from pipeline.landmarks.sagittal import (
     run_network,
     sees_canal,
 )
+from pipeline.volumes import Affine
 from tests.landmarks.spine import CANAL, HEIGHTS, sagittal, sagittal_net, truth
 from tests.volumes.oracle import turned
 
@@ -72,9 +73,9 @@ def test_a_stack_that_is_tilted_has_its_foramina_on_the_same_slices(output, degr
     """The whole study turned about the anterior-posterior axis: the images are the same, and so is the answer."""
     turn = np.eye(4)
     turn[:3, :3] = turned(np.eye(3), np.array([0.0, 1.0, 0.0]), degrees)
-    canvases = replace(output.canvases, affines=turn @ output.canvases.affines)
-    middle = np.array([(canvases.images.shape[-1] - 1) / 2] * 2)
-    x_mm = canvases.to_patient(np.arange(len(output.x_mm)), np.repeat(middle[None], len(output.x_mm), axis=0))[:, 0]
+    canvases = replace(output.canvases, affines=Affine(turn) @ output.canvases.affines)
+    middle = (canvases.images.shape[-1] - 1) / 2
+    x_mm = (canvases.affines @ (middle, middle, 0))[:, 0]
     tilted = replace(output, canvases=canvases, x_mm=x_mm)
     upright = foraminal_points(output, CANAL[:, 0], DECODE)
     sides = foraminal_points(tilted, (CANAL @ turn[:3, :3].T)[:, 0], DECODE)
@@ -141,7 +142,7 @@ def test_points_outside_the_image_are_absent():
     assert np.isfinite(found.points_mm[:, 0]).tolist() == [True, True, True, False, False]
     assert (found.slice_index[3:] == -1).all()
     assert (found.confidence[3:] == 0).all()
-    below = short.canvases.to_patient(np.zeros(1, int), np.array([[96.0, 188.0]]))[0]
+    below = short.canvases.affines[0] @ (96, 188, 0)
     assert below[2] < HEIGHTS[3]  # there is room on the canvas
 
 

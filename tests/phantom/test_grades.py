@@ -13,12 +13,17 @@ from pipeline.phantom.grades import (
     CLASS_FREQUENCIES,
     NARROWING_BANDS,
     LabelSettings,
-    grade_of,
     noise_floor,
     sample_narrowing,
     written_grades,
 )
 from pipeline.scoring.metric import score_arrays
+
+
+def grade_of(narrowing: float) -> int:
+    """The grade (0, 1, 2) of a narrowing: thresholds lie in the middle of the margins between the bands."""
+    (_, low), (middle, high), (top, _) = NARROWING_BANDS
+    return int(narrowing > (low + middle) / 2) + int(narrowing > (high + top) / 2)
 
 
 @pytest.fixture(scope="module")

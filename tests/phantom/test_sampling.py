@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, Family, Side
 from pipeline.phantom.anatomy import VERTEBRAE
-from pipeline.phantom.grades import grade_of
 from pipeline.phantom.sampling import sample_anatomy
+from tests.phantom.test_grades import grade_of
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,7 @@ def test_gradings_are_read_by_study_and_level(tmp_path):
     ("rows", "message"),
     [
         ([("7", "L5/S1", 0, 1, 1, "bad")], r"row 2, column 'pfirrman_grade': found 'bad', expected a number"),
-        ([("7", "L5/S1", 0, 1, 1, 3)] * 2, r"row 3, column 'level': the level of this study stands there twice"),
+        ([("7", "L5/S1", 0, 1, 1, 3)] * 2, r"row 3, column 'level': listed a second time for this study"),
     ],
 )
 def test_bad_gradings_say_where(tmp_path, rows, message):

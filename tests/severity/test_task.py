@@ -19,10 +19,9 @@ from pipeline.severity.review import noisy_labels
 from pipeline.severity.settings import JitterSettings, NetworkSettings, SeveritySettings
 from pipeline.severity.task import SeverityTask
 from pipeline.severity.train import train_fold
-from pipeline.training.in_plane import InPlaneSettings
 from pipeline.training.ladder import LadderError
 from pipeline.training.sampling import Draw, SeededItems
-from pipeline.training.settings import LoopSettings
+from pipeline.weights.recipe import InPlaneSettings, LoopSettings
 
 VIEW = ViewSettings(SeriesKind.SAGITTAL_T1, size_mm=32, pixels=32, slices=3)
 MARGIN = Margin(2.0, 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.severity.settings import JitterSettings, MixSettings
-from pipeline.severity.windows import drop_slices, middle_window, mixed, random_window, slices_around
+from pipeline.severity.windows import drop_slices, middle_window, mix, random_window, slices_around
 
 STILL = JitterSettings(sd_mm=0, turn_degrees=0, scale=0)
 
@@ -70,7 +70,7 @@ def test_labels_are_mixed_as_the_pixels_are(kind):
     before = mixable()
     settings = MixSettings(kind, share=1.0, alpha=1.0)
     for seed in range(8):
-        batch = mixed(before, ["axial_t2"], settings, torch.Generator().manual_seed(seed))
+        batch = mix(before, ["axial_t2"], settings, torch.Generator().manual_seed(seed))
         share = batch["other_share"][:, None]
         expected = (1 - share) * batch["grade"] + share * batch["other_grade"]
         found = batch["pixels_axial_t2"].mean((1, 2, 3))[:, None]
@@ -82,11 +82,10 @@ def test_labels_are_mixed_as_the_pixels_are(kind):
 def test_nothing_is_mixed_where_it_is_not_asked_for_and_the_seed_decides():
     before = mixable()
     for settings in (MixSettings(), MixSettings("cutmix", share=0.0)):
-        assert mixed(before, ["axial_t2"], settings, torch.Generator().manual_seed(0)) is before
+        assert mix(before, ["axial_t2"], settings, torch.Generator().manual_seed(0)) is before
     always = MixSettings("cutmix", share=1.0)
     once, again, other = (
-        mixed(before, ["axial_t2"], always, torch.Generator().manual_seed(seed))["pixels_axial_t2"]
-        for seed in (1, 1, 2)
+        mix(before, ["axial_t2"], always, torch.Generator().manual_seed(seed))["pixels_axial_t2"] for seed in (1, 1, 2)
     )
     assert torch.equal(once, again)
     assert not torch.equal(once, other)

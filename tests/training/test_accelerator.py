@@ -1,13 +1,10 @@
 """Devices and precisions that cannot be are refused; memory errors are recognised."""
 
-import ast
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
 
-import pipeline.training
 from pipeline.config import ConfigError
 from pipeline.device import working_gpu
 from pipeline.training.accelerator import is_out_of_memory, move_optimizer, open_accelerator
@@ -67,12 +64,3 @@ def test_moving_an_optimizer_moves_its_moments():
     state = optimizer.state[parameter]
     assert (state["exp_avg"].device.type, state["exp_avg_sq"].device.type) == ("meta", "meta")
     assert state["step"].device.type == "cpu"
-
-
-@pytest.mark.parametrize("name", ["accelerator", "settings", "augment", "task", "sampling", "tracking", "schedule"])
-def test_predictions_need_no_accelerate(name):
-    source = (Path(pipeline.training.__file__).parent / f"{name}.py").read_text()
-    imported = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = [getattr(node, "module", None) or node.names[0].name for node in imported]
-    assert names
-    assert not any(module.startswith("accelerate") for module in names)

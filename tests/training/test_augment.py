@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.training.augment import NO_CHANGE, AugmentSettings, StackAugmentation, move_points
+from pipeline.training.augment import StackAugmentation, move_points
+from pipeline.weights.recipe import NO_CHANGE, AugmentSettings
 
 MOVING = dataclasses.replace(NO_CHANGE, rotation=25, scale=0.2, aspect=0.1, shear=0.1, shift=0.1)
 ROWS, COLS = 56, 80

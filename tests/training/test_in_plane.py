@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("albumentations")
 
-from pipeline.training.in_plane import InPlaneAugmentation, InPlaneSettings
+from pipeline.training.in_plane import InPlaneAugmentation
+from pipeline.weights.recipe import InPlaneSettings
 
 MOVING = InPlaneSettings(rotation=25, affine_share=1, holes_share=0, blur_share=0, gain_share=0, shift=0.1)
 ROWS, COLS = 60, 84

@@ -12,7 +12,8 @@ from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import Dataset
 
-from pipeline.training.loop import Batch, LoopSettings, Task
+from pipeline.training.task import Batch, Task
+from pipeline.weights.recipe import LoopSettings
 
 SETTINGS = LoopSettings(epochs=3, batch_size=8, learning_rate=0.01, device="cpu")
 

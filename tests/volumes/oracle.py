@@ -122,8 +122,14 @@ def codes(reading: SeriesReading | StudyVolumes) -> list[str]:
     return [problem.what for problem in reading.problems]
 
 
+def at(volume: Volume, index, col, row) -> np.ndarray:
+    """(N, 3) LPS mm of the pixels (N,) of slices (N,)."""
+    index, col, row = np.broadcast_arrays(np.atleast_1d(index), col, row)
+    return volume.affines[index] @ np.column_stack([col, row, np.zeros(len(index))])
+
+
 def assert_linear(volume: Volume, gradient: np.ndarray = SLANTED, tolerance: float = TOLERANCE) -> None:
     """Every pixel of the volume is the linear function of its place in the patient."""
     index, row, col = (grid.ravel() for grid in np.indices(volume.shape))
-    expected = (volume.to_patient(index, col, row) @ gradient).reshape(volume.shape)
+    expected = (at(volume, index, col, row) @ gradient).reshape(volume.shape)
     assert np.abs(volume.pixels - expected).max() <= tolerance

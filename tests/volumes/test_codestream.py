@@ -14,7 +14,7 @@ from pydicom.encaps import encapsulate, generate_frames
 
 from pipeline.volumes import decode as decode_module
 from pipeline.volumes import read_series
-from pipeline.volumes.codestream import Declared, declared, without_boxes
+from pipeline.volumes.codestream import Declared, read_declared, without_boxes
 from tests.volumes.attacks import J2KS, JPEGS, box, compressed, j2k, jp2, jpeg, sides
 from tests.volumes.oracle import codes, reference, stored_values, write_series
 from tests.volumes.syntaxes import LOSSLESS
@@ -33,7 +33,7 @@ from tests.volumes.syntaxes import LOSSLESS
 def test_what_pillow_writes(file_format, options):
     stream = io.BytesIO()
     Image.fromarray(np.zeros((130, 150), np.uint8)).save(stream, file_format, **options)
-    found = declared(without_boxes(stream.getvalue()))
+    found = read_declared(without_boxes(stream.getvalue()))
     assert found == Declared(130, 150, 1, 8, tiles=25 if "tile_size" in options else 1)
 
 
@@ -42,7 +42,7 @@ def test_what_other_libraries_write(tmp_path, syntax):
     path = write_series(tmp_path / "1", shape=(40, 64)) / "1.dcm"
     LOSSLESS[syntax](path)
     (stream,) = generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1)
-    assert declared(stream) == Declared(40, 64, 1, 16)
+    assert read_declared(stream) == Declared(40, 64, 1, 16)
 
 
 @pytest.mark.parametrize(
@@ -57,20 +57,20 @@ def test_what_other_libraries_write(tmp_path, syntax):
 def test_twenty_megabytes_of_nothing_before_the_pixels_take_no_time(stream):
     started = time.process_time()
     with pytest.raises(ValueError, match=r"does not come to its pixels|without a whole codestream"):
-        declared(without_boxes(stream))
+        read_declared(without_boxes(stream))
     assert time.process_time() - started < 0.5
 
 
 def test_colour():
     stream = io.BytesIO()
     Image.fromarray(np.zeros((30, 50, 3), np.uint8)).save(stream, "JPEG")
-    assert declared(stream.getvalue()) == Declared(30, 50, 3, 8)
+    assert read_declared(stream.getvalue()) == Declared(30, 50, 3, 8)
 
 
 @pytest.mark.parametrize("stream", [b"", b"\xff\xd8\xff", jpeg()[:150], j2k()[:40], b"GIF89a" + bytes(100)])
 def test_streams_that_show_nothing(stream):
     with pytest.raises(ValueError, match=r"shows? .*size"):
-        declared(stream)
+        read_declared(stream)
 
 
 def refused(folder, syntax, side, bits, stream, monkeypatch):

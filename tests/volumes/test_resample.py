@@ -15,6 +15,7 @@ from tests.volumes.oracle import (
     Y,
     Z,
     assert_linear,
+    at,
     positions,
     reference,
     turned,
@@ -46,7 +47,7 @@ def test_in_plane_resampling_is_exact(tmp_path, axes, spacing):
 def test_resampled_points_still_map_to_the_files_pixels(tmp_path):
     volume = make(tmp_path / "1", turned(SAGITTAL, Z, 9))
     result = resample_in_plane(volume, 1.1)
-    point = result.to_patient(np.array([2]), np.array([4.0]), np.array([7.0]))
+    point = at(result, np.array([2]), np.array([4.0]), np.array([7.0]))
     assert np.allclose(result.to_source_pixel(point, np.array([2])), volume.to_source_pixel(point, np.array([2])))
     assert np.array_equal(result.instance_numbers, volume.instance_numbers)
 
@@ -86,14 +87,14 @@ def test_patch_is_projected_onto_the_slice(tmp_path, seed):
     assert patch.dtype == np.float32
     rows, cols = np.indices(size)
     points = centre + right * ((cols - 6.5) * spacing)[..., None] + down * ((rows - 4.0) * spacing)[..., None]
-    normal = volume.affines[1, :3, 2]
+    normal = volume.affines[1].normal
     projected = points - ((points - volume.centres_mm[1]) @ normal)[..., None] * normal
     assert np.abs(patch - projected @ SLANTED).max() <= TOLERANCE
 
 
 def test_patch_beyond_the_slice_is_fill_and_never_repeated_pixels(tmp_path):
     volume = make(tmp_path / "1", spacing=(1.0, 1.0))
-    corner = volume.to_patient(np.array([0]), np.array([0.0]), np.array([0.0]))[0]
+    corner = at(volume, np.array([0]), np.array([0.0]), np.array([0.0]))[0]
     patch = sample_patch(volume, 0, corner, Y, -Z, (5, 5), 0.4)
     assert np.isfinite(patch[2:, 2:]).all()
     assert np.isnan(patch[:2]).all()

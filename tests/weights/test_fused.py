@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from pipeline.weights.backbones import create_backbone
-from pipeline.weights.fused import fused
+from pipeline.weights.fused import fuse
 
 
 def _settled(model: nn.Module) -> nn.Module:
@@ -24,7 +24,7 @@ def _norms(model: nn.Module) -> int:
 def test_a_fused_network_gives_the_same_output_with_fewer_layers():
     model = _settled(create_backbone("mobilenetv2_035", "random", in_chans=1))
     example = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    result = fused(model, example)
+    result = fuse(model, example)
     assert _norms(model) > 0
     assert _norms(result) == 0
     other = torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(2))
@@ -46,4 +46,4 @@ class _ReadInAnotherOrder(nn.Module):
 
 def test_a_network_that_fusing_would_change_is_left_alone():
     model = _settled(_ReadInAnotherOrder())
-    assert fused(model, torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))) is model
+    assert fuse(model, torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))) is model

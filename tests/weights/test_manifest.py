@@ -39,6 +39,15 @@ def test_a_member_of_the_same_name_is_replaced(manifest):
     assert changed.members[0].read(changed.folder) == b"better network"
 
 
+def test_a_set_that_names_the_family_beside_the_task_is_read(manifest):
+    add(manifest)
+    path = manifest.folder / "manifest.json"
+    content = json.loads(path.read_text())
+    content["members"][0]["family"] = "canal"
+    path.write_text(json.dumps(content))
+    assert Manifest.load(manifest.folder).members[0].name == "a"
+
+
 @pytest.mark.parametrize("damage", [b"netw0rk", b"net", None])
 def test_a_file_that_is_not_what_was_recorded_is_refused(manifest, damage):
     changed = add(manifest)

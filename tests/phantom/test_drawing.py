@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.phantom.canvas import Canvas
+from pipeline.phantom.drawing import Canvas
 from pipeline.phantom.sampling import sample_anatomy
 
 _ANATOMY = sample_anatomy(np.random.default_rng(6))

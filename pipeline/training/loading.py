@@ -1,0 +1,59 @@
+"""The batches of an epoch, loaded by processes of their own or by the one that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from pipeline.parallel import why_no_workers
+from pipeline.training.sampling import BatchOrder, SeededItems
+from pipeline.training.task import Batch, Task
+
+
+class Loading:
+    """Where the batches of a run come from.
+
+    Args:
+        task: whose items are loaded.
+        order: of the items.
+        workers: loading processes; 0 loads in this one.
+        pinned: whether what they load is copied to a GPU.
+        say: takes a line for the log.
+    """
+
+    def __init__(
+        self, task: Task, order: BatchOrder, workers: int, *, pinned: bool, say: Callable[[str], None]
+    ) -> None:
+        self.task, self.order, self.pinned, self.say = task, order, pinned, say
+        if workers and (why := why_no_workers()):
+            say(f"no loading processes, so this one loads: {why}")
+            workers = 0
+        self.loader = self._open(workers)
+
+    def _open(self, workers: int) -> DataLoader[Any]:
+        return DataLoader(
+            SeededItems(self.task.train_set),
+            batch_sampler=self.order,
+            collate_fn=self.task.collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.pinned and workers > 0,
+        )
+
+    def batches(self, epoch: int, step: int) -> Iterator[Batch]:
+        """The batches of an epoch from ``step`` on; where loading processes fail, the rest of them from this one."""
+        self.order.place(epoch, step)
+        try:
+            for batch in self.loader:
+                yield batch
+                step += 1
+        except (RuntimeError, OSError) as error:
+            if not self.loader.num_workers:
+                raise
+            reason = str(error).strip().splitlines()[-1]
+            self.say(f"loading processes failed, so this one loads ({reason}); has /dev/shm enough room?")
+            self.loader = self._open(0)
+            self.order.place(epoch, step)
+            yield from self.loader
