@@ -77,7 +77,7 @@ def _folds(competitions: Sequence[Competition], labels: pd.DataFrame, split: Pat
         folds = read_folds(split)
     missing = labels.index.difference(folds.index)
     if len(missing):
-        text = f"no fold for study {missing[0]} and {len(missing) - 1} more; write a line for each"
+        text = f"no fold for {len(missing)} studies, the first is {missing[0]}; write a line for each"
         raise TableError(split or "folds", None, None, text)
     return folds.loc[labels.index]
 
