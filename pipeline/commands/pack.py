@@ -80,7 +80,7 @@ def packed_run(text: str) -> PackedRun:
     named = name.isascii() and name.isidentifier() if dot else True
     if not equals or not colon or task not in TASKS or not named or fold not in ("none", *map(str, range(FOLDS))):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not TASK[.NAME]:FOLD=RUN with a task of {', '.join(TASKS)} "
+            f"{text} is not TASK[.NAME]:FOLD=RUN with a task of {', '.join(TASKS)}, a name of letters, digits and _, "
             f"and a fold of 0 to {FOLDS - 1} or none"
         )
     return PackedRun(task, name, None if fold == "none" else int(fold), Path(run))
