@@ -94,6 +94,18 @@ def test_only_t1(predictor):
     assert any("from sagittal T1" in note for note in landmarks.notes)
 
 
+@pytest.mark.parametrize("below", [0.0, -4.0])
+def test_where_nothing_shows_the_canal_axial_slices_are_chosen_by_the_foramina(below):
+    """The lateral slices of a T1 series, as in a folder that keeps only what an annotator marked."""
+    lateral = sagittal(T1, "1", x_mm=np.array([-21.0, -17.0, -13.0, -9.0, 17.0, 21.0, 25.0, 29.0]))
+    settings = LandmarkSettings(below_foramina_mm=below)
+    landmarks = LandmarkPredictor(sagittal_net(), axial_net(), settings=settings).predict(study(lateral, *axial("9")))
+    assert not landmarks.found[CANAL].any()
+    foramina = (landmarks.points_mm[5:10] + landmarks.points_mm[10:15]) / 2
+    recesses = (landmarks.points_mm[15:20] + landmarks.points_mm[20:25]) / 2
+    assert foramina[:, 2] - recesses[:, 2] == pytest.approx(below, abs=2.0), "half a slice and the tilt of the spine"
+
+
 def test_only_t2(predictor):
     landmarks = predictor.predict(study(sagittal(T2, "2")))
     assert_near(landmarks, slice(0, 15))
