@@ -121,3 +121,17 @@ class Schedule:
         if deadline is None:
             return None
         return deadline - min(WORKER_SECONDS * max(slowness, 1.0), 0.1 * (deadline - self.started))
+
+
+class StageClock:
+    """Adds up the seconds of each stage of a study; ``seconds`` are those of earlier rounds."""
+
+    def __init__(self, seconds: dict[str, float] | None = None) -> None:
+        self.seconds = seconds or {}
+        self._last = time.monotonic()
+
+    def lap(self, stage: str) -> None:
+        """Count the time since the last lap as the stage's."""
+        now = time.monotonic()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 4)
+        self._last = now

@@ -22,6 +22,7 @@ from pipeline.cubes.kept import load_cubes, save_cubes
 from pipeline.device import limit_threads
 from pipeline.labels import CELLS, GRADES, NEEDED, Family, SeriesKind
 from pipeline.run.alarm import StudyTimeout, alarm
+from pipeline.run.pace import StageClock
 from pipeline.run.result import Reason, Source, StudyResult, fall_back
 from pipeline.run.task import Grader, StudyNetworks, StudyTask, Workbench
 from pipeline.run.work import work_device
@@ -99,7 +100,7 @@ def _grade(
         return StudyResult.fallen_back(task.study.study_id, Reason.STUDY_ABSENT)
     limit_threads(bench.threads)
     networks = bench.networks
-    clock = _Clock() if previous is None else _Clock(dict(previous.seconds))
+    clock = StageClock() if previous is None else StageClock(dict(previous.seconds))
     device = work_device(bench.device, bench.work, bench.run) if networks is not None else ""
     done = () if previous is None else previous.done
     graders = [grader for grader in task.graders if grader.name not in done]
@@ -132,7 +133,7 @@ def _look(
     bench: Workbench,
     wanted: Sequence[str],
     device: str,
-    clock: _Clock,
+    clock: StageClock,
     watch: Callable[[float], None],
 ) -> tuple[_Findings, Cubes | None]:
     """Stages one to three: read, find the points, cut; no cubes where no network may find points."""
@@ -158,7 +159,7 @@ def _ask(
     cubes: Cubes,
     device: str,
     threads: int,
-    clock: _Clock,
+    clock: StageClock,
 ) -> _Answers:
     """Stage four: every grader that would be done before the deadline."""
     answers = _Answers()
@@ -186,7 +187,7 @@ def _result(
     networks: StudyNetworks | None,
     findings: _Findings,
     answers: _Answers,
-    clock: _Clock,
+    clock: StageClock,
     device: str,
     previous: StudyResult | None,
 ) -> StudyResult:
@@ -310,16 +311,3 @@ def _seconds_left(task: StudyTask) -> float:
         return task.seconds
     # A little beyond the deadline: between two networks the study ends by itself and keeps what it has.
     return max(min(task.seconds, task.deadline - time.monotonic() + GRACE_SECONDS), 0.05)
-
-
-class _Clock:
-    """Adds up the seconds of each stage."""
-
-    def __init__(self, seconds: dict[str, float] | None = None) -> None:
-        self.seconds = seconds or {}
-        self._last = time.monotonic()
-
-    def lap(self, stage: str) -> None:
-        now = time.monotonic()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 4)
-        self._last = now
