@@ -92,7 +92,7 @@ def test_mutated_work_folders_do_no_harm(tmp_path):
 @pytest.mark.parametrize(
     ("name", "instead", "found"),
     [
-        ("_files", lambda series: 0, "the table is off by"),
+        ("file_states", lambda folder: 0, "the table is off by"),
         ("STALE", re.compile(".*"), "a stranger's file was changed"),
     ],
 )
