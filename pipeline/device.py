@@ -30,6 +30,8 @@ def limit_threads(threads: int) -> None:
     """Hold every library of this process to ``threads``; several workers would otherwise fight for the same cores."""
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
+    # scipy's OpenBLAS spins for ever where it finds no memory at its start, so it starts before torch takes its share.
+    import scipy.special  # noqa: F401
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
