@@ -56,7 +56,7 @@ ENVIRONMENTS: dict[str, Environment] = {
     "no temporary folder": Environment("TMPDIR=/proc/none ./run"),
     "LC_ALL=C": Environment("LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 ./run"),
     "another user's files": Environment(
-        "cp -r $DATA theirs; chown -R 65534 theirs; chmod 600 theirs/test_images/*/*/1.dcm; "
+        "cp -r $DATA theirs; chmod 755 theirs; chown -R 65534 theirs; chmod 600 theirs/test_images/*/*/1.dcm; "
         "DATA=$PWD/theirs setpriv --bounding-set=-dac_override,-dac_read_search ./run"
     ),
     "another user's folder": Environment(
