@@ -30,8 +30,6 @@ def limit_threads(threads: int) -> None:
     """Hold every library of this process to ``threads``; several workers would otherwise fight for the same cores."""
     for name in THREAD_VARIABLES:
         os.environ[name] = str(threads)
-    # scipy's OpenBLAS spins for ever where it finds no memory at its start, so it starts before torch takes its share.
-    import scipy.special  # noqa: F401
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
@@ -47,13 +45,20 @@ def limit_threads(threads: int) -> None:
 @functools.cache
 def limit_torch_threads(threads: int) -> None:
     """The same for torch; apart, because importing it takes seconds that a run without networks need not spend."""
+    _start_blas()
     import torch
 
     torch.set_num_threads(threads)
 
 
+def _start_blas() -> None:
+    """Before torch takes its share of memory: scipy's OpenBLAS spins for ever where it finds none at its start."""
+    import scipy.special  # noqa: F401
+
+
 def usable_gpus() -> list[int]:
     """The GPUs that carry out a convolution."""
+    _start_blas()
     import torch
 
     usable = []
