@@ -6,7 +6,7 @@ Run by hand, on an idle machine, as it takes about two minutes::
 
 Ours is everything that one worker of ``submit.py`` does, from DICOM files to 25 rows, with the default weights, in a
 process of its own so that its peak memory can be read. Theirs is a forward pass alone, with random weights, which
-changes no time: no reading, no localiser, one network of one fold, where ours are the five folds of several recipes. They
+changes no time: no reading, no localiser, one network of one fold, where ours are the folds of several recipes. They
 see five slices of each of the 25 cells, once in our cubes' size, for comparison, and once in a size that was published
 with them, which ours have to stay below.
 """
