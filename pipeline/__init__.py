@@ -1,4 +1,4 @@
-"""Automatic grading of lumbar spine MRI. The packages in the order in which the data meets them:
+"""Automatic grading of lumbar spine MRI. The modules and packages, roughly in the order in which the data meets them:
 
 ``labels`` is the vocabulary, ``config``, ``files``, ``device`` and ``pictures`` are what every package may use.
 ``tables`` and ``competition`` read the competition's folder, ``weights`` a set of networks, ``submission`` the table.
@@ -7,7 +7,8 @@
 through the stages, ``commands`` are what a person calls. ``phantom`` makes synthetic studies, ``training`` trains the
 networks of stages two and four on ``folds``, ``scoring`` measures what they say.
 
-An import goes from a later package to an earlier one and never back; ``lint-imports`` (pyproject.toml) keeps that.
+The order of imports, from what is used to what uses it, stands in pyproject.toml, and ``lint-imports`` keeps it: by it
+``training`` and ``scoring`` lie below ``volumes``, because weights carry settings of the one and fits use the other.
 """
 
 __version__ = "0.1.0"

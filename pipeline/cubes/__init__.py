@@ -1,4 +1,4 @@
-"""Stage three: volumes and landmarks become one cube per condition and level, in the level's own frame.
+"""Stage three: volumes and landmarks become one cube per cell and view, in the level's own frame.
 
 A cube is a short row of in-plane windows around the level's point, one a slice: slices stay slices, nothing is
 interpolated between them. Right sides come out as mirror images of left ones, so that one network sees both.

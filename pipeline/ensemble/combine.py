@@ -37,7 +37,7 @@ class EnsembleFit:
     Attributes:
         average: logits (a geometric mean) or probabilities.
         recipes: weight of each recipe, that is of all folds of one kind of network together; a recipe that is not
-            named counts 1, one with 0 is not used.
+            named counts as the mean of those of its task, or 1; one with 0 is not used.
         calibration: by family; a family that is not named is left as it is.
         context: whether there is a study-context model.
         trust: by family, how far the context model moves cells that have a prediction of their own, from 0 (not at

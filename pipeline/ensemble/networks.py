@@ -2,7 +2,7 @@
 
 All networks compute in float32, on a GPU too: that half precision gives the same grades there was never measured.
 
-Stages two to four are imported when the weights have a network for them, so a run without weights needs no torch.
+Stages two and four are imported when the weights have a network for them, so a run without weights needs no torch.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class Networks:
         torch.cuda.empty_cache()
 
     def combine(self, predictions: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Blend the members' log probabilities, calibrate, and let the study's own cells fill what is missing.
+        """Blend the members' log probabilities, calibrate, and let the study's cells correct and complete each other.
 
         Returns:
             (25, 3) probabilities, NaN in rows that nothing reaches, and (25,) bool: the row comes from context alone.

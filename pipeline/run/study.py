@@ -1,7 +1,8 @@
 """One study from DICOM to 25 grades: the only place where the four stages meet.
 
-Runs inside a worker process. Whatever a stage raises ends in a result with a reason: a study never stops the run, and
-a network never stops the study. Stages that the weights have no network for are not imported.
+Runs in a worker process, or in the main one where a single worker is enough. Whatever a stage raises ends in a result
+with a reason: a study never stops the run, and a network never stops the study. torch is imported only where the
+weights have a network.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class _Answers:
 def _grade(
     task: StudyTask, bench: Workbench, previous: StudyResult | None, cubes_at: Path, watch: Callable[[float], None]
 ) -> StudyResult:
-    """Stages one to four, one and two only where no earlier round has kept the cubes."""
+    """Stages one to four; one to three only where no earlier round has kept the cubes."""
     if not task.study.series:
         return StudyResult.fallen_back(task.study.study_id, Reason.STUDY_ABSENT)
     limit_threads(bench.threads)

@@ -29,7 +29,7 @@ class StudyNetworks(Protocol):
 
     @property
     def manifest(self) -> Manifest:
-        """Of the weights, without what cannot be used."""
+        """Of the weights, without files that cannot be used; of its members, :attr:`members` are those that can."""
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -1,1 +1,1 @@
-"""What the two trained stages share: the loop, sampling, augmentation, backbones and tracking."""
+"""What the two trained stages share: the loop, sampling, augmentation and tracking."""

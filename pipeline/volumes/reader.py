@@ -1,6 +1,7 @@
 """Series folders to volumes. Whatever a folder holds, the answer is volumes and problems, never an exception.
 
-Sorting is by position along the slice normal, never by name or InstanceNumber; one series may hold several stacks.
+Sorting is by position along the slice normal, by instance number only where the header gives no position; one series
+may hold several stacks.
 """
 
 from __future__ import annotations
