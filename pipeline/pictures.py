@@ -33,6 +33,12 @@ def to_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
+def grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Images of one size without titles or gaps, so many in a row, black where the last row ends early."""
+    padded = [*tiles, *[np.zeros_like(tiles[0])] * (-len(tiles) % columns)]
+    return np.vstack([np.hstack(padded[start : start + columns]) for start in range(0, len(padded), columns)])
+
+
 def contact_sheet(tiles: Sequence[np.ndarray], titles: Sequence[str] | None = None) -> np.ndarray:
     """Images side by side, eight in a row, titles above them, as one (rows, cols, 3) uint8 image.
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.pictures import contact_sheet, save_png, to_rgb
+from pipeline.pictures import contact_sheet, grid, save_png, to_rgb
 
 
 def test_pictures_keep_their_colours(tmp_path):
@@ -41,3 +41,13 @@ def test_any_range_of_grey_becomes_visible():
     shown = to_rgb(ramp)
     assert (shown.min(), shown.max()) == (0, 255)
     assert to_rgb(np.full((4, 4), np.nan)).max() == 0
+
+
+@pytest.mark.parametrize(("count", "shape"), [(1, (2, 12, 3)), (4, (2, 12, 3)), (5, (4, 12, 3))])
+def test_a_grid_is_filled_row_by_row_and_its_end_is_black(count, shape):
+    tiles = [np.full((2, 3, 3), number + 1, np.uint8) for number in range(count)]
+    picture = grid(tiles, 4)
+    assert picture.shape == shape
+    for number in range(picture.size // 18):
+        top, left = 2 * (number // 4), 3 * (number % 4)
+        assert (picture[top : top + 2, left : left + 3] == (number + 1 if number < count else 0)).all()

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from pipeline.commands.evaluate import add_common_arguments
@@ -98,7 +97,7 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
         Whether there was anything to draw.
     """
     from pipeline.landmarks.overlay import slice_picture
-    from pipeline.pictures import save_png
+    from pipeline.pictures import grid, save_png
     from pipeline.volumes import read_study
 
     found = errors[errors["in_plane_mm"].notna()].sort_values("in_plane_mm", ascending=False)
@@ -122,8 +121,7 @@ def worst_cases(errors: pd.DataFrame, competitions: Sequence[Competition], path:
         )
     if not tiles:
         return False
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 4)
-    save_png(path, np.vstack([np.hstack(tiles[k : k + 4]) for k in range(0, len(tiles), 4)]))
+    save_png(path, grid(tiles, 4))
     return True
 
 

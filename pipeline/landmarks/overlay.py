@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.labels import CELLS, LEVELS
 from pipeline.landmarks.landmarks import Landmarks
+from pipeline.pictures import grid
 from pipeline.volumes import StudyVolumes, Volume, normalise
 
 Colour = tuple[int, int, int]
@@ -73,5 +74,4 @@ def study_picture(volumes: StudyVolumes, landmarks: Landmarks) -> np.ndarray:
                 tiles.append(slice_picture(volume, index, points, caption))
     if not tiles:
         return np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8)
-    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 6)
-    return np.vstack([np.hstack(tiles[k : k + 6]) for k in range(0, len(tiles), 6)])
+    return grid(tiles, 6)

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from pipeline.landmarks.examples import ExampleSettings
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
+from pipeline.pictures import grid
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.weights.recipe import AugmentSettings, LoopSettings
@@ -204,8 +205,7 @@ class PointTask(Task):
         shown = [tile for _, tile in tiles[:24]]
         if not shown:
             return None
-        shown += [np.zeros_like(shown[0])] * (-len(shown) % 6)
-        return np.vstack([np.hstack(shown[k : k + 6]) for k in range(0, len(shown), 6)])
+        return grid(shown, 6)
 
     def item_name(self, index: int) -> str:
         """Study and number of an example."""
