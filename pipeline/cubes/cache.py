@@ -135,6 +135,7 @@ def build_cache(
     work = list(_graded_studies(competitions, cells, predicted))
     if not work:
         raise ValueError(f"no study of {', '.join(str(c.root) for c in competitions)} has a grade of {family}")
+    states = np.array([_state(job.study) for job in work], np.uint64)
     sources: list[Source] = [s for s in SOURCES if any(getattr(job, s) is not None for job in work)]
     if not sources:
         raise ValueError(f"{family}: no labelled points (train_label_coordinates.csv) and no table of predicted points")
@@ -144,7 +145,7 @@ def build_cache(
     present: dict[tuple[SeriesKind, Source], NDArray[np.bool_]] = {}
     for source in sources:
         folder = root / f"{family}-{source}-{_fingerprint(work, family, wide, source)}"
-        _fill(folder, work, family, wide, source, jobs)
+        _fill(folder, work, states, family, wide, source, jobs)
         for view in views:
             pixels[view.kind, source] = _open(_file(folder, view.kind, "pixels"), "r")
             present[view.kind, source] = _open(_file(folder, view.kind, "present"))
@@ -152,21 +153,26 @@ def build_cache(
 
 
 def _fill(
-    folder: Path, work: Sequence[_Job], family: Family, settings: CubeSettings, source: Source, jobs: int
+    folder: Path,
+    work: Sequence[_Job],
+    states: NDArray[np.uint64],
+    family: Family,
+    settings: CubeSettings,
+    source: Source,
+    jobs: int,
 ) -> None:
-    """Cut the cubes that are not in the folder yet."""
+    """Cut the cubes that are not in the folder yet, or were cut from other states of the studies' files."""
     shapes = _shapes(settings, family)
     _allocate(folder, {kind: (len(work), *shape) for kind, shape in shapes.items()}, work, family)
     done = _open(folder / "done.npy", "r+")
-    now = np.array([_state(job.study) for job in work], np.uint64)
-    left = [int(n) for n in np.flatnonzero(done != now)]
+    left = [int(n) for n in np.flatnonzero(done != states)]
     a_study = sum(math.prod(shape) for shape in shapes.values()) * np.dtype(np.float16).itemsize
     check_space(folder, a_study * len(left), f"{family} cubes of {len(left)} studies (--cache may be on another disk)")
     tasks = [(work[n], n, family, settings, folder, source) for n in left]
     runs = in_processes(_cut_study, tasks, jobs if len(left) > 8 else 1, lost=lambda _, n, *__: (n, False))
     unread = []
     for n, read in tqdm(runs, total=len(left), desc=f"cubes {family} {source}", unit="study", disable=not left):
-        done[n] = now[n] if read else 0
+        done[n] = states[n] if read else 0
         if not read:
             unread.append(work[n].study.study_id)
     done.flush()

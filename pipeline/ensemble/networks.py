@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from pipeline.competition import Problem
 from pipeline.config import ConfigError, from_dict
 from pipeline.device import GpuFallback, limit_torch_threads
 from pipeline.labels import CELLS, GRADES, LEVELS, Family
+from pipeline.problem import Problem
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 
 if TYPE_CHECKING:
@@ -105,7 +105,11 @@ class Networks:
 
     def cube_settings(self, name: str) -> CubeSettings:
         """How the cubes of a grader are cut."""
-        return _cube_settings(self.named(name))
+        return self._cube_settings[name]
+
+    @functools.cached_property
+    def _cube_settings(self) -> dict[str, CubeSettings]:
+        return {member.name: _cube_settings(member) for member in self.members if member.task not in LANDMARK_TASKS}
 
     def find_landmarks(
         self, volumes: StudyVolumes, names: Sequence[str], device: str, threads: int
