@@ -16,10 +16,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from pipeline.competition import Problem
 from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELLS, row_id
 from pipeline.names import guarded, shown_all
+from pipeline.problem import Problem
 from pipeline.run.result import StudyResult
 from pipeline.scoring.metric import Score
 from pipeline.submission import ROW_ORDER

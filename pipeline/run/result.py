@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.competition import Problem
 from pipeline.config import from_dict, to_dict
 from pipeline.files import DamagedError, read_sealed, write_sealed
 from pipeline.labels import CELLS, GRADES
+from pipeline.problem import Problem
 
 MOST_BYTES = 16 * 2**20
 """Of a kept result; some 20 kB are usual, most of them points and problems."""

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import pandas as pd
 
-from pipeline.competition import Competition, Problem, StudyRef
+from pipeline.competition import Competition, StudyRef
 from pipeline.config import to_dict
 from pipeline.console import complain, say
 from pipeline.device import usable_cpus
 from pipeline.ensemble.combine import ENSEMBLE_FILE
 from pipeline.labels import CELL_COLUMNS
 from pipeline.parallel import why_no_workers
+from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.plan import Plan, make_plan

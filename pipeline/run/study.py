@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.competition import Problem, StudyRef
+from pipeline.competition import StudyRef
 from pipeline.cubes.kept import load_cubes, save_cubes
 from pipeline.device import limit_threads
 from pipeline.labels import CELLS, GRADES, NEEDED, Family, SeriesKind
+from pipeline.problem import Problem
 from pipeline.run.alarm import StudyTimeout, alarm
 from pipeline.run.pace import StageClock
 from pipeline.run.result import Reason, Source, StudyResult, fall_back

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pipeline.competition import Problem, StudyRef
+from pipeline.competition import StudyRef
 from pipeline.labels import Family
+from pipeline.problem import Problem
 from pipeline.run.work import WorkFolder
 from pipeline.volumes.limits import ReadLimits
 

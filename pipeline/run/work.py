@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.competition import Problem, StudyRef
+from pipeline.competition import StudyRef
 from pipeline.device import usable_gpus
 from pipeline.files import DamagedError, file_states
 from pipeline.owned import BusyError, RefusedError, claim, delete_known, hold, remove
+from pipeline.problem import Problem
 from pipeline.run.result import StudyResult
 
 KIND = "work"

@@ -27,7 +27,7 @@ class BadFileError(ValueError):
     """A file that cannot become a slice.
 
     Attributes:
-        what: a short code, the ``what`` of the :class:`~pipeline.competition.Problem` it becomes.
+        what: a short code, the ``what`` of the :class:`~pipeline.problem.Problem` it becomes.
     """
 
     def __init__(self, what: str, detail: str) -> None:

@@ -1,7 +1,7 @@
 """How much one study may cost: the bounds under which files of unknown origin are read.
 
 A header can declare any size, and a kilobyte of deflate can hold a gigabyte, so every bound is checked before the
-memory or the time is spent. What is past a bound becomes a :class:`~pipeline.competition.Problem`.
+memory or the time is spent. What is past a bound becomes a :class:`~pipeline.problem.Problem`.
 """
 
 from __future__ import annotations

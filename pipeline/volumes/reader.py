@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.competition import Problem, SeriesRef, StudyRef
+from pipeline.competition import SeriesRef, StudyRef
+from pipeline.problem import Problem
 from pipeline.volumes.affine import Affine
 from pipeline.volumes.classify import kind_of, told_plane
 from pipeline.volumes.decode import decode, stored_range

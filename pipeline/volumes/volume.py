@@ -24,8 +24,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.competition import Problem
 from pipeline.labels import SeriesKind
+from pipeline.problem import Problem
 from pipeline.volumes.affine import Affine, Floats
 
 Ints = NDArray[np.int64]
