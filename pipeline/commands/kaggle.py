@@ -52,23 +52,19 @@ _PARTIAL = re.compile(r"\.build-[a-z0-9_]{8}/.*|\.build\.json\.[0-9a-f]+\.partia
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset to upload. The limits of title (6 to 50) and subtitle (20 to 80 characters) are Kaggle's."""
+    """One dataset to upload. The limit of the subtitle (20 to 80 characters) is Kaggle's."""
 
     folder: str
-    title: str
     subtitle: str
     license: str
 
-    @property
-    def slug(self) -> str:
-        """The last part of its address."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
-
-CODE = Dataset("code", "Lumbar grading code", "The program that turns lumbar MRI into submission.csv", "apache-2.0")
-WEIGHTS = Dataset("weights", "Lumbar grading weights", "Networks in safetensors with manifest and model card", "other")
-WHEELS = Dataset("wheels", "Lumbar grading wheels", "Optional DICOM decoders for the image's Python", "other")
-KERNEL_TITLE = "Lumbar grading"
+CODE = Dataset("code", "The program that turns lumbar MRI into submission.csv", "apache-2.0")
+WEIGHTS = Dataset("weights", "Networks in safetensors with manifest and model card", "other")
+WHEELS = Dataset("wheels", "Optional DICOM decoders for the image's Python", "other")
+DEFAULT_NAME = "Lumbar grading"
+_NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 -]{4,40}[A-Za-z0-9]")
+"""With the longest folder's name behind it, a title of at most 50 characters, which is Kaggle's limit."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="Kaggle name (default: $KAGGLE_USERNAME)",
     )
+    parser.add_argument("--name", default=DEFAULT_NAME, metavar="TITLE",
+                        help="title of the kernel and, with code, weights or wheels behind it, of the datasets; "
+                        "another one keeps two sets of weights apart on Kaggle (default: %(default)s)")  # fmt: skip
     parser.add_argument("--weights", type=Path, metavar="DIR", default=DEFAULT_WEIGHTS,
                         help="set of weights to upload (default: weights/default)")  # fmt: skip
     parser.add_argument("--no-weights", action="store_true", help="leave out the networks: class frequencies only")
@@ -96,25 +95,34 @@ def run(args: argparse.Namespace) -> int:
         raise CallError(f"--python-version {args.python_version}: expected two numbers such as 3.12")
     if args.user is not None and not re.fullmatch(r"[A-Za-z0-9-]+", args.user):
         raise CallError(f"--user {args.user}: expected letters, digits and dashes, as in your profile")
+    if not _NAMES.fullmatch(args.name):
+        raise CallError(f"--name {args.name}: expected 6 to 42 letters, digits, spaces and dashes")
     datasets = build(
         args.out,
         args.user or NO_USER,
+        args.name,
         None if args.no_weights else args.weights,
         None if args.no_wheels else args.python_version,
         args.accelerator,
     )
-    _report(args.out, datasets, args.user)
+    _report(args.out, datasets, args.user, args.name)
     return 0
 
 
 def build(
-    out: Path, user: str, weights: Path | None, python_version: str | None, accelerator: str = ACCELERATORS[0]
+    out: Path,
+    user: str,
+    name: str,
+    weights: Path | None,
+    python_version: str | None,
+    accelerator: str = ACCELERATORS[0],
 ) -> list[Dataset]:
     """Build every folder below ``out``; returns the datasets that were made.
 
     Args:
         out: a new or empty folder, or one of an earlier build, which is replaced.
         user: owner of the datasets.
+        name: title of the kernel and beginning of those of the datasets.
         weights: a set of weights, None to go without.
         python_version: for the wheelhouse, None to go without.
         accelerator: one of :data:`ACCELERATORS`.
@@ -135,7 +143,7 @@ def build(
     _tidy(out)
     made = Path(tempfile.mkdtemp(prefix=".build-", dir=out))
     try:
-        datasets = _build(made, user, manifest, python_version, accelerator)
+        datasets = _build(made, user, name, manifest, python_version, accelerator)
         _swap(made, out, before)
     finally:
         _tidy(out)
@@ -153,7 +161,7 @@ def _tidy(out: Path) -> None:
 
 
 def _build(
-    out: Path, user: str, weights: Manifest | None, python_version: str | None, accelerator: str
+    out: Path, user: str, name: str, weights: Manifest | None, python_version: str | None, accelerator: str
 ) -> list[Dataset]:
     """Every folder of a build, into an empty folder."""
     from pipeline.commands.wheelhouse import build_wheelhouse, requirement_names
@@ -168,11 +176,11 @@ def _build(
         present = requirement_names(ROOT / "requirements.txt")
         build_wheelhouse(out / WHEELS.folder, ROOT / "requirements-decoders.txt", python_version, present)
     for dataset in datasets:
-        _write_json(out / dataset.folder / "dataset-metadata.json", _dataset_metadata(dataset, user))
+        _write_json(out / dataset.folder / "dataset-metadata.json", _dataset_metadata(out, dataset, user, name))
     kernel = out / "kernel"
     kernel.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(ROOT / NOTEBOOK, kernel / NOTEBOOK)
-    _write_json(kernel / "kernel-metadata.json", _kernel_metadata(datasets, user, accelerator))
+    _write_json(kernel / "kernel-metadata.json", _kernel_metadata(datasets, user, name, accelerator))
     return datasets
 
 
@@ -186,12 +194,24 @@ def _copy_code(target: Path) -> None:
 
 
 def _copy_weights(source: Manifest, target: Path) -> None:
-    """The files that the manifest names, their checksums compared, and the model card."""
-    source.gather(target)
+    """The networks that grade a new study, checksums compared, what else the manifest names, and the model card.
+
+    A study that no network has seen has its points from the first sagittal and the first axial localiser; those of the
+    other folds are for the dry run, and stay here.
+    """
+    from pipeline.run.plan import first_finders
+    from pipeline.weights.manifest import LANDMARK_TASKS
+
+    finders = source.of_task(*LANDMARK_TASKS)
+    spare = {member.name for member in finders} - set(first_finders(finders))
+    if spare:
+        say(f"left out, because only a dry run uses them: {', '.join(sorted(spare))}")
+    source.without(spare).gather(target)
     for folder in (source.folder, source.folder.parent):
         if os.path.lexists(folder / MODEL_CARD):
             (target / MODEL_CARD).write_bytes(read_bounded(folder / MODEL_CARD, MOST_CARD_BYTES))
-            break
+            return
+    say(f"{source.folder}: no {MODEL_CARD} there or above; write one before you share what was trained on patients")
 
 
 def _earlier_files(out: Path) -> dict[str, list[str]]:
@@ -240,20 +260,31 @@ def _swap(made: Path, out: Path, before: dict[str, list[str]]) -> None:
     _write_json(out / BUILD_FILE, after)
 
 
-def _dataset_metadata(dataset: Dataset, user: str) -> dict[str, Any]:
+def _title(name: str, dataset: Dataset) -> str:
+    return f"{name} {dataset.folder}"
+
+
+def _address(user: str, title: str) -> str:
+    return f"{user}/{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}"
+
+
+def _dataset_metadata(out: Path, dataset: Dataset, user: str, name: str) -> dict[str, Any]:
+    description = _DESCRIPTIONS[dataset.folder]
+    if (out / dataset.folder / MODEL_CARD).is_file():
+        description += f" Terms, training data and measured scores: {MODEL_CARD}."
     return {
-        "title": dataset.title,
-        "id": f"{user}/{dataset.slug}",
+        "title": _title(name, dataset),
+        "id": _address(user, _title(name, dataset)),
         "subtitle": dataset.subtitle,
-        "description": _DESCRIPTIONS[dataset.folder],
+        "description": description,
         "licenses": [{"name": dataset.license}],
     }
 
 
-def _kernel_metadata(datasets: list[Dataset], user: str, accelerator: str) -> dict[str, Any]:
+def _kernel_metadata(datasets: list[Dataset], user: str, name: str, accelerator: str) -> dict[str, Any]:
     return {
-        "id": _kernel_id(user),
-        "title": KERNEL_TITLE,
+        "id": _address(user, name),
+        "title": name,
         "code_file": NOTEBOOK,
         "language": "python",
         "kernel_type": "notebook",
@@ -261,30 +292,26 @@ def _kernel_metadata(datasets: list[Dataset], user: str, accelerator: str) -> di
         "enable_gpu": accelerator != "none",
         "enable_internet": False,
         "machine_shape": "" if accelerator == "none" else accelerator,
-        "dataset_sources": [f"{user}/{dataset.slug}" for dataset in datasets],
+        "dataset_sources": [_address(user, _title(name, dataset)) for dataset in datasets],
         "competition_sources": [COMPETITION],
         "kernel_sources": [],
         "model_sources": [],
     }
 
 
-def _kernel_id(user: str) -> str:
-    return f"{user}/{KERNEL_TITLE.lower().replace(' ', '-')}"
-
-
 _DESCRIPTIONS = {
     "code": "`submit.py` and its package. Attach it to the notebook; it needs no installation.",
-    "weights": "Trained networks for the code. Terms, training data and measured scores: MODEL_CARD.md.",
+    "weights": "Trained networks for the code.",
     "wheels": "Wheels of optional DICOM decoders (fast RLE), each under its own licence. "
     "The notebook installs them with --no-index; without them it runs as well.",
 }
 
 
-def _report(out: Path, datasets: list[Dataset], user: str | None) -> None:
-    for name in (*(dataset.folder for dataset in datasets), "kernel"):
-        files = [path for path in (out / name).rglob("*") if path.is_file()]
+def _report(out: Path, datasets: list[Dataset], user: str | None, name: str) -> None:
+    for folder in (*(dataset.folder for dataset in datasets), "kernel"):
+        files = [path for path in (out / folder).rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
-        say(f"{out / name}: {len(files)} files, {size / 1e6:.1f} MB")
+        say(f"{out / folder}: {len(files)} files, {size / 1e6:.1f} MB")
     if user is None:
         say(f"the owner is {NO_USER!r} for now: run again with --user NAME before uploading")
     say("", "upload once:")
@@ -296,7 +323,7 @@ def _report(out: Path, datasets: list[Dataset], user: str | None) -> None:
     say("when the datasets are ready:")
     say(f"  kaggle kernels push -p {out / 'kernel'}")
     say("when the kernel has run, open its page and choose 'Submit to Competition':")
-    say(f"  https://www.kaggle.com/code/{_kernel_id(user or NO_USER)}")
+    say(f"  https://www.kaggle.com/code/{_address(user or NO_USER, name)}")
 
 
 def _copy(source: Path, target: Path) -> None:

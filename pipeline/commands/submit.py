@@ -33,7 +33,7 @@ from pipeline.owned import check_apart, check_claim, check_table, first_line, ho
 from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
-from pipeline.run.report import LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
+from pipeline.run.report import GRADES_COLUMNS, LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
 from pipeline.run.settings import RunSettings
 from pipeline.run.work import KIND, work_folder
 from pipeline.submission import WIDE_COLUMNS
@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--data", type=Path, required=True, metavar="DIR", help="images folder or competition folder")
     data.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images")
     data.add_argument("--split", choices=["train", "test"], help="images of a competition folder (default: test)")
+    data.add_argument(
+        "--studies", nargs="+", metavar="ID", help="only these studies, by their names (default: all of the folder)"
+    )
     data.add_argument("--fold", type=int, metavar="K", help="dry run: grade held-out fold K and print the score")
     out = parser.add_argument_group("results")
     out.add_argument(
@@ -104,6 +107,8 @@ def run(args: argparse.Namespace, started: float) -> int:
         studies, labels = _held_out(competition, manifest, args.fold, settings.folds)
     if not studies:
         raise CallError(no_study(competition))
+    if args.studies:
+        studies, labels = _named(studies, labels, args.studies)
     check_apart({"the table of the data,": competition.root / "sample_submission.csv"}, {"--out": args.out}, {})
     for path in (args.out, args.wide):
         if path is not None:
@@ -169,7 +174,8 @@ def _check_paths(args: argparse.Namespace) -> None:
     check_table("--out", args.out, ("row_id", *GRADES))
     if args.wide is not None:
         check_table("--wide", args.wide, ("study_id", *WIDE_COLUMNS))
-    for path, columns in zip(tables.values(), (PROVENANCE_COLUMNS, PROBLEM_COLUMNS, COLUMNS), strict=False):
+    headers = (PROVENANCE_COLUMNS, PROBLEM_COLUMNS, GRADES_COLUMNS, COLUMNS)
+    for path, columns in zip(tables.values(), headers, strict=False):  # no tables without --stages
         check_table("--stages", path, columns)
     if is_there("the log", log) and (first := first_line(log)) and first != LOG_HEADER:
         raise CallError(
@@ -208,6 +214,20 @@ def _prior(manifest: Manifest | None, problems: list[Problem]) -> np.ndarray:
     except (WeightsError, TableError) as error:
         problems.append(Problem("", None, PRIOR_NAME, "weights-refused", f"{error}; the package's prior is used"))
         return own_prior(None)
+
+
+def _named(
+    studies: tuple[StudyRef, ...], labels: pd.DataFrame | None, names: Sequence[str]
+) -> tuple[tuple[StudyRef, ...], pd.DataFrame | None]:
+    """Those of the studies and grades that ``--studies`` names.
+
+    Raises:
+        CallError: a name is none of them.
+    """
+    if strange := sorted(set(names) - {study.study_id for study in studies}):
+        raise CallError(f"--studies {strange[0]}: not one of the {len(studies)} studies, e.g. {studies[0].study_id}")
+    chosen = tuple(study for study in studies if study.study_id in names)
+    return chosen, None if labels is None else labels.loc[[study.study_id for study in chosen]]
 
 
 def _held_out(

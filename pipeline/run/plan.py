@@ -85,7 +85,7 @@ def make_plan(
     rounds: list[list[StudyTask]] = [[] for _ in graders]
     for study in studies:
         mark = study_hash(study.study_id)
-        points = _first_of_each(member for member in finders if allowed(member, mark))
+        points = first_finders(member for member in finders if allowed(member, mark))
         mine = [[member for member in members if allowed(member, mark)] for members in graders]
         if not points:
             mine = [[] for _ in graders]
@@ -114,8 +114,11 @@ def severity_rounds(manifest: Manifest) -> tuple[tuple[Member, ...], ...]:
     return tuple(tuple(order[i] for order in ranked if i < len(order)) for i in range(longest))
 
 
-def _first_of_each(members: Iterable[Member]) -> tuple[str, ...]:
-    """The first sagittal and the first axial point network; () without a sagittal one, on which all points hang."""
+def first_finders(members: Iterable[Member]) -> tuple[str, ...]:
+    """The networks that find a new study's points: the first sagittal and the first axial one.
+
+    Without a sagittal one, on which all points hang, there are none.
+    """
     first: dict[str, str] = {}
     for member in members:
         first.setdefault(member.task, member.name)

@@ -17,11 +17,11 @@ from typing import Any, TextIO
 import numpy as np
 
 from pipeline.files import write_atomically, write_text
-from pipeline.labels import CELLS, row_id
+from pipeline.labels import CELLS, GRADES, row_id
 from pipeline.names import guarded, shown_all
 from pipeline.problem import Problem
-from pipeline.run.result import StudyResult
-from pipeline.scoring.metric import Score
+from pipeline.run.result import Source, StudyResult
+from pipeline.scoring.metric import Score, unweighted
 from pipeline.submission import ROW_ORDER
 from pipeline.weights.manifest import Manifest, Member
 
@@ -41,7 +41,10 @@ NOTE = "landmarks"
 """Problems of this kind are notes on how a point was found, not faults."""
 PROBLEM_COLUMNS = ("study_id", "series_id", "file", "what", "detail")
 POINTS_TABLE = "label_coordinates.csv"
-STAGE_TABLES = ("provenance.csv", "problems.csv", POINTS_TABLE)
+GRADES_TABLE = "probabilities.csv"
+GRADES_COLUMNS = ("row_id", "source", *(f"{kind}_{grade}" for kind in ("plain", "weighted") for grade in GRADES))
+"""``plain`` is how many in a hundred such rows have the grade; ``weighted``, what is submitted, counts them 1, 2, 4."""
+STAGE_TABLES = ("provenance.csv", "problems.csv", GRADES_TABLE, POINTS_TABLE)
 LOG_HEADER = "# submit.py: what was found wrong and worked around, a line each"
 _PACKAGES = ("torch", "timm", "pydicom", "SimpleITK", "numpy", "scipy", "pandas", "joblib", "safetensors", "pillow")
 _DECODERS = ("pylibjpeg", "pylibjpeg-rle", "pylibjpeg-openjpeg")
@@ -59,10 +62,18 @@ def open_log(path: Path) -> TextIO:
     return log
 
 
-def write_stages(folder: Path, results: Iterable[StudyResult], general: Iterable[Problem]) -> None:
-    """Write ``provenance.csv`` (a line a row), ``problems.csv`` and, with points found, ``label_coordinates.csv``.
+def write_stages(
+    folder: Path, results: Iterable[StudyResult], general: Iterable[Problem], probabilities: np.ndarray
+) -> None:
+    """Write ``provenance.csv`` and ``probabilities.csv`` (a line a row), ``problems.csv`` and any points found.
 
     Results are taken one at a time, so memory does not grow with their number.
+
+    Args:
+        folder: for the tables.
+        results: of the studies in their order.
+        general: problems of no study.
+        probabilities: (studies, 25, 3) as submitted, in the same order.
 
     Raises:
         OSError: a table cannot be written.
@@ -72,14 +83,16 @@ def write_stages(folder: Path, results: Iterable[StudyResult], general: Iterable
     def write(partials: list[Path]) -> None:
         nonlocal header_written
         with contextlib.ExitStack() as files:
-            rows, faults, points = (
+            *tables, points = (
                 files.enter_context(partial.open("w", encoding="utf-8", newline="\n")) for partial in partials
             )
-            provenance, problems = (csv.writer(file, lineterminator="\n") for file in (rows, faults))
+            provenance, problems, grades = (csv.writer(file, lineterminator="\n") for file in tables)
             provenance.writerow(PROVENANCE_COLUMNS)
             problems.writerow(PROBLEM_COLUMNS)
+            grades.writerow(GRADES_COLUMNS)
             problems.writerows(map(_cells, general))
-            for result in results:
+            for result, weighted in zip(results, probabilities, strict=True):
+                grades.writerows([guarded(cell) for cell in row] for row in grade_rows(result, weighted))
                 provenance.writerows([guarded(cell) for cell in row] for row in provenance_rows(result))
                 problems.writerows(map(_cells, result.problems))
                 header, _, body = result.landmarks.partition("\n")
@@ -124,6 +137,17 @@ def provenance_rows(result: StudyResult) -> list[tuple[str, ...]]:
     return rows
 
 
+def grade_rows(result: StudyResult, weighted: np.ndarray) -> list[tuple[str, ...]]:
+    """The 25 lines of :data:`GRADES_COLUMNS` of one study, in the order of the submission, from its (25, 3) numbers."""
+    weighted = weighted / weighted.sum(1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        both = np.concatenate([unweighted(np.log(weighted)), weighted], 1)
+    return [
+        (row_id(result.study_id, CELLS[index]), result.source[index].value, *(f"{value:.4f}" for value in both[index]))
+        for index in ROW_ORDER
+    ]
+
+
 @dataclass(frozen=True)
 class RunReport:
     """The figures of a run, as ``run.json`` and the last line give them."""
@@ -145,8 +169,12 @@ class RunReport:
         """One line that counts everything that was not graded as it should be."""
         rows = sum(self.rows_by_source.values())
         sources = ", ".join(
-            f"{self.rows_by_source.get(name, 0)} from {text}"
-            for name, text in (("model", "networks"), ("context", "context"), ("prior", "the prior"))
+            f"{self.rows_by_source.get(source, 0)} {text}"
+            for source, text in (
+                (Source.MODEL, "from the images (networks)"),
+                (Source.CONTEXT, "from the rest of the study (context)"),
+                (Source.PRIOR, "class frequencies"),
+            )
         )
         parts = [f"{self.studies} studies, {rows} rows: {sources}"]
         if self.reasons:

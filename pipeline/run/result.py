@@ -31,7 +31,7 @@ class Source(StrEnum):
 class Reason(StrEnum):
     """Why no network graded a row. One word a cause, so that the run can count them."""
 
-    MODEL_ABSENT = "model absent"
+    NO_NETWORK = "no network for this condition"
     MODEL_FAILED = "model failed"
     LEAK_GUARD = "model has seen the study"
     STUDY_ABSENT = "study absent"

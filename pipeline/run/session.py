@@ -108,7 +108,7 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
     board.unreached(Reason.STUDY_FAILED if run.ended_by is None else run.ended_by.reason)
     board.write(force=True)
     if request.stages is not None:
-        write_stages(request.stages, _results(request.studies, board, run), problems)
+        write_stages(request.stages, _results(request.studies, board, run), problems, board.probabilities)
     report = _report(request, board, run, tally, networks, len(plan.rounds), resumed)
     write_run_json(board.out.with_name("run.json"), report)
     if run.ended_by is None and all(reason not in report.reasons for reason in UNFINISHED):

@@ -253,7 +253,7 @@ def _reasons(
         elif family in failed:
             reasons.append(Reason.MODEL_FAILED)
         else:
-            reasons.append(Reason.NOT_SHOWN if family in asked else Reason.MODEL_ABSENT)
+            reasons.append(Reason.NOT_SHOWN if family in asked else Reason.NO_NETWORK)
     return tuple(reasons)
 
 
@@ -279,7 +279,7 @@ def _find(
         elif family in task.guarded:
             reasons.append(Reason.LEAK_GUARD)
         elif found is None:
-            reasons.append(Reason.MODEL_ABSENT)
+            reasons.append(Reason.NO_NETWORK)
         elif not found[index]:
             reasons.append(Reason.LEVEL_NOT_FOUND)
         else:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -221,6 +221,12 @@ class Manifest:
             for name, content in (networks | files).items():
                 _write(self.folder / name, content)
         return changed
+
+    def without(self, names: Container[str]) -> Manifest:
+        """The set without the members of these names and their training lists; nothing is written."""
+        gone = {member.seen for member in self.members if member.name in names}
+        members = tuple(member for member in self.members if member.name not in names)
+        return replace(self, members=members, files={name: s for name, s in self.files.items() if name not in gone})
 
     def gather(self, folder: Path) -> Manifest:
         """Copy everything the manifest names, and a manifest, into another folder.

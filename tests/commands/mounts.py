@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.commands.kaggle import COMPETITION, ROOT, build
+from pipeline.commands.kaggle import COMPETITION, DEFAULT_NAME, ROOT, build
 from pipeline.labels import CELLS, row_id
 from pipeline.weights.manifest import Manifest
 
@@ -108,7 +108,7 @@ def some_weights(folder: Path) -> Path:
 
 def built(folder: Path, python_version: str | None, weights: Path) -> Path:
     """What ``python -m pipeline kaggle`` builds."""
-    build(folder, "someone", weights, python_version)
+    build(folder, "someone", DEFAULT_NAME, weights, python_version)
     return folder
 
 

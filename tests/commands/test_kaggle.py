@@ -75,6 +75,44 @@ def test_the_whole_build(tmp_path, index, weights, capsys):
     assert all(sha256_of(out / "wheels" / wheel["file"]) == wheel["sha256"] for wheel in wheels)
 
 
+def test_two_sets_of_weights_can_stand_beside_each_other(tmp_path, weights, capsys):
+    call = ["kaggle", str(tmp_path / "out"), "--user", "someone", "--no-wheels", "--weights", str(weights)]
+    assert main([*call, "--name", "Spines of winter"]) == 0
+    assert built_json(tmp_path / "out/weights/dataset-metadata.json")["id"] == "someone/spines-of-winter-weights"
+    kernel = built_json(tmp_path / "out" / "kernel" / "kernel-metadata.json")
+    assert (kernel["id"], kernel["title"]) == ("someone/spines-of-winter", "Spines of winter")
+    assert kernel["dataset_sources"] == ["someone/spines-of-winter-code", "someone/spines-of-winter-weights"]
+    for name in ("short", "x" * 43, "dashes; and signs"):
+        assert main([*call, "--name", name]) == 2
+        assert "--name" in capsys.readouterr().err
+
+
+def test_localisers_that_no_new_study_uses_stay_at_home(tmp_path, weights, capsys):
+    manifest = Manifest.load(weights)
+    for task in ("landmarks", "axial"):
+        for fold in (0, 1):
+            name = f"{task}-fold{fold}"
+            member = Member(name, task, f"{name}.safetensors", "", fold=fold, seen=f"{name}.seen.txt")
+            manifest.add_member(member, name.encode(), b"0123456789abcdef\n")
+    assert main(["kaggle", str(tmp_path / "out"), "--no-wheels", "--weights", str(weights)]) == 0
+    uploaded = Manifest.load(tmp_path / "out" / "weights")
+    assert {member.name for member in uploaded.members} == {"canal-0", "landmarks-fold0", "axial-fold0"}
+    assert not list((tmp_path / "out" / "weights").glob("*fold1*"))
+    assert set(uploaded.files) == {"canal.seen.txt", "landmarks-fold0.seen.txt", "axial-fold0.seen.txt"}
+    assert "only a dry run uses them: axial-fold1, landmarks-fold1" in capsys.readouterr().out
+
+
+def test_a_model_card_is_spoken_of_where_there_is_one(tmp_path, weights, capsys):
+    described = tmp_path / "out" / "weights" / "dataset-metadata.json"
+    call = ["kaggle", str(tmp_path / "out"), "--no-wheels", "--weights", str(weights)]
+    assert main(call) == 0
+    assert "MODEL_CARD.md" in built_json(described)["description"]
+    (weights / "MODEL_CARD.md").unlink()
+    assert main(call) == 0
+    assert "MODEL_CARD.md" not in built_json(described)["description"]
+    assert "no MODEL_CARD.md there" in capsys.readouterr().out
+
+
 def test_the_code_alone_runs(tmp_path, weights):
     out = tmp_path / "out"
     assert main(["kaggle", str(out), "--no-wheels", "--weights", str(weights)]) == 0

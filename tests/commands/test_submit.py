@@ -20,7 +20,7 @@ from pipeline.__main__ import main as pipeline_main
 from pipeline.commands import submit as submit_command
 from pipeline.commands.submit import main
 from pipeline.ensemble.prior import read_prior
-from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, row_id
+from pipeline.labels import CELL_COLUMNS, CELLS, GRADE_NAMES, GRADES, row_id
 from pipeline.submission import ROW_ORDER, probabilities_of, read_submission
 from pipeline.weights.manifest import Manifest, Member
 from tests.run.studies import write_studies
@@ -52,16 +52,34 @@ def test_every_row_is_there_in_the_order_of_the_sample(tmp_path, capsys):
     provenance = pd.read_csv(tmp_path / "stages" / "provenance.csv", dtype=str, keep_default_na=False)
     assert list(provenance["row_id"]) == list(rows.index)
     assert set(provenance["source"]) == {"prior"}
-    assert set(provenance["reason"]) == {"model absent"}
+    assert set(provenance["reason"]) == {"no network for this condition"}
     assert not (tmp_path / "stages" / "label_coordinates.csv").exists()
+    grades = pd.read_csv(tmp_path / "stages" / "probabilities.csv", index_col="row_id")
+    weighted = grades[[f"weighted_{grade}" for grade in GRADES]].to_numpy()
+    plain = grades[[f"plain_{grade}" for grade in GRADES]].to_numpy()
+    assert weighted == pytest.approx(rows.loc[grades.index].to_numpy(), abs=1e-4)
+    counted = plain * [1, 2, 4]
+    assert counted / counted.sum(1, keepdims=True) == pytest.approx(weighted, abs=1e-3)
     assert len(pd.read_csv(tmp_path / "wide.csv").columns) == 76
     line, warning = capsys.readouterr().out.splitlines()
     assert warning.startswith("submit: WARNING: 50 of 50 rows are class frequencies")
-    assert "2 studies, 50 rows: 0 from networks, 0 from context, 50 from the prior" in line
+    assert (
+        "2 studies, 50 rows: 0 from the images (networks), 0 from the rest of the study (context), 50 class frequencies"
+        in line
+    )
     report = json.loads((out.parent / "run.json").read_text())
-    assert report["reasons"] == {"model absent": 50}
+    assert report["reasons"] == {"no network for this condition": 50}
     assert report["versions"]["numpy"] == np.__version__
     assert sorted(path.name for path in out.parent.iterdir()) == ["run.json", "submission.csv", "submission.log"]
+
+
+def test_only_the_named_studies_are_graded(tmp_path, capsys):
+    write_studies(tmp_path / "data", ["9", "10", "11"])
+    status, out = submit(tmp_path, "--studies", "11", "9")
+    assert status == 0
+    assert {name.split("_")[0] for name in read_submission(out).index} == {"9", "11"}
+    assert submit(tmp_path, "--studies", "9", "12")[0] == 2
+    assert "--studies 12: not one of the 3 studies, e.g. 10" in capsys.readouterr().err
 
 
 def test_studies_that_only_a_table_names_get_their_rows(tmp_path, capsys):
@@ -177,7 +195,7 @@ def test_faults_of_files_and_folders_lose_no_row(tmp_path, capsys):
     reasons = provenance.groupby(["study_id", "reason"]).size().to_dict()
     assert reasons["3", "series missing"] == 10
     assert reasons["4", "series unreadable"] == 10
-    assert reasons["7", "model absent"] == 25
+    assert reasons["7", "no network for this condition"] == 25
     assert ("6", "series unreadable") not in reasons  # the canal is still to be seen on the axial series
     log = (out.parent / "submission.log").read_text()
     for place in ("0/0-0/1.dcm", "1/1-1/2.dcm", "2/2-2/3.dcm", "3/3-2", "4/4-0", "6/6-1"):
@@ -228,9 +246,9 @@ def test_a_fold_is_graded_and_scored(tmp_path, capsys):
     assert printed[-1].startswith("score: spinal ")
     studies = sorted({name.split("_")[0] for name in read_submission(out).index})
     assert len(studies) == 4
-    truth = pd.read_csv(root / "train.csv", dtype={"study_id": str})
-    truth[truth["study_id"].isin(studies)].to_csv(tmp_path / "truth.csv", index=False)
-    assert pipeline_main(["score", str(tmp_path / "truth.csv"), str(out), "--json"]) == 0
+    assert pipeline_main(["score", str(root / "train.csv"), str(out), "--json"]) == 2
+    assert "rows are missing" in capsys.readouterr().err
+    assert pipeline_main(["score", str(root / "train.csv"), str(out), "--json", "--submitted"]) == 0
     score = json.loads(capsys.readouterr().out)
     assert json.loads((out.parent / "run.json").read_text())["score"] == pytest.approx(score, abs=1e-6)
 
@@ -469,7 +487,7 @@ def test_without_locks_between_processes_studies_are_graded_one_by_one(tmp_path,
         assert submit(tmp_path, "--workers", 2, *budget)[0] == 0
         printed = capsys.readouterr().out
         assert "no-workers 1" in printed
-        assert "model absent 50" in printed
+        assert "no network for this condition 50" in printed
 
 
 def test_a_killed_run_leaves_a_whole_file(tmp_path):

@@ -93,7 +93,7 @@ class Scene:
         self.clear()
         with patch.object(WorkFolder, "remove_results"):
             status, said = self.submit()
-        if status != 0 or "75 from networks" not in said:
+        if status != 0 or "75 from the images" not in said:
             raise RuntimeError(f"the run from nothing ended with {status}: {said}")
         self.table = read_submission(self.out).to_numpy()
         self.kept = {path.name: path.read_bytes() for path in self.work.iterdir()}

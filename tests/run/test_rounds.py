@@ -101,7 +101,7 @@ def test_a_family_without_a_network_says_so(tmp_path):
     result = setup.result("1")
     for index, cell in enumerate(CELLS):
         graded = cell.condition.family is Family.FORAMINAL
-        assert result.reason[index] is (None if graded else Reason.MODEL_ABSENT)
+        assert result.reason[index] is (None if graded else Reason.NO_NETWORK)
     assert set(setup.result("2-blind").reason) == {Reason.LEVEL_NOT_FOUND}
 
 
