@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "ensemble": "fit the weights, calibration and study context of a weights folder",
     "evaluate landmarks": "compare predicted points with labelled ones, in millimetres",
     "evaluate severity": "measure the grades of studies that the networks have not seen",
+    "runs": "compare training runs: settings, scores, paired differences, curves",
     "kaggle": "build the datasets and the kernel to upload to Kaggle",
 }
 """Every command and the line ``--help`` prints for it."""

@@ -29,6 +29,7 @@ class TrainOptions(argparse.Namespace):
         fold: that is held out; None for none.
         folds: ``all`` to train every fold in turn, each in ``out/foldK``; None to train ``fold``.
         restart: start over instead of continuing the run in ``out``.
+        sweep: file that says which settings are tried, each in a folder of ``out``; None for those of ``set`` alone.
     """
 
     data: list[Path]
@@ -40,6 +41,7 @@ class TrainOptions(argparse.Namespace):
     fold: int | None = 0
     folds: str | None = None
     restart: bool = False
+    sweep: Path | None = None
 
 
 @dataclass
@@ -61,16 +63,53 @@ def train_points(task: str, options: TrainOptions) -> None:
         CompetitionError, ConfigError, BackboneError, ResumeError: a folder or a setting is wrong.
         RefusedError: a folder that would be written holds what this program did not write.
     """
-    from pipeline.landmarks.train import train
+    from pipeline.landmarks.train import load_train_settings, train
 
-    _train_folds(partial(train, task), options)
+    def check(one: TrainOptions) -> object:
+        return load_train_settings(task, one.preset, one.set, len(one.data))
+
+    _train_sweep(partial(train, task), check, options)
 
 
 def train_classifier(options: SeverityOptions) -> None:
     """Train the classifier of one condition family; raises what :func:`train_points` raises."""
+    from pipeline.config import load_settings
+    from pipeline.severity.settings import SeveritySettings
     from pipeline.severity.train import train
 
-    _train_folds(train, options)
+    def check(one: TrainOptions) -> object:
+        return load_settings(SeveritySettings, one.preset, options.condition, one.set)
+
+    _train_sweep(train, check, options)
+
+
+def _train_sweep(
+    train: Callable[[argparse.Namespace], object], check: Callable[[TrainOptions], object], options: TrainOptions
+) -> None:
+    """Train the settings, or all that ``options.sweep`` names; every one of them is checked before the first starts."""
+    if options.sweep is None:
+        _train_folds(train, options)
+        return
+    from pipeline.commands import runs
+    from pipeline.console import say
+    from pipeline.training.folder import check_run, claim_run
+    from pipeline.training.processes import is_main_process
+    from pipeline.training.sweep import read_sweep
+
+    tries = [
+        replace(options, set=[*options.set, *overrides], out=options.out / name, sweep=None)
+        for name, overrides in read_sweep(options.sweep).items()
+    ]
+    for one in tries:
+        check(one)
+        check_run(one.out)
+    check_run(options.out)
+    claim_run(options.out)
+    for number, one in enumerate(tries):
+        say(f"sweep {number + 1} of {len(tries)}: {one.out.name}")
+        _train_folds(train, one)
+    if is_main_process():
+        say(*runs.lines(runs.compare([runs.read_recipe(one.out) for one in tries])))
 
 
 def _train_folds(train: Callable[[argparse.Namespace], object], options: TrainOptions) -> None:
@@ -127,6 +166,13 @@ def add_common_arguments(parser: argparse.ArgumentParser, stage: str, setting: s
         default=Path("runs") / stage,
         metavar="DIR",
         help="folder for the run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sweep",
+        type=Path,
+        metavar="YAML",
+        help="train several settings, each in OUT/NAME, and compare them with the first; the file holds grid: "
+        "{KEY: [VALUES]} for every combination, or list: {NAME: {KEY: VALUE}}",
     )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--restart", action="store_true", help="delete the run in OUT and start over")

@@ -123,3 +123,27 @@ def test_faults_of_the_program_keep_their_traceback(stage):
     stage.run = run
     with pytest.raises(KeyError):
         main([*SEVERITY, "--data", "a"])
+
+
+def test_a_sweep_trains_each_of_its_settings_and_compares_them(stage, tmp_path, capsys):
+    (tmp_path / "s.yaml").write_text("grid: {loop.epochs: [1, 2]}")
+
+    def run(options):
+        stage.seen.append((options.set, str(options.out)))
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "config.yaml").write_text(f"task: canal fold 0\nconfig: {{loop: {len(stage.seen)}}}")
+
+    stage.run = run
+    assert main([*SEVERITY, "--data", "a", "--out", "o", "--set", "loop.seed=3", "--sweep", "s.yaml"]) == 0
+    assert stage.seen == [
+        (["loop.seed=3", "loop.epochs=1"], "o/loop.epochs=1"), (["loop.seed=3", "loop.epochs=2"], "o/loop.epochs=2"),
+    ]  # fmt: skip
+    assert "o/loop.epochs=2\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [SEVERITY, ["train", "landmarks"]])
+def test_a_wrong_setting_of_a_sweep_is_found_before_anything_is_trained(stage, tmp_path, capsys, command):
+    (tmp_path / "s.yaml").write_text("list: {good: {loop.epochs: 1}, bad: {loop.epoch: 2}}")
+    assert main([*command, "--data", "a", "--sweep", "s.yaml"]) == 2
+    assert "loop.epoch" in capsys.readouterr().err
+    assert stage.seen == []
