@@ -23,6 +23,8 @@ import yaml
 T = TypeVar("T")
 
 PRESET_FOLDER = Path(__file__).parent / "presets"
+PRESET_SECTIONS = ("landmarks", "axial", "canal", "foraminal", "subarticular")
+"""Of a preset: one for each kind of network."""
 _SHOWN = 200
 """Characters of a wrong value that a message repeats; it may come from a file and be of any length."""
 
@@ -52,6 +54,10 @@ def load_settings(
     mapping: dict[str, Any] = {}
     if preset is not None:
         content = read_preset(preset)
+        if section in PRESET_SECTIONS and (strange := [name for name in content if name not in PRESET_SECTIONS]):
+            near = difflib.get_close_matches(str(strange[0]), PRESET_SECTIONS, 1)
+            hint = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(PRESET_SECTIONS)}, or base"
+            raise ConfigError(f"preset {preset}: unknown section {strange[0]!r}; {hint}")
         chosen = content if section is None else content.get(section)
         if chosen is not None and not isinstance(chosen, Mapping):
             raise ConfigError(f"preset {preset}: section {section!r} is {_kind(chosen)}, expected a mapping")
@@ -66,13 +72,19 @@ def load_settings(
     return from_dict(cls, mapping)
 
 
-def read_preset(preset: str | Path) -> dict[str, Any]:
-    """The content of a preset by name (``cpu``) or path.
+def read_preset(preset: str | Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a preset by name (``cpu``) or path, laid over that of the preset that its ``base`` names.
+
+    Args:
+        preset: name, or path of a YAML file; of a ``base``, relative to the file that names it.
+        above: the files on whose behalf it is read.
 
     Raises:
-        ConfigError: it does not exist or is not a YAML mapping.
+        ConfigError: it does not exist, is not a YAML mapping, or is its own base.
     """
     path = Path(preset)
+    if above and not path.is_absolute() and path.suffix in (".yaml", ".yml"):
+        path = above[-1].parent / path
     if path.suffix not in (".yaml", ".yml"):
         path = PRESET_FOLDER / f"{preset}.yaml"
     if not path.is_file():
@@ -83,7 +95,12 @@ def read_preset(preset: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping of sections, found {_kind(content)}")
-    return content
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    if not isinstance(base, str) or path in above:
+        raise ConfigError(f"{path}: base is {base!r}; expected the name of another preset or the path of a .yaml file")
+    return _merged(read_preset(base, (*above, path)), content)
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
@@ -270,6 +287,15 @@ def _yaml(content: bytes, where: str) -> Any:
 
 def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(item) if isinstance(item, Mapping) else item for key, item in mapping.items()}
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``, mapping by mapping; other values replace each other."""
+    result = dict(below)
+    for key, item in above.items():
+        inner = result.get(key)
+        result[key] = _merged(inner, item) if isinstance(inner, Mapping) and isinstance(item, Mapping) else item
+    return result
 
 
 def _wrong(name: str, value: Any, expected: str) -> ConfigError:

@@ -9,7 +9,17 @@ from typing import Literal
 
 import pytest
 
-from pipeline.config import ConfigError, check_range, from_dict, load_settings, to_dict
+from pipeline.config import (
+    PRESET_FOLDER,
+    PRESET_SECTIONS,
+    ConfigError,
+    check_range,
+    from_dict,
+    load_settings,
+    read_preset,
+    to_dict,
+)
+from pipeline.weights.manifest import TASKS
 
 
 class Colour(StrEnum):
@@ -118,3 +128,32 @@ def test_a_number_out_of_range_is_refused_with_class_name_value_and_range(lr):
 
 def test_a_number_in_range_and_an_absent_one_are_accepted():
     check_range(Optimiser(lr=0.5), "lr", "warmup", least=0.5, most=0.5)
+
+
+def test_a_section_that_no_network_reads_is_refused(tmp_path):
+    preset = tmp_path / "p.yaml"
+    preset.write_text("subarticulr:\n  epochs: 7\n")
+    with pytest.raises(ConfigError, match="unknown section 'subarticulr'; did you mean subarticular"):
+        load_settings(Settings, preset, "canal")
+    assert set(PRESET_SECTIONS) == set(TASKS)
+    for shipped in PRESET_FOLDER.glob("*.yaml"):
+        assert set(read_preset(shipped)) <= set(PRESET_SECTIONS)
+
+
+def test_a_preset_is_laid_over_its_base(tmp_path):
+    (tmp_path / "below.yaml").write_text(
+        "canal:\n  epochs: 7\n  optimiser: {lr: 2, betas: [0.5, 0.6]}\naxial: {epochs: 3}\n"
+    )
+    (tmp_path / "above.yaml").write_text("base: below.yaml\ncanal:\n  optimiser: {lr: 3}\n")
+    settings = load_settings(Settings, tmp_path / "above.yaml", "canal")
+    assert (settings.epochs, settings.optimiser.lr, settings.optimiser.betas) == (7, 3, (0.5, 0.6))
+    assert load_settings(Settings, tmp_path / "above.yaml", "axial").epochs == 3
+    (tmp_path / "own.yaml").write_text("base: cpu\n")
+    assert read_preset(tmp_path / "own.yaml") == read_preset("cpu")
+
+
+@pytest.mark.parametrize("base", ["above.yaml", "[cpu]", "nowhere", "gone.yaml"])
+def test_a_base_that_is_none_is_refused(tmp_path, base):
+    (tmp_path / "above.yaml").write_text(f"base: {base}\n")
+    with pytest.raises(ConfigError, match=r"base is|no preset"):
+        read_preset(tmp_path / "above.yaml")

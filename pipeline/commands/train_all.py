@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.commands.ensemble import fit_and_save
 from pipeline.commands.evaluate_landmarks import evaluate
 from pipeline.commands.train import (
@@ -32,7 +34,7 @@ from pipeline.commands.train import (
 )
 from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
-from pipeline.console import say
+from pipeline.console import WorkError, say
 from pipeline.labels import FOLDS, Condition, Family
 from pipeline.landmarks.errors import ERRORS_FILE, store_errors
 from pipeline.names import shown
@@ -40,12 +42,19 @@ from pipeline.weights.manifest import LANDMARK_TASKS, MANIFEST_NAME, TASKS, Mani
 
 SECTIONS = (*TASKS, "context")
 """What ``--set`` names first: a section of a preset, or the study-context model."""
+EVERYWHERE = ("loop", "augment")
+"""Settings that networks of every kind have."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; there is no fold to choose."""
     add_common_arguments(parser, "all", "landmarks.loop.epochs=3")
     add_cache_arguments(parser, "decoded slices and training cubes")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="go on where a localiser finds nothing, and pack networks that are worse than class frequencies",
+    )
     parser.add_argument("--set-name", default="own", metavar="NAME", help="name of the set (default: %(default)s)")
 
 
@@ -56,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         CompetitionError: a folder of ``--data`` is no competition folder.
         RefusedError: a folder of ``--out`` holds what this program did not write.
         ConfigError, BackboneError: a setting of any step is wrong, which is said before the first begins.
+        WorkError: a localiser finds none of its points, or classifiers are worse than no network at all.
     """
     from pipeline.training.processes import is_main_process, wait_for_everyone
 
@@ -82,10 +92,17 @@ def run(args: argparse.Namespace) -> int:
         store_errors(points / "errors.csv", weights)
     wait_for_everyone()
     measured = json.loads((weights / ERRORS_FILE).read_text(encoding="utf-8"))
+    _refuse(
+        args.force,
+        [
+            f"of the labelled {family} points the localisers found none on studies that they have not seen: look at "
+            f"{points / 'worst.png'}, and train them longer or on more studies"
+            for family in families
+            if family.value not in measured
+        ],
+    )
     for family in families:
         say(f"train all: the {family} classifiers, into {args.out / family.value}")
-        if family.value not in measured:
-            say(f"train all: the localiser found no {family} point, so the preset's jitter stands")
         options = SeverityOptions(
             **_common(args, family.value, settings),
             condition=family.value,
@@ -94,13 +111,45 @@ def run(args: argparse.Namespace) -> int:
         )
         train_classifier(options)
     if is_main_process():
-        _store_classifiers(args, families, weights)
         tables = {family.value: [args.out / family.value / "oof.csv"] for family in families}
+        _refuse(
+            args.force, [line for family in families for line in _worse_than_nothing(family, *tables[family.value])]
+        )
+        _store_classifiers(args, families, weights)
         say(f"train all: calibration and study context, into {weights}")
         fit_and_save(weights, args.data, tables, overrides=settings["context"])
         say(f"train all: wrote {weights}; python submit.py --data DIR --weights {weights} uses it")
     wait_for_everyone()
     return 0
+
+
+def _refuse(force: bool, faults: Sequence[str]) -> None:
+    """Say what is wrong, and end the run there unless it is to go on.
+
+    Raises:
+        WorkError: something is wrong, and it is not to go on.
+    """
+    if faults and not force:
+        raise WorkError(f"{'; '.join(faults)} (--force goes on all the same; what is trained is kept)")
+    say(*(f"train all: WARNING: {fault}" for fault in faults))
+
+
+def _worse_than_nothing(family: Family, oof: Path) -> list[str]:
+    """A line if the networks score worse out of fold than the best answer that is the same for every cell."""
+    from pipeline.labels import FAMILY_COLUMNS
+    from pipeline.scoring.figures import family_score
+    from pipeline.scoring.oof import read_oof
+    from pipeline.severity.task import starting_point
+
+    table = read_oof(oof)
+    own = np.isin(table.cell, FAMILY_COLUMNS[family]) & (table.grade >= 0)
+    score, constant = family_score(table.log_p[own], table.grade[own]), starting_point(table.grade[own], "weighted")[1]
+    if constant is None or score <= constant:
+        return []
+    return [
+        f"the {family} networks score {score:.3f} out of fold, worse than class frequencies ({constant:.3f}): look at "
+        f"{oof.parent}"
+    ]
 
 
 def _common(args: argparse.Namespace, section: str, settings: dict[str, list[str]]) -> dict[str, Any]:
@@ -163,17 +212,24 @@ def _labelled_families(competitions: Sequence[Competition]) -> set[Family]:
 
 
 def _by_section(settings: Sequence[str]) -> dict[str, list[str]]:
-    """``landmarks.loop.epochs=3`` to {"landmarks": ["loop.epochs=3"]}.
+    """``landmarks.loop.epochs=3`` to {"landmarks": ["loop.epochs=3"]}; ``loop.epochs=3`` is for every network.
 
     Raises:
-        ConfigError: a setting that does not start with a section.
+        ConfigError: a setting that starts neither with a section nor with what networks of every kind have.
     """
     result: dict[str, list[str]] = {name: [] for name in SECTIONS}
     for setting in settings:
         section, dot, rest = setting.partition(".")
-        if not dot or section not in result:
-            raise ConfigError(f"--set {setting}: it must start with one of {', '.join(SECTIONS)} and a dot")
-        result[section].append(rest)
+        if dot and section in result:
+            result[section].append(rest)
+        elif section in EVERYWHERE:
+            for name in TASKS:
+                result[name].append(setting)
+        else:
+            raise ConfigError(
+                f"--set {setting}: it must start with one of {', '.join(SECTIONS)} and a dot, "
+                f"or, for all networks, with {' or '.join(EVERYWHERE)}"
+            )
     return result
 
 

@@ -6,13 +6,16 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline.__main__ import main
 from pipeline.commands import train_all
+from pipeline.labels import FAMILY_COLUMNS, Family
 from pipeline.landmarks.errors import EVALUATION
 from pipeline.owned import claim
+from pipeline.scoring.oof import OofTable, write_oof
 from pipeline.training.folder import claim_run
 from pipeline.weights.manifest import Manifest, WeightsError
 
@@ -22,19 +25,38 @@ TITLES = ["spinal_canal_stenosis", "left_neural_foraminal_narrowing", "right_sub
 @pytest.fixture
 def commands(monkeypatch):
     """The steps that are taken, each of which succeeds; ``evaluate`` leaves errors of canal points."""
-    steps, stored = [], []
+    steps, stored, found, skill = [], [], list(TITLES), dict.fromkeys(Family, 2.0)
 
     def evaluate(data, weights, out, workers):
         steps.append(("evaluate", SimpleNamespace(data=data, weights=weights, workers=workers)))
         claim(out, EVALUATION)
-        row = {"study_id": "1", "series_id": "2", "condition": TITLES[0], "in_plane_mm": 1.5, "slices": 0.0}
-        pd.DataFrame([row]).to_csv(out / "errors.csv", index=False)
+        row = {"study_id": "1", "series_id": "2", "in_plane_mm": 1.5, "slices": 0.0}
+        pd.DataFrame([{**row, "condition": title} for title in found]).to_csv(out / "errors.csv", index=False)
 
     def fit_and_save(weights, data, tables, overrides):
         steps.append(("ensemble", SimpleNamespace(weights=weights, data=data, tables=tables, set=overrides)))
 
     monkeypatch.setattr(train_all, "train_points", lambda task, options: steps.append((task, options)) or 0)
-    monkeypatch.setattr(train_all, "train_classifier", lambda options: steps.append((options.condition, options)) or 0)
+
+    def train_classifier(options):
+        steps.append((options.condition, options))
+        family = Family(options.condition)
+        grades = np.tile([0, 1, 2], 20)
+        logits = skill[family] * np.eye(3)[grades]
+        claim_run(options.out)
+        write_oof(
+            OofTable(
+                study_id=np.arange(60).astype(str),
+                cell=np.resize(FAMILY_COLUMNS[family], 60),
+                fold=grades * 0,
+                grade=grades,
+                predicted_point=grades > -1,
+                log_p=logits - np.log(np.exp(logits).sum(1, keepdims=True)),
+            ),
+            options.out,
+        )
+
+    monkeypatch.setattr(train_all, "train_classifier", train_classifier)
     monkeypatch.setattr(train_all, "evaluate", evaluate)
     monkeypatch.setattr(train_all, "fit_and_save", fit_and_save)
     monkeypatch.setattr(
@@ -43,7 +65,7 @@ def commands(monkeypatch):
     monkeypatch.setattr(
         "pipeline.severity.store.store_run", lambda runs, weights, family, name, fold: stored.append((*runs, name))
     )
-    return SimpleNamespace(steps=steps, stored=stored)
+    return SimpleNamespace(steps=steps, stored=stored, found=found, skill=skill)
 
 
 def names(commands):
@@ -75,7 +97,6 @@ def test_the_steps_in_order_and_every_network_into_the_weights(commands, monkeyp
         assert (told.folds, told.workers, told.restart) == ("all", 3, True)
     assert steps["canal"].landmarks == [points / "label_coordinates.csv"]
     assert steps["canal"].landmark_errors == weights / "landmark_errors.json"
-    assert steps["foraminal"].landmark_errors is None, "no foraminal point was found"
     assert (steps["evaluate"].data, steps["evaluate"].weights, steps["evaluate"].workers) == ([Path("d")], weights, 3)
     tables = {family: [tmp_path / family / "oof.csv"] for family in order[3:6]}
     assert (steps["ensemble"].weights, steps["ensemble"].data) == (weights, [Path("d")])
@@ -162,7 +183,39 @@ def test_there_is_no_fold_to_choose(commands, monkeypatch, tmp_path, capsys):
     assert not commands.steps
 
 
+def test_a_localiser_that_finds_nothing_ends_the_run(commands, monkeypatch, tmp_path, capsys):
+    folder(monkeypatch, TITLES)
+    commands.found[:] = [title for title in TITLES if "subarticular" not in title]
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
+    assert "of the labelled subarticular points the localisers found none" in capsys.readouterr().err
+    assert names(commands) == ["landmarks", "axial", "evaluate"]
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--force"]) == 0
+    assert "WARNING: of the labelled subarticular points" in capsys.readouterr().out
+    assert names(commands)[-1] == "ensemble"
+    assert dict(commands.steps)["subarticular"].landmark_errors is None
+    assert dict(commands.steps)["foraminal"].landmark_errors is not None
+
+
+def test_networks_that_are_worse_than_class_frequencies_are_not_packed(commands, monkeypatch, tmp_path, capsys):
+    folder(monkeypatch, TITLES)
+    commands.skill[Family.CANAL] = -1.0
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
+    assert "the canal networks score 1.86" in (said := capsys.readouterr().err)
+    assert "worse than class frequencies (0.956)" in said
+    assert "ensemble" not in names(commands)
+    assert not [name for *_, name in commands.stored if name.startswith("canal")]
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--force"]) == 0
+    assert [name for *_, name in commands.stored if name.startswith("canal")]
+
+
+def test_a_setting_of_every_network_needs_no_section(commands, monkeypatch, tmp_path):
+    folder(monkeypatch, TITLES)
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--set", "loop.epochs=3"]) == 0
+    trainings = [options for name, options in commands.steps if name not in ("evaluate", "ensemble")]
+    assert [options.set for options in trainings] == [["loop.epochs=3"]] * 5
+
+
 def test_a_setting_must_name_its_section(commands, monkeypatch, tmp_path, capsys):
     folder(monkeypatch, TITLES)
-    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--set", "loop.epochs=3"]) == 2
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--set", "network.width=3"]) == 2
     assert "must start with one of landmarks, axial, canal" in capsys.readouterr().err
