@@ -94,7 +94,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(*lines(rows))
     if args.picture is not None:
-        draw(recipes, args.picture)
+        from pipeline.training.charts import draw_curves
+
+        every = {recipe.name: [run.history for run in recipe.folds.values()] for recipe in recipes}
+        draw_curves(every, args.picture)
     return 0
 
 
@@ -211,31 +214,6 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         text += [f"  {', '.join(known)}"] if known else []
         text += [f"  {name} = {value}" for name, value in row["settings"].items()]
     return text
-
-
-def draw(recipes: Sequence[Recipe], path: Path) -> None:
-    """Curves of loss and score over epochs, a colour a recipe, a line a fold.
-
-    Raises:
-        OSError: the picture cannot be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from pipeline.files import write_atomically
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "score"), strict=True):
-        for number, recipe in enumerate(recipes):
-            for place, run in enumerate(recipe.folds.values()):
-                points = [(row["epoch"], row[name]) for row in run.history if not math.isnan(row.get(name, math.nan))]
-                epochs, values = zip(*points, strict=True) if points else ((), ())
-                axes.plot(epochs, values, f"C{number % 10}.-", label=None if place else recipe.name)
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    canvas = FigureCanvasAgg(figure)
-    write_atomically(path, lambda partial: canvas.print_png(partial))
 
 
 def _or_none(value: float) -> float | None:

@@ -7,6 +7,7 @@ torch is imported where a training starts, so ``--help`` answers without it. Run
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -113,6 +114,7 @@ def _train_sweep(
 
 
 def _train_folds(train: Callable[[argparse.Namespace], object], options: TrainOptions) -> None:
+    from pipeline.console import say
     from pipeline.training.folder import check_run, claim_run
     from pipeline.training.memory import keep_freed_memory
 
@@ -125,7 +127,13 @@ def _train_folds(train: Callable[[argparse.Namespace], object], options: TrainOp
     for fold in folds:
         check_run(fold.out)
     claim_run(options.out)
-    for fold in folds:
+    began = time.monotonic()
+    for number, fold in enumerate(folds):
+        left = (time.monotonic() - began) / number * (len(folds) - number) if number else 0.0
+        ends = (
+            f"; the last ends about {time.strftime('%a %H:%M', time.localtime(time.time() + left))}" if number else ""
+        )
+        say(f"{options.out}: fold {number + 1} of {len(folds)}{ends}")
         train(fold)
 
 

@@ -24,10 +24,12 @@ from pipeline.severity.predict import predict_batch
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
 from pipeline.severity.windows import drop_slices, mix, random_window
 from pipeline.training.augment import StackAugmentation
+from pipeline.training.charts import confusion_chart
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.weights.tensors import read_network
 
 _EVALUATION_BATCH = 256
+RATES = ("precision", "recall", "f1")
 
 
 class SeverityTask(Task):
@@ -74,6 +76,7 @@ class SeverityTask(Task):
         self.train_set = CubeItems(cache, train, jitter.predicted_share, jitter.slice_share, settings.in_plane)
         self.sample_weights = draw_weights(train, settings.sampling)
         self._evaluations = 0
+        self._levels: list[dict[str, Any]] = []
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Embeddings are tables, not matrices, but few enough that decay does not hurt them."""
@@ -113,7 +116,7 @@ class SeverityTask(Task):
         log_p = every[:, 0]
         grades, levels = self.held_out.grade, self.held_out.level
         self._evaluations += 1
-        rows = level_figures(log_p, grades, levels)
+        rows = self._levels = level_figures(log_p, grades, levels)
         folder = self.out / "figures"
         write_text(folder / f"evaluation{self._evaluations:02d}.json", json.dumps(rows, indent=1))
         write_text(folder / "last.txt", "\n".join(level_lines(rows)) + "\n")
@@ -131,7 +134,15 @@ class SeverityTask(Task):
             for number, family in enumerate(self.families)
             if number and (self.held_out.grades[:, number] >= 0).any()
         }
-        return {"score": family_score(log_p, grades), "f1": float(everything["macro_f1"]), **further}
+        loss = severity_loss(torch.from_numpy(log_p), torch.from_numpy(grades), self.settings.loss)
+        return {
+            "score": family_score(log_p, grades),
+            "f1": float(everything["macro_f1"]),
+            **further,
+            "validation_loss": float(loss),
+            **{f"score_{row['level']}": row["score"] for row in rows[:-1] if row["score"] is not None},
+            **{f"{name}_{grade}": everything[name][n] for name in RATES for n, grade in enumerate(GRADES)},
+        }
 
     def predict(self, model: nn.Module, device: torch.device, table: CellTable) -> np.ndarray:
         """(N, families, 3) log-probabilities of the cells at their predicted points, else at their labelled ones."""
@@ -141,6 +152,10 @@ class SeverityTask(Task):
             batch = items.fetch(np.arange(first, min(first + _EVALUATION_BATCH, len(table))))
             results.append(predict_batch(model, batch, self.views, self.settings, device))
         return np.concatenate(results)
+
+    def chart(self) -> np.ndarray | None:
+        """The confusion matrices of the last evaluation, a level each and one of all."""
+        return confusion_chart(self._levels) if self._levels else None
 
     def picture(self, model: nn.Module, device: torch.device) -> np.ndarray | None:
         """The middle slices of a few held-out cells with their grade and the predicted probabilities."""

@@ -33,7 +33,7 @@ from pipeline.severity.predict import by_cell
 from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
-from pipeline.training.folder import claim_run
+from pipeline.training.folder import claim_run, is_begun
 from pipeline.training.loop import fit
 from pipeline.training.processes import is_main_process, main_process_first
 from pipeline.weights.seen import seen_studies
@@ -121,7 +121,7 @@ def train_fold(
         task.model.to(own_gpu())  # the ladder climbs where the training will run
         if settings.loop.loader_workers == 0 and settings.in_plane is None:  # both need the pixels in main memory
             data.cache.keep_on(own_gpu())
-    if is_main_process() and not (resume and (out / "last.ckpt").exists()):
+    if is_main_process() and not (resume and is_begun(out)):
         review(task, data, fold, out)
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
     if not is_main_process():

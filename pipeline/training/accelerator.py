@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import datetime
 import gc
+import shutil
+import sys
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -46,6 +49,44 @@ def open_accelerator(device: Device, precision: Precision) -> Accelerator:
         mixed_precision="no" if precision == "fp32" else precision,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
     )
+
+
+def describe(accelerator: Accelerator) -> str:
+    """Where a training runs and how precisely, for its first line; with a warning where a GPU is left unused."""
+    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
+    if accelerator.device.type == "cuda":
+        card = torch.cuda.get_device_properties(accelerator.device)
+        where = f"{accelerator.device}, {card.name}, {card.total_memory / 2**30:.0f} GiB"
+    elif accelerator.device.type == "cpu":
+        where = f"the CPU with {torch.get_num_threads()} threads"
+    else:
+        where = str(accelerator.device)
+    processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    return f"on {where}{processes}, {precision}{_unused_gpu() if accelerator.device.type == 'cpu' else ''}"
+
+
+def _unused_gpu() -> str:
+    """A warning if the machine has an NVIDIA GPU that this torch cannot use."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    if torch.version.cuda is None:
+        return (
+            f"; WARNING: there is an NVIDIA driver, but this torch ({torch.__version__}) was built without CUDA, as "
+            "PyPI's is for Windows; install it from https://download.pytorch.org/whl/cu126"
+        )
+    return f"; WARNING: there is an NVIDIA driver, but no GPU works with torch {torch.__version__}"
+
+
+def peak_megabytes(device: torch.device) -> float:
+    """The most memory that this process has held: of the GPU where it trains on one, else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float(psutil.Process().memory_info().peak_wset) / 2**20  # type: ignore[attr-defined]
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

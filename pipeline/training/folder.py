@@ -10,9 +10,15 @@ from pipeline.owned import check_claim, claim, delete_known, is_owned
 RUN = "run"
 """What the mark of a run's folder says, and that of a folder of runs."""
 _RESULTS = re.compile(
-    r"last\.ckpt|(best|last)\.safetensors|history\.csv|tensorboard/events\.out\.tfevents\.[^/]*|pictures/epoch\d+\.png"
+    r"(last|complete)\.ckpt|(best|last)\.safetensors|history\.csv|curves\.png|tensorboard/events\.out\.tfevents\.[^/]*|"
+    r"pictures/(epoch|chart)\d+\.png"
 )
 """What :func:`clear_run` deletes."""
+
+
+def is_begun(out: Path) -> bool:
+    """Whether the folder holds a run that would be continued, or is complete."""
+    return any((out / name).exists() for name in ("last.ckpt", "complete.ckpt"))
 
 
 def claim_run(out: Path) -> None:

@@ -28,9 +28,10 @@ from tqdm import tqdm
 
 from pipeline.files import write_text
 from pipeline.training import checkpoint
-from pipeline.training.accelerator import open_accelerator, release_memory
+from pipeline.training.accelerator import describe, open_accelerator, peak_megabytes, release_memory
+from pipeline.training.charts import draw_curves
 from pipeline.training.checkpoint import ResumeError
-from pipeline.training.folder import claim_run, clear_run
+from pipeline.training.folder import claim_run, clear_run, is_begun
 from pipeline.training.interruption import StopRequest, TrainingStopped, pause_file
 from pipeline.training.learner import Learner
 from pipeline.training.loading import Loading
@@ -74,6 +75,12 @@ def fit(
     return _Run(task, settings, out, config or {}, seen, resume).train()
 
 
+_POSITION = ("epoch", "step", "stale", "best", "best_epoch", "history")
+"""What of a run its checkpoint holds beside the tensors."""
+_UNSAID = ("epoch", "wait_share", "seconds", "peak_mb", "score_", "precision_", "recall_", "f1_")
+"""How figures begin that the line of an epoch leaves to history.csv and TensorBoard."""
+
+
 class _Run:
     """The state of one run; ``epoch`` and ``step`` are the next to do, from 0."""
 
@@ -109,6 +116,7 @@ class _Run:
         self.totals = EpochTotals()
         self.saved_at = time.monotonic()
         self._open_folder(resume)
+        self.tracker.say(f"{task.name}: {describe(self.accelerator)}")
         pinned = self.device.type == "cuda"
         self.loading = Loading(task, self.order, settings.loader_workers, pinned=pinned, say=self.tracker.say)
 
@@ -117,12 +125,17 @@ class _Run:
     def train(self) -> FitResult:
         """Run to the end, or to the signal that stops it."""
         with StopRequest() as self.request:
-            while self.epoch < self.settings.epochs and not 0 < self.settings.patience <= self.stale:
+            while not self._is_over():
                 self._train_epoch()
                 self._finish_epoch()
+        if self.main:
+            self._complete()
         self.tracker.close()
         self.accelerator.wait_for_everyone()  # or another process would read weights that are not written yet
         return FitResult(self.best, self.best_epoch, tuple(self.history), self.out / "last.safetensors")
+
+    def _is_over(self) -> bool:
+        return self.epoch >= self.settings.epochs or 0 < self.settings.patience <= self.stale
 
     def _train_epoch(self) -> None:
         """The remaining steps of this epoch."""
@@ -141,10 +154,18 @@ class _Run:
                 seconds = time.monotonic() - began
                 self.totals.add_step({"loss": learnt.loss, **learnt.parts}, self.order.batch_size, seconds, waited)
                 shown = f"loss {self.totals.means()['loss']:.4f}, {self.totals.images_per_second:.0f} images/s"
+                if left := self._seconds_left():
+                    shown += f", run ends {time.strftime('%a %H:%M', time.localtime(time.time() + left))}"
                 bar.set_postfix_str(shown, refresh=False)
                 bar.update()
                 self._obey(bar)
                 began = time.monotonic()
+
+    def _seconds_left(self) -> float:
+        """Of training, at the speed of this epoch so far; evaluations come on top."""
+        values = self.totals.values
+        steps = (self.settings.epochs - self.epoch) * self.order.batches - self.step
+        return steps * values["seconds"] / values["steps"]
 
     def _finish_epoch(self) -> None:
         """Evaluate, draw and save; a checkpoint before it makes a stop during evaluation cost nothing."""
@@ -152,6 +173,7 @@ class _Run:
         totals = self.totals
         row: dict[str, float] = {"epoch": self.epoch + 1, **totals.means()}
         row.update(images_per_s=totals.images_per_second, wait_share=totals.wait_share)
+        row.update(seconds=totals.values.get("seconds", math.nan), peak_mb=peak_megabytes(self.device))
         if line := totals.starvation(self.device.type, self.settings.loader_workers):
             self.tracker.say(line)
         last = self.epoch + 1 == self.settings.epochs
@@ -172,7 +194,7 @@ class _Run:
         self.epoch, self.step, self.totals = self.epoch + 1, 0, EpochTotals()
         self.tracker.history(self.history)
         self.tracker.scalars({f"epoch/{name}": value for name, value in row.items()}, self.epoch)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in ("epoch", "wait_share"))
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if not name.startswith(_UNSAID))
         self.tracker.say(f"{self.task.name} epoch {self.epoch}/{self.settings.epochs}: {shown}; best {self.best:.4g}")
         self._save()
 
@@ -180,14 +202,15 @@ class _Run:
         model = self.learner.averaged.model.eval()
         with self.request.at_once(), torch.no_grad(), self.accelerator.autocast():
             figures = {name: float(value) for name, value in self.task.evaluate(model, self.device).items()}
-            image = self.task.picture(model, self.device)
+            images = {"epoch": self.task.picture(model, self.device), "chart": self.task.chart()}
         if math.isinf(figures.get("score", math.inf)):
             raise ValueError(
                 f"{self.task.name}: evaluate() must give a finite 'score' (lower is better; not a number where nothing "
                 f"was held out), gave {figures}"
             )
-        if image is not None:
-            self.tracker.picture(image, f"epoch{self.epoch + 1:02d}", self.epoch + 1)
+        for kind, image in images.items():
+            if image is not None:
+                self.tracker.picture(image, kind, self.epoch + 1)
         return figures
 
     # -- between steps --------------------------------------------------------------------------------------------
@@ -231,47 +254,50 @@ class _Run:
         size = {"steps": self.order.batches, "items": len(self.order.weights)}
         return {"task": self.task.name, "studies": studies, **size, **kept}
 
-    def _save(self) -> None:
-        self.saved_at = time.monotonic()
-        if not self.main:
-            return
-        state = {
+    def _state(self) -> dict[str, Any]:
+        """Where the run is, without its tensors."""
+        return {
             "fingerprint": self._fingerprint(),
             "settings": asdict(self.settings),
             "config": self.config["config"],
-            **self.learner.state(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "stale": self.stale,
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "history": self.history,
+            **{name: getattr(self, name) for name in _POSITION},
             "totals": self.totals.values,
         }
-        checkpoint.save_state(self.out / "last.ckpt", state)
+
+    def _save(self) -> None:
+        self.saved_at = time.monotonic()
+        if self.main:
+            checkpoint.save_state(self.out / "last.ckpt", self._state() | self.learner.state())
+
+    def _complete(self) -> None:
+        """Draw the curves, and leave of the checkpoint, several times the network's size, what a repetition needs."""
+        draw_curves({self.task.name: [self.history]}, self.out / "curves.png")
+        checkpoint.save_state(self.out / "complete.ckpt", self._state())
+        (self.out / "last.ckpt").unlink(missing_ok=True)
 
     def _open_folder(self, resume: bool) -> None:
         """Make or clear the folder and, if it holds a checkpoint to continue, load it."""
-        path = self.out / "last.ckpt"
         if self.main:
             claim_run(self.out)
-            if not resume or not path.exists():
+            if not resume or not is_begun(self.out):
                 clear_run(self.out)
         self.accelerator.wait_for_everyone()
-        if path.exists():
-            self._load(path)
+        if is_begun(self.out):
+            self._load()
         self.accelerator.wait_for_everyone()
         # Only now: a run that was refused has changed nothing of the one that was there.
         if self.main:
             write_text(self.out / "config.yaml", yaml.safe_dump(self.config, sort_keys=False))
             write_seen(self.out / "seen.txt", self.seen)
 
-    def _load(self, path: Path) -> None:
-        """Continue from a checkpoint.
+    def _load(self) -> None:
+        """Continue from a checkpoint, or find that there is nothing left to do.
 
         Raises:
-            ResumeError: it is of another run.
+            ResumeError: it is of another run, or of one that ended earlier than this one would.
         """
+        complete = (self.out / "complete.ckpt").exists()
+        path = self.out / ("complete.ckpt" if complete else "last.ckpt")
         state = checkpoint.load_state(path)
         ours, theirs = self._fingerprint(), state.get("fingerprint", {})
         if differing := checkpoint.differences(theirs, ours):
@@ -279,13 +305,21 @@ class _Run:
         changes = checkpoint.differences(state["settings"], asdict(self.settings))
         if changed := "; ".join(filter(None, [changes, checkpoint.changed_config(path, state, self.config["config"])])):
             self.tracker.say(f"settings changed since {path.name} was written: {changed}")
+        for name in _POSITION:
+            setattr(self, name, state[name])
+        self.totals = EpochTotals(state["totals"])
+        if complete:
+            if not self._is_over():
+                raise ResumeError(
+                    f"{path}: the run is complete after {self.epoch} epochs, and {self.settings.epochs} are asked for; "
+                    f"go on in another --out (start_from={self.out / 'last.safetensors'}), or --restart"
+                )
+            self.tracker.say(f"{self.task.name}: complete after {self.epoch} epochs; nothing is left to train")
+            return
         try:
             self.learner.load(state)
         except (RuntimeError, ValueError) as error:
             raise ResumeError(f"{path}: the network is another one; use --restart or another --out. {error}") from error
-        for name in ("epoch", "step", "stale", "best", "best_epoch", "history"):
-            setattr(self, name, state[name])
-        self.totals = EpochTotals(state["totals"])
         self.tracker.say(f"continuing {path} at epoch {self.epoch + 1}, step {self.step}")
 
     def _save_weights(self, name: str, score: float) -> None:

@@ -61,6 +61,10 @@ class Task(abc.ABC):
         """Predictions against truth as (rows, cols, 3) uint8, drawn after each epoch; None for no picture."""
         return None
 
+    def chart(self) -> np.ndarray | None:
+        """What the last evaluation found, as (rows, cols, 3) uint8, e.g. confusion matrices; None for nothing."""
+        return None
+
     def item_name(self, index: int) -> str:
         """What an error message calls an item, e.g. study, series and level."""
         return f"item {index}"

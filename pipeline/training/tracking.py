@@ -69,14 +69,14 @@ class Tracker:
 
         write_atomically(self.out / "history.csv", write)
 
-    def picture(self, image: np.ndarray, name: str, step: int) -> None:
-        """Save (rows, cols, 3) uint8 RGB as pictures/<name>.png and show it in TensorBoard."""
+    def picture(self, image: np.ndarray, kind: str, epoch: int) -> None:
+        """Save (rows, cols, 3) uint8 RGB as pictures/<kind><epoch>.png and show it in TensorBoard."""
         if self.quiet:
             return
-        save_png(self.out / "pictures" / f"{name}.png", image)
+        save_png(self.out / "pictures" / f"{kind}{epoch:02d}.png", image)
         board = self.board()
         if board is not None:
-            board.add_image("predictions", image, step, dataformats="HWC")
+            board.add_image(kind, image, epoch, dataformats="HWC")
 
     def close(self) -> None:
         """Flush TensorBoard's file."""

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.config import ConfigError
 from pipeline.device import working_gpu
-from pipeline.training.accelerator import is_out_of_memory, move_optimizer, open_accelerator
+from pipeline.training.accelerator import describe, is_out_of_memory, move_optimizer, open_accelerator
 from pipeline.training.loop import fit
 from tests.training.toy import SETTINGS, ToyTask
 
@@ -64,3 +64,20 @@ def test_moving_an_optimizer_moves_its_moments():
     state = optimizer.state[parameter]
     assert (state["exp_avg"].device.type, state["exp_avg_sq"].device.type) == ("meta", "meta")
     assert state["step"].device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "said"),
+    [
+        (None, None, ""),
+        ("/usr/bin/nvidia-smi", None, "was built without CUDA, as PyPI's is for Windows"),
+        ("/usr/bin/nvidia-smi", "12.6", "but no GPU works with torch"),
+    ],
+)
+def test_the_first_line_warns_of_a_gpu_that_torch_cannot_use(monkeypatch, driver, cuda, said):
+    monkeypatch.setattr("shutil.which", lambda name: driver)
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.setattr("pipeline.training.accelerator.working_gpu", lambda: False)
+    line = describe(open_accelerator("auto", "auto"))
+    assert line.startswith(f"on the CPU with {torch.get_num_threads()} threads, fp32")
+    assert (said in line) if said else ("WARNING" not in line)

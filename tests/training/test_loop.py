@@ -18,11 +18,17 @@ from pipeline.training.checkpoint import ResumeError, load_state, save_state
 from pipeline.training.loop import TrainingStopped, fit
 from tests.training.toy import SETTINGS, Ramp, ToyTask
 
-TIMES = {"images_per_s", "wait_share"}
+TIMES = {"images_per_s", "wait_share", "seconds", "peak_mb"}
 
 
 def untimed(history):
     return [{name: value for name, value in row.items() if name not in TIMES} for row in history]
+
+
+def stopped_run(out, stop_at=7):
+    """A run that was stopped, so that its checkpoint is there."""
+    with pytest.raises(TrainingStopped):
+        fit(ToyTask(stop_at=stop_at), SETTINGS, out)
 
 
 def assert_same_weights(first, second):
@@ -33,7 +39,8 @@ def assert_same_weights(first, second):
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 8])
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop_at):
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, monkeypatch, stop_at):
+    monkeypatch.setattr("pipeline.training.loop._Run._complete", lambda run: None)  # keeps the checkpoint
     whole = fit(ToyTask(), SETTINGS, tmp_path / "whole")
     with pytest.raises(TrainingStopped) as stopped:
         fit(ToyTask(stop_at=stop_at), SETTINGS, tmp_path / "parts")
@@ -87,11 +94,19 @@ def test_training_learns_and_leaves_everything_that_the_folder_promises(tmp_path
     assert result.best_score < 0.5 * result.history[0]["score"]
     assert result.best_score == min(row["score"] for row in result.history)
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"last.ckpt", "best.safetensors", "last.safetensors", "config.yaml", "history.csv", "log.txt"} <= names
+    assert {"complete.ckpt", "best.safetensors", "last.safetensors", "config.yaml", "history.csv", "log.txt"} <= names
+    assert "last.ckpt" not in names
+    assert (tmp_path / "complete.ckpt").stat().st_size < 20_000
+    assert (tmp_path / "curves.png").stat().st_size > 5_000
     assert len(list((tmp_path / "pictures").glob("epoch*.png"))) == 12
+    log = (tmp_path / "log.txt").read_text()
+    assert "toy: on the CPU with 1 threads, fp32" in log.splitlines()[0]
     assert list((tmp_path / "tensorboard").iterdir())
     with (tmp_path / "history.csv").open() as handle:
-        assert len(list(csv.DictReader(handle))) == 12
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 12
+    assert all(float(row["seconds"]) > 0 for row in rows)
+    assert all(50 < float(row["peak_mb"]) < 20_000 for row in rows)
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert config["config"] == {"backbone": "toy"}
     assert config["loop"]["epochs"] == 12
@@ -102,6 +117,9 @@ def test_a_finished_run_is_not_trained_again_but_restart_is(tmp_path):
     task = ToyTask()
     assert fit(task, SETTINGS, tmp_path).best_score == first.best_score
     assert task.calls == 0
+    with pytest.raises(ResumeError, match="complete after 3 epochs, and 4 are asked for"):
+        fit(task, dataclasses.replace(SETTINGS, epochs=4), tmp_path)
+    assert fit(task, SETTINGS, tmp_path).history == first.history
     fit(task, SETTINGS, tmp_path, resume=False)
     assert task.calls == 15
 
@@ -236,7 +254,7 @@ def test_patience_ends_a_run_that_no_longer_improves(tmp_path):
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    fit(ToyTask(), SETTINGS, tmp_path)
+    stopped_run(tmp_path)
     with pytest.raises(ResumeError, match=r"seed was 0, is 5.*--restart"):
         fit(ToyTask(), dataclasses.replace(SETTINGS, seed=5), tmp_path)
     other = ToyTask()
@@ -273,7 +291,7 @@ def test_a_restart_deletes_the_runs_own_results_alone(tmp_path):
 
 
 def test_a_checkpoint_carries_nothing_that_could_run(tmp_path):
-    fit(ToyTask(), SETTINGS, tmp_path)
+    stopped_run(tmp_path)
     content = (tmp_path / "last.ckpt").read_bytes()
     with safe_open(tmp_path / "last.ckpt", "pt") as file:
         assert file.keys()
