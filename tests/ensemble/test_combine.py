@@ -41,20 +41,6 @@ def rows(*probabilities):
     return result
 
 
-def data(count=200, seed=0):
-    """A good and a useless recipe for the foramina."""
-    generator = np.random.default_rng(seed)
-    grades = generator.choice(3, (count, 25), p=[0.7, 0.2, 0.1]).astype(float)
-    good, bad = np.full((count, 25, 3), np.nan), np.full((count, 25, 3), np.nan)
-    for column in FORAMINAL:
-        logits = generator.normal(size=(count, 3))
-        bad[:, column] = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-        logits = logits * 0.5
-        logits[np.arange(count), grades[:, column].astype(int)] += 2
-        good[:, column] = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    return OutOfFold({"good": good, "bad": bad}, grades, np.arange(count) % 5)
-
-
 def test_logits_and_probabilities_average_as_they_say():
     a, b = rows([0.8, 0.1, 0.1]), rows([0.2, 0.4, 0.4])
     cell = FORAMINAL[0]
@@ -92,68 +78,6 @@ def test_a_member_without_input_or_weight_is_left_out():
     assert np.isnan(blend({"a": a, "b": b}, {"a": 0.0, "b": 0.0})).all()
     with pytest.raises(ValueError, match="nothing to blend"):
         blend({})
-
-
-def test_the_good_recipe_gets_the_weight():
-    fitted = fit_ensemble(data(), np.full((25, 3), 1 / 3), QUICK, with_context=False)
-    assert fitted.fit.recipes["good"] > 0.8
-    report = fitted.report
-    assert report["weighted"]["foraminal"] < report["even average"]["foraminal"]
-    assert report["calibrated"]["foraminal"] < report["even average"]["foraminal"]
-    assert "calibrated" in "\n".join(report_lines(report))
-
-
-def test_fixed_weights_are_kept():
-    fitted = fit_ensemble(data(), np.full((25, 3), 1 / 3), QUICK, with_context=False, fixed={"bad": 0.0})
-    assert fitted.fit.recipes["bad"] == 0.0
-
-
-def tables(folder, count=60):
-    """A competition folder with grades only, and an out-of-fold table of it."""
-    made = data(count)
-    names = [f"{1000 + n}" for n in range(count)]
-    lines = [",".join(["study_id", *CELL_COLUMNS])]
-    lines += [",".join([n, *(GRADE_NAMES[int(g)] for g in row)]) for n, row in zip(names, made.grades, strict=True)]
-    (folder / "data" / "train_images").mkdir(parents=True)
-    (folder / "data" / "train.csv").write_text("\n".join(lines))
-    study, cell = np.repeat(np.arange(count), len(FORAMINAL)), np.tile(FORAMINAL, count)
-    table = OofTable(
-        study_id=np.array(names)[study],
-        cell=cell,
-        fold=made.folds[study],
-        grade=made.grades[study, cell].astype(np.int64),
-        predicted_point=np.ones(len(study), dtype=bool),
-        log_p=made.predictions["good"][study, cell],
-    )
-    (folder / "run").mkdir()
-    write_oof(table, folder / "run")
-    return table
-
-
-def test_from_tables_to_the_files_that_the_run_reads(tmp_path, capsys):
-    table = tables(tmp_path)
-    back = read_oof(tmp_path / "run" / "oof.csv")
-    np.testing.assert_allclose(back.log_p, table.log_p, atol=1e-5)
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    Manifest(weights, "test", "nothing").save()
-    runs = {"foraminal": [tmp_path / "run" / "oof.csv"]}
-    fit_and_save(weights, [tmp_path / "data"], runs, overrides=["steps=15", "members=1", "hidden=8"])
-    assert "context" in capsys.readouterr().out
-    manifest = Manifest.load(weights)
-    p, from_context = combine(manifest, {"foraminal-fold0": rows([0.2, 0.3, 0.5])[0]})
-    np.testing.assert_allclose(p.sum(1), 1)
-    assert not from_context[FORAMINAL[0]]
-    assert from_context.sum() == 24
-    nothing, none = combine(manifest, {"foraminal-fold0": np.full((25, 3), np.nan)})
-    assert np.isnan(nothing).all()
-    assert not none.any()
-
-    content = json.loads((weights / "ensemble.json").read_text())
-    content["temperatur"] = 1
-    manifest = manifest.add_file("ensemble.json", json.dumps(content).encode())
-    with pytest.raises(WeightsError, match="temperatur"):
-        combine(manifest, {"foraminal-fold0": rows([0.2, 0.3, 0.5])[0]})
 
 
 def test_trust_moves_only_cells_with_a_prediction_of_their_own():
