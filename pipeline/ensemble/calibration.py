@@ -49,8 +49,10 @@ class Calibration:
 def normalised(logits: np.ndarray) -> np.ndarray:
     """(..., 3) log-probabilities from any logits; a large negative floor keeps them finite."""
     clipped = np.maximum(logits, -60.0)  # NaN passes through
-    top = clipped.max(-1, keepdims=True)
-    return np.asarray(clipped - top - np.log(np.exp(clipped - top).sum(-1, keepdims=True)))
+    first, second, third = clipped[..., 0], clipped[..., 1], clipped[..., 2]  # sums along three numbers are slow
+    clipped = clipped - np.maximum(np.maximum(first, second), third)[..., None]
+    p = np.exp(clipped)
+    return np.asarray(clipped - np.log(p[..., 0] + p[..., 1] + p[..., 2])[..., None])
 
 
 def weighted_loss(log_p: np.ndarray, grades: np.ndarray) -> float:
@@ -85,7 +87,11 @@ def fit_calibration(
     def penalised(values: np.ndarray) -> float:
         return loss(made(values).apply(log_p), grades) + _RIDGE * float((values**2).sum())
 
-    return made(minimize(penalised, np.zeros(3 if with_bias else 1), method="Nelder-Mead", options={"maxiter": 400}).x)
+    return made(
+        minimize(
+            penalised, np.zeros(3 if with_bias else 1), method="L-BFGS-B", bounds=[(-50, 50)] * (3 if with_bias else 1)
+        ).x
+    )
 
 
 def calibration_error(log_p: np.ndarray, grades: np.ndarray, bins: int = 15) -> np.ndarray:

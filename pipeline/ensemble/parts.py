@@ -123,8 +123,13 @@ def _fit_calibrations(log_p: np.ndarray, grades: np.ndarray, fewest: int) -> dic
     result = {}
     for family, columns in FAMILY_COLUMNS.items():
         rows, true = log_p[:, columns], grades[:, columns]
-        if np.count_nonzero(np.isfinite(rows).all(-1) & np.isfinite(true)) >= fewest:
+        both = graded(rows, true)
+        if len(both[1]) < fewest:
+            continue
+        if family is Family.CANAL:
             result[family.value] = fit_calibration(rows, true, loss=functools.partial(_family_loss, family))
+        else:
+            result[family.value] = fit_calibration(*both)
     return result
 
 
@@ -149,7 +154,9 @@ def _fit_weights(
 ) -> dict[str, float]:
     """Weights of the recipes of a family, adding up to 1."""
     names, columns = list(predictions), FAMILY_COLUMNS[family]
-    own = {name: values[:, columns] for name, values in predictions.items()}
+    own, grades = {name: values[:, columns] for name, values in predictions.items()}, grades[:, columns]
+    if family is not Family.CANAL:  # whose cells count by study too
+        own, grades = {name: values[np.isfinite(grades)] for name, values in own.items()}, grades[np.isfinite(grades)]
     if len(names) < 2:
         return dict.fromkeys(names, 1.0)
 
@@ -159,7 +166,7 @@ def _fit_weights(
 
     def loss(values: np.ndarray) -> float:
         log_p = blend(own, weights(values), average)
-        return _family_loss(family, log_p, grades[:, columns]) + 1e-3 * float((values**2).sum())
+        return _family_loss(family, log_p, grades) + 1e-3 * float((values**2).sum())
 
-    best = minimize(loss, np.zeros(len(names) - 1), method="Nelder-Mead", options={"maxiter": 200})
+    best = minimize(loss, np.zeros(len(names) - 1), method="L-BFGS-B", bounds=[(-20, 20)] * (len(names) - 1))
     return weights(np.asarray(best.x))

@@ -42,7 +42,7 @@ def make_report(rows: Mapping[str, Row], careful: np.ndarray, grades: np.ndarray
     Returns:
         By part the terms, ``score``, ``calibration_error`` by family and grade, ``change`` against the part before
         (all of the new one taken), by term a pair of difference and standard error, and ``kept``. Then ``all parts``
-        and ``chosen by other folds``, both against the first, and ``prior alone``.
+        and ``other folds' choice`` (without context), both against the first, and ``prior alone``.
     """
     report: dict[str, Any] = {}
     first = before = with_prior(next(iter(rows.values())).log_p, prior)
@@ -55,7 +55,7 @@ def make_report(rows: Mapping[str, Row], careful: np.ndarray, grades: np.ndarray
         before = after
     report["all parts"] = {**report[name], "change": _plain(differences(grades, first, before)), "kept": None}
     chosen = with_prior(careful, prior)
-    report["chosen by other folds"] = {
+    report["other folds' choice"] = {
         **_measured(careful, chosen, grades),
         "change": _plain(differences(grades, first, chosen)),
     }
@@ -95,7 +95,7 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
         values = "".join(f"{'-' if row[name] is None else format(row[name], '.4f'):>18}" for name in names)
         errors = ", ".join(f"{family} {max(e.values()):.3f}" for family, e in row["calibration_error"].items())
         lines.append(f"{stage:<24}{values}   {errors}")
-    lines += ["", f"{'change by each part':<24}{head}   kept (standard errors are over studies, paired)"]
+    lines += ["", f"{'change by each part':<24}{head}   kept (paired; standard errors over studies)"]
     for stage, row in report.items():
         if "change" in row and stage != "even average":
             pairs = [row["change"][name] for name in names]

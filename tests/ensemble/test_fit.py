@@ -17,7 +17,7 @@ from pipeline.ensemble.stack import Stack
 from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADE_NAMES, Family
 from pipeline.scoring.metric import WEIGHTS
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
-from pipeline.weights.manifest import Manifest, Member, WeightsError
+from pipeline.weights.manifest import Manifest, WeightsError
 
 CANAL, FORAMINAL, SUBARTICULAR = FAMILY_COLUMNS.values()
 THIRDS = np.full((25, 3), 1 / 3)
@@ -48,7 +48,7 @@ def foramen():
 def spoken(generator, count, columns):
     """(count, 25, 3) a recipe's log-probabilities of some cells."""
     result = np.full((count, 25, 3), np.nan)
-    result[:, columns] = normalised(generator.normal(0, 1.5, (count, len(columns), 3)) + [1.5, 0.0, -0.5])
+    result[:, columns] = normalised(generator.normal([1.5, 0.0, -0.5], 1.5, (count, len(columns), 3)))
     return result
 
 
@@ -64,12 +64,12 @@ def test_known_weights_temperature_and_neighbours_are_found():
     """Grades are drawn from 0.75 of one recipe and 0.25 of the other, made less certain, and moved by a neighbour."""
     generator = np.random.default_rng(2)
     columns = [*FORAMINAL, *SUBARTICULAR]
-    first, second = (spoken(generator, 1500, columns) for _ in range(2))
+    first, second = (spoken(generator, 900, columns) for _ in range(2))
     calibrated = normalised((0.75 * first + 0.25 * second) / 1.2)
     truth = calibrated.copy()
     stack = Stack(neighbours=(0.0, 0.8, 0.0, 0.0, 0.0, 0.0))
     truth[:, SUBARTICULAR] = stack.apply(calibrated, Family.SUBARTICULAR)
-    made = OutOfFold({"a": first, "b": second}, drawn(generator, truth), np.arange(1500) % 5)
+    made = OutOfFold({"a": first, "b": second}, drawn(generator, truth), np.arange(900) % 5)
     fitted = fit_ensemble(made, THIRDS, QUICK, with_context=False)
     fit, report = fitted.fit, fitted.report
     assert fit.average == "logits"
@@ -119,9 +119,9 @@ def test_a_pattern_of_series_gets_its_own_calibration_where_it_needs_one():
 def test_the_top_canal_cell_is_raised_where_any_level_may_be_severe():
     """Five cells of equal chance: the highest says far too little of "any"."""
     generator = np.random.default_rng(5)
-    canal = np.full((1500, 25, 3), np.nan)
-    canal[:, CANAL] = normalised(generator.normal(0, 0.3, (1500, 5, 3)) + [1.0, 0.0, 0.3])
-    made = OutOfFold({"canal": canal}, drawn(generator, canal), np.arange(1500) % 5)
+    canal = np.full((900, 25, 3), np.nan)
+    canal[:, CANAL] = normalised(generator.normal([1.0, 0.0, 0.3], 0.3, (900, 5, 3)))
+    made = OutOfFold({"canal": canal}, drawn(generator, canal), np.arange(900) % 5)
     fitted = fit_ensemble(made, THIRDS, QUICK, "logits", with_context=False)
     assert fitted.fit.top_severe > 1.2
     assert fitted.report["top severe"]["any_severe"] < fitted.report["neighbours"]["any_severe"]
@@ -130,9 +130,9 @@ def test_the_top_canal_cell_is_raised_where_any_level_may_be_severe():
 def test_the_average_that_fits_better_is_taken():
     """One recipe is right, or both are; a mixture is what the mean of probabilities says."""
     generator = np.random.default_rng(6)
-    first, second = (normalised(3 * spoken(generator, 1500, FORAMINAL)) for _ in range(2))
+    first, second = (normalised(3 * spoken(generator, 900, FORAMINAL)) for _ in range(2))
     mixed = np.log((np.exp(first) + np.exp(second)) / 2)
-    made = OutOfFold({"a": first, "b": second}, drawn(generator, mixed), np.arange(1500) % 5)
+    made = OutOfFold({"a": first, "b": second}, drawn(generator, mixed), np.arange(900) % 5)
     assert fit_ensemble(made, THIRDS, QUICK, with_context=False).fit.average == "probabilities"
 
 
@@ -164,7 +164,7 @@ def test_the_context_answers_only_for_cells_without_a_prediction():
 
 
 def test_a_fit_comes_back_from_its_file():
-    fitted = fit_ensemble(data(800), THIRDS, QUICK, with_context=False).fit
+    fitted = fit_ensemble(data(200), THIRDS, QUICK, with_context=False).fit
     stack = Stack((0.1, 0.0, 0.0, 0.0, 0.0, 0.2), (0.0, 0.3, 0.0, 0.0, 0.0, -1.5))
     assert from_dict(EnsembleFit, json.loads(json.dumps(to_dict(fitted)))) == fitted
     content = {"patterns": {"a+b": {"stack": {"canal": to_dict(stack)}}}, "top_severe": 1.25}

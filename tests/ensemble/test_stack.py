@@ -14,7 +14,7 @@ STEPS = (0.5, 0.4, -0.3, 0.2, -0.1, 0.6)
 
 
 def answers(count=40, seed=0):
-    return normalised(np.random.default_rng(seed).normal(size=(count, 25, 3)) + [1.5, 0, -1])
+    return normalised(np.random.default_rng(seed).normal([1.5, 0.0, -1.0], 1.0, (count, 25, 3)))
 
 
 def drawn(log_p, generator):
@@ -58,7 +58,7 @@ def test_each_coefficient_looks_at_the_neighbour_of_its_name(neighbour, column):
     """Of the left recess at L3/L4, the third of its ten cells."""
     log_p = answers(5)
     changed = log_p.copy()
-    changed[:, column] = normalised(changed[:, column] + [0, 0, 3.0])
+    changed[:, column] = normalised(changed[:, column] + np.array([0.0, 0.0, 3.0]))
     moved = terms(changed, Family.SUBARTICULAR)[:, 2, 1, 6:] - terms(log_p, Family.SUBARTICULAR)[:, 2, 1, 6:]
     place = NEIGHBOURS.index(neighbour)
     assert (moved[:, place] > 0.01).all()
