@@ -108,9 +108,8 @@ def combine(manifest: Manifest, predictions: Mapping[str, np.ndarray]) -> tuple[
     fit, context = fitted(manifest)
     weights = member_weights(fit, manifest.members, predictions)
     blended = blend({name: values[None] for name, values in predictions.items()}, weights, fit.average)
-    answering = {
-        member.recipe for member in manifest.members if np.isfinite(predictions.get(member.name, np.nan)).any()
-    }
+    silent = {name for name, values in predictions.items() if not np.isfinite(values).any()}
+    answering = {m.recipe for m in manifest.members if m.name in predictions.keys() - silent}
     log_p = correct(fit, blended, [pattern_of(answering)])
     known = np.isfinite(log_p[0]).all(-1)
     if context is None or not known.any():
@@ -201,7 +200,7 @@ def pattern_of(recipes: Iterable[str]) -> str:
     return "+".join(sorted(recipes))
 
 
-def correct(fit: EnsembleFit, log_p: np.ndarray, patterns: Sequence[str]) -> np.ndarray:
+def correct(fit: EnsembleFit, log_p: np.ndarray, patterns: Sequence[str] | np.ndarray) -> np.ndarray:
     """Blended log-probabilities calibrated, stacked on their neighbours, and the top canal cell raised.
 
     Args:
@@ -219,7 +218,7 @@ def correct(fit: EnsembleFit, log_p: np.ndarray, patterns: Sequence[str]) -> np.
     return raise_top(result, fit.top_severe)
 
 
-def calibrate(fit: EnsembleFit, log_p: np.ndarray, patterns: Sequence[str] | None = None) -> np.ndarray:
+def calibrate(fit: EnsembleFit, log_p: np.ndarray, patterns: Sequence[str] | np.ndarray | None = None) -> np.ndarray:
     """(studies, 25, 3) log-probabilities with temperature and bias of each family, or of its pattern where there is."""
     result = np.array(log_p, dtype=np.float64)
     names = np.asarray([""] * len(result) if patterns is None else patterns)

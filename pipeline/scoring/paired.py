@@ -49,12 +49,12 @@ def differences(grades: np.ndarray, first: np.ndarray, second: np.ndarray) -> di
         first, second: (studies, 25, 3) probabilities.
     """
     shares = {term: _shares(grades, first, second, term) for term in TERM_OF}
-    return {term: _sum(values) for term, values in {**shares, "score": sum(shares.values()) / len(shares)}.items()}
+    return {term: _sum(values) for term, values in {**shares, "score": np.mean(list(shares.values()), axis=0)}.items()}
 
 
 def difference(grades: np.ndarray, first: np.ndarray, second: np.ndarray, terms: Collection[str]) -> Difference:
     """How they differ in the sum of some terms."""
-    return _sum(sum(_shares(grades, first, second, term) for term in terms))
+    return _sum(np.sum([_shares(grades, first, second, term) for term in terms], axis=0))
 
 
 def _shares(grades: np.ndarray, first: np.ndarray, second: np.ndarray, term: str) -> np.ndarray:

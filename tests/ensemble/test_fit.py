@@ -11,12 +11,16 @@ from pipeline.ensemble.calibration import normalised
 from pipeline.ensemble.combine import EnsembleFit, combine
 from pipeline.ensemble.context import ContextSettings
 from pipeline.ensemble.fit import fit_ensemble
-from pipeline.ensemble.out_of_fold import OutOfFold
+from pipeline.ensemble.out_of_fold import OutOfFold, gather_submissions
+from pipeline.ensemble.prior import read_prior
 from pipeline.ensemble.report import report_lines
 from pipeline.ensemble.stack import Stack
+from pipeline.folds import read_folds
 from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADE_NAMES, Family
 from pipeline.scoring.metric import WEIGHTS
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
+from pipeline.submission import read_submission
+from pipeline.tables import read_labels
 from pipeline.weights.manifest import Manifest, WeightsError
 
 CANAL, FORAMINAL, SUBARTICULAR = FAMILY_COLUMNS.values()
@@ -218,3 +222,21 @@ def test_from_tables_to_the_files_that_the_run_reads(tmp_path, capsys):
     manifest = manifest.add_file("ensemble.json", json.dumps(content).encode())
     with pytest.raises(WeightsError, match="temperatur"):
         combine(manifest, {"foraminal-fold0": foramen()})
+
+
+@pytest.mark.real
+def test_seven_published_tables_gain_more_than_four_thousandths(real_data):
+    """A gold team's out-of-fold predictions of 1,607 studies, cross-fitted over its folds."""
+    folder = real_data / "oof7"
+    tables = {path.name.partition(".")[0]: read_submission(path) for path in sorted(folder.glob("*_*.csv.gz"))}
+    labels, folds = read_labels(folder / "train.csv").strict(), read_folds(folder / "folds.csv")
+    made = gather_submissions(tables, labels, folds)
+    report = fit_ensemble(made, read_prior(), QUICK, with_context=False).report
+    assert len(tables) == 7
+    assert report["even average"]["score"] == pytest.approx(0.3866, abs=1e-4)
+    for row in ("all parts", "other folds' choice"):
+        change, error = report[row]["change"]["score"]
+        assert change < -0.004, row
+        assert change < -2 * error, row
+    change, error = report["neighbours"]["change"]["subarticular"]
+    assert change < -2 * error
