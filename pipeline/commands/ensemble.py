@@ -3,7 +3,7 @@
 Takes every labelled study through stages one to four, as ``submit.py`` does, by networks that have not seen it; or
 reads what ``train severity`` left (``oof.csv`` of every fold), where ``--oof`` names it. Writes ``ensemble.json`` and
 ``context.safetensors`` into the weights folder, records them in its manifest, and prints what each part is worth,
-cross-fitted.
+cross-fitted. With ``--tables`` it fits tables in the form of a submission, of whatever origin, and only prints.
 """
 
 from __future__ import annotations
@@ -13,8 +13,12 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.console import CallError, WorkError, say
+
+if TYPE_CHECKING:
+    from pipeline.ensemble.combine import Average
 
 REPORT_FILE = "ensemble_report.json"
 
@@ -22,9 +26,19 @@ REPORT_FILE = "ensemble_report.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The weights folder, the data and the tables."""
     parser.add_argument(
-        "--weights", type=Path, required=True, metavar="DIR", help="weights folder (with manifest.json)"
+        "--weights", type=Path, metavar="DIR", help="weights folder (with manifest.json); asked for without --tables"
     )
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR", help="graded competition folders")
+    parser.add_argument("--data", type=Path, nargs="+", metavar="DIR", help="graded competition folders, likewise")
+    parser.add_argument(
+        "--tables",
+        type=Path,
+        nargs="+",
+        metavar="CSV",
+        help="out-of-fold tables with the columns of a submission, one a recipe, named as the file is (.csv, .csv.gz); "
+        "rows may be missing. Nothing is written",
+    )
+    parser.add_argument("--folds", type=Path, metavar="CSV", help="with --tables: study_id and fold of every study")
+    parser.add_argument("--truth", type=Path, metavar="CSV", help="with --tables: the grades, as train.csv")
     parser.add_argument(
         "--oof",
         nargs="+",
@@ -45,9 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RECIPE=WEIGHT",
         help="weights to keep instead of fitting, e.g. canal=0",
     )
-    parser.add_argument("--average", choices=["logits", "probabilities"], default="logits", help="default: logits")
+    parser.add_argument("--average", choices=["logits", "probabilities"], help="default: what fits better")
     parser.add_argument("--no-context", action="store_true", help="do not fit the study-context model")
-    parser.add_argument("--ablation", action="store_true", help="also report the context model without calibration")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="setting of the context model, e.g. steps=800"
     )
@@ -55,6 +68,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit, save, report."""
+    fixed = {name: _weight(name, text) for name, text in _pairs("--fixed", "RECIPE=WEIGHT", args.fixed)}
+    sides = {"--weights": args.weights, "--data": args.data}, {"--folds": args.folds, "--truth": args.truth}
+    needed, others = sides if args.tables is None else sides[::-1]
+    if missing := [name for name, value in needed.items() if value is None]:
+        raise CallError(
+            f"{', '.join(missing)} missing; expected --weights and --data, or --tables, --folds and --truth"
+        )
+    if args.tables is not None and (args.oof or args.save_oof or any(others.values())):
+        raise CallError("--tables is fitted without weights; leave out --weights, --data, --oof and --save-oof")
+    if args.tables is not None:
+        fit_tables(args.tables, args.folds, args.truth, fixed, args.average, not args.no_context, args.set)
+        return 0
     tables: dict[str, list[Path]] = {}
     for name, path in _pairs("--oof", "RECIPE=CSV", args.oof):
         tables.setdefault(name, []).append(Path(path))
@@ -64,10 +89,9 @@ def run(args: argparse.Namespace) -> int:
         tables,
         save_oof=args.save_oof,
         workers=args.workers,
-        fixed={name: _weight(name, text) for name, text in _pairs("--fixed", "RECIPE=WEIGHT", args.fixed)},
+        fixed=fixed,
         average=args.average,
         with_context=not args.no_context,
-        ablation=args.ablation,
         overrides=args.set,
     )
     return 0
@@ -81,9 +105,8 @@ def fit_and_save(
     save_oof: Path | None = None,
     workers: int = 1,
     fixed: dict[str, float] | None = None,
-    average: str = "logits",
+    average: Average | None = None,
     with_context: bool = True,
-    ablation: bool = False,
     overrides: Sequence[str] = (),
 ) -> None:
     """Fit the ensemble of a weights folder.
@@ -94,7 +117,7 @@ def fit_and_save(
         tables: files of out-of-fold predictions by recipe; none to predict the studies now.
         save_oof: folder for the predictions that are made now.
         workers: processes that make them.
-        fixed, average, with_context, ablation: see :func:`pipeline.ensemble.fit.fit_ensemble`.
+        fixed, average, with_context: see :func:`pipeline.ensemble.fit.fit_ensemble`.
         overrides: settings of the study-context model as ``key=value``.
 
     Raises:
@@ -105,8 +128,10 @@ def fit_and_save(
     from pipeline.config import load_settings, to_dict
     from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE
     from pipeline.ensemble.context import ContextSettings
-    from pipeline.ensemble.fit import fit_ensemble, gather, report_lines
+    from pipeline.ensemble.fit import fit_ensemble
+    from pipeline.ensemble.out_of_fold import gather
     from pipeline.ensemble.prior import own_prior
+    from pipeline.ensemble.report import report_lines
     from pipeline.labels import Family
     from pipeline.owned import claim
     from pipeline.run.unseen import predicted_tables
@@ -133,7 +158,7 @@ def fit_and_save(
             for name, table in found.items():
                 write_oof(table, save_oof / name)
         out_of_fold = gather(found, grades)
-        fitted = fit_ensemble(out_of_fold, prior, settings, average, with_context, fixed, ablation)
+        fitted = fit_ensemble(out_of_fold, prior, settings, average, with_context, fixed)
     except ValueError as error:
         raise WorkError(str(error)) from error
     if fitted.context is not None:
@@ -147,6 +172,56 @@ def fit_and_save(
     manifest.add_file(REPORT_FILE, _json(report))
     say(*report_lines(fitted.report))
     say(f"ensemble: fitted on {len(out_of_fold.grades)} studies; wrote {weights / ENSEMBLE_FILE}")
+
+
+def fit_tables(
+    tables: Sequence[Path],
+    folds: Path,
+    truth: Path,
+    fixed: dict[str, float],
+    average: Average | None,
+    with_context: bool,
+    overrides: Sequence[str],
+) -> None:
+    """Fit the ensemble of tables that need no weights, and print what each part is worth.
+
+    Args:
+        tables: in the form of a submission; the name of a recipe is the file's up to its first dot.
+        folds: a table of study_id and fold.
+        truth: grades as in ``train.csv``.
+        fixed, average, with_context: see :func:`pipeline.ensemble.fit.fit_ensemble`.
+        overrides: settings of the study-context model as ``key=value``.
+
+    Raises:
+        TableError: a file is none of these tables.
+        WorkError: the tables, the folds and the grades do not fit each other.
+        CallError: two files of one name.
+    """
+    from pipeline.config import load_settings
+    from pipeline.ensemble.context import ContextSettings
+    from pipeline.ensemble.fit import fit_ensemble
+    from pipeline.ensemble.out_of_fold import gather_submissions
+    from pipeline.ensemble.prior import read_prior
+    from pipeline.ensemble.report import report_lines
+    from pipeline.folds import read_folds
+    from pipeline.submission import read_submission
+    from pipeline.tables import read_labels
+
+    settings = load_settings(ContextSettings, overrides=overrides)
+    paths = {path.name.partition(".")[0]: path for path in tables}
+    if len(paths) < len(tables):
+        raise CallError("--tables: two files of one name; the name says which recipe it is")
+    if unknown := sorted(set(fixed) - set(paths)):
+        raise WorkError(f"--fixed: no table of recipe {', '.join(unknown)}; there is {', '.join(sorted(paths))}")
+    read = {name: read_submission(path) for name, path in paths.items()}
+    labels, split = read_labels(truth).strict(), read_folds(folds)
+    try:
+        data = gather_submissions(read, labels, split)
+        fitted = fit_ensemble(data, read_prior(), settings, average, with_context, fixed)
+    except ValueError as error:
+        raise WorkError(str(error)) from error
+    say(*report_lines(fitted.report))
+    say(f"ensemble: fitted {len(paths)} tables on {len(data.grades)} studies; nothing written")
 
 
 def _json(content: object) -> bytes:

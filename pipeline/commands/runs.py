@@ -16,10 +16,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from pipeline.console import CallError, say, say_json
 from pipeline.files import read_bounded
+from pipeline.labels import FAMILY_COLUMNS
 
 if TYPE_CHECKING:
     from pipeline.scoring.oof import OofTable
@@ -168,18 +170,21 @@ def compare(recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
 
 
 def _difference(own: Recipe, first: Recipe) -> dict[str, dict[str, float | int | str | None]]:
-    """By family, the difference to the first recipe and its standard error; of ``score`` without cells to pair."""
-    from pipeline.labels import FAMILY_COLUMNS
-    from pipeline.scoring.paired import paired_difference
+    """By term, the difference to the first recipe and its standard error; of ``score`` without cells to pair."""
+    from pipeline.scoring.paired import TERM_OF, differences
 
     result: dict[str, dict[str, float | int | str | None]] = {}
     if own.oof is not None and first.oof is not None:
-        for family, columns in FAMILY_COLUMNS.items():
-            difference, error, cells = paired_difference(own.oof, first.oof, list(columns))
-            if cells:
-                result[family.value] = {
-                    "difference": difference, "standard_error": _or_none(error), "over": f"{cells} cells",
-                }  # fmt: skip
+        study_ids = sorted({*own.oof.study_id.tolist()} & {*first.oof.study_id.tolist()})
+        answers = [table.array(study_ids) for table in (first.oof, own.oof)]
+        both = np.isfinite(answers).all((0, -1))
+        grades = np.where(both, own.oof.grades(study_ids), np.nan)
+        found = differences(grades, *(np.where(both[..., None], np.exp(one), 1 / 3) for one in answers))
+        for term in TERM_OF:
+            if not math.isnan(found[term].value):
+                cells = int(np.isfinite(grades[:, FAMILY_COLUMNS[TERM_OF[term]]]).sum())
+                error = _or_none(found[term].error)
+                result[term] = {"difference": found[term].value, "standard_error": error, "over": f"{cells} cells"}
     if not result:
         pairs = [
             run.scores[-1][1] - first.folds[fold].scores[-1][1]

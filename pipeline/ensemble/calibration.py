@@ -7,6 +7,7 @@ posterior reweighted by 1/2/4. They are fitted here, never copied from elsewhere
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,8 +49,10 @@ class Calibration:
 def normalised(logits: np.ndarray) -> np.ndarray:
     """(..., 3) log-probabilities from any logits; a large negative floor keeps them finite."""
     clipped = np.maximum(logits, -60.0)  # NaN passes through
-    top = clipped.max(-1, keepdims=True)
-    return np.asarray(clipped - top - np.log(np.exp(clipped - top).sum(-1, keepdims=True)))
+    first, second, third = clipped[..., 0], clipped[..., 1], clipped[..., 2]  # sums along three numbers are slow
+    clipped = clipped - np.maximum(np.maximum(first, second), third)[..., None]
+    p = np.exp(clipped)
+    return np.asarray(clipped - np.log(p[..., 0] + p[..., 1] + p[..., 2])[..., None])
 
 
 def weighted_loss(log_p: np.ndarray, grades: np.ndarray) -> float:
@@ -58,13 +61,19 @@ def weighted_loss(log_p: np.ndarray, grades: np.ndarray) -> float:
     return float(-(weights * log_p[np.arange(len(grades)), grades]).sum() / weights.sum())
 
 
-def fit_calibration(log_p: np.ndarray, grades: np.ndarray, with_bias: bool = True) -> Calibration:
+def fit_calibration(
+    log_p: np.ndarray,
+    grades: np.ndarray,
+    with_bias: bool = True,
+    loss: Callable[[np.ndarray, np.ndarray], float] = weighted_loss,
+) -> Calibration:
     """The temperature (and bias) that minimise the metric's loss.
 
     Args:
-        log_p: (N, 3) out-of-fold log-probabilities.
-        grades: (N,) 0, 1, 2.
+        log_p: (N, 3) out-of-fold log-probabilities, or of another shape that ``loss`` takes.
+        grades: (N,) 0, 1, 2, or as ``loss`` takes them.
         with_bias: fit the bias too.
+        loss: of log-probabilities and grades.
     """
     from scipy.optimize import minimize  # here, because applying a calibration needs none of it
 
@@ -75,10 +84,14 @@ def fit_calibration(log_p: np.ndarray, grades: np.ndarray, with_bias: bool = Tru
         bias = (0.0, float(values[1]), float(values[2])) if with_bias else (0.0, 0.0, 0.0)
         return Calibration(float(np.exp(np.clip(values[0], -3, 3))), bias)
 
-    def loss(values: np.ndarray) -> float:
-        return weighted_loss(made(values).apply(log_p), grades) + _RIDGE * float((values**2).sum())
+    def penalised(values: np.ndarray) -> float:
+        return loss(made(values).apply(log_p), grades) + _RIDGE * float((values**2).sum())
 
-    return made(minimize(loss, np.zeros(3 if with_bias else 1), method="Nelder-Mead", options={"maxiter": 400}).x)
+    return made(
+        minimize(
+            penalised, np.zeros(3 if with_bias else 1), method="L-BFGS-B", bounds=[(-50, 50)] * (3 if with_bias else 1)
+        ).x
+    )
 
 
 def calibration_error(log_p: np.ndarray, grades: np.ndarray, bins: int = 15) -> np.ndarray:

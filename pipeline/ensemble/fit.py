@@ -1,50 +1,46 @@
-"""Fitting the ensemble on out-of-fold predictions: weights, calibration, context; each reported with and without.
+"""Fitting the ensemble on out-of-fold predictions, part after part, each measured against the parts before it.
 
-Every figure in the report is cross-fitted: what is applied to a fold was fitted on the other folds.
+Average and weights of the recipes; temperature and bias of each family; the same of each pattern of recipes that has
+cells enough; the stack on neighbouring cells; the factor of the top canal cell; the study context, for cells without a
+prediction. Every figure is cross-fitted: what is applied to a fold was fitted on the other folds.
+
+Pattern, stack and factor are kept, by family, where their cross-fitted paired difference is better by more than its
+standard error over studies. So that choosing does not flatter the whole, the report also has it with every fold keeping
+what the *other* folds ask for; that row is too low, because a part near its standard error is lost for just the fold
+that spoke for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy.optimize import minimize
 
-from pipeline.ensemble.calibration import Calibration, calibration_error, fit_calibration, weighted_loss
-from pipeline.ensemble.combine import EnsembleFit, add_context, blend, calibrate
+from pipeline.ensemble.combine import Average, EnsembleFit, PatternFit, add_context, blend
 from pipeline.ensemble.context import ContextModel, ContextSettings
 from pipeline.ensemble.context_fit import cross_fitted_context, fit_context
-from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADES
-from pipeline.scoring.metric import score_arrays
+from pipeline.ensemble.out_of_fold import OutOfFold
+from pipeline.ensemble.parts import (
+    answer,
+    fit_average,
+    fit_calibrations,
+    fit_patterns,
+    fit_stacks,
+    fit_top,
+    fit_weights,
+)
+from pipeline.ensemble.report import Row, make_report, with_prior
+from pipeline.labels import Family
+from pipeline.scoring.paired import TERM_OF, difference
 
-if TYPE_CHECKING:
-    from pipeline.scoring.oof import OofTable
-
-
-_TRUST = tuple(step / 10 for step in range(11))
-
-
-@dataclass(frozen=True, eq=False)
-class OutOfFold:
-    """What there is to fit on; every array's first axis is the study.
-
-    Attributes:
-        predictions: (studies, 25, 3) log-probabilities by recipe, NaN rows where it has none.
-        grades: (studies, 25) 0, 1, 2 or NaN.
-        folds: (studies,) the fold of each study.
-    """
-
-    predictions: Mapping[str, np.ndarray]
-    grades: np.ndarray
-    folds: np.ndarray
-
-    def rows(self, chosen: np.ndarray) -> OutOfFold:
-        """The studies where ``chosen`` (studies,) holds."""
-        predictions = {name: values[chosen] for name, values in self.predictions.items()}
-        return OutOfFold(predictions, self.grades[chosen], self.folds[chosen])
+Fits = dict[int | None, EnsembleFit]
+"""For each fold what was fitted on the others; for None, what was fitted on all."""
+Helps = Callable[[np.ndarray, str], bool]
+"""Whether a part helps a family on these studies (bool, one a study)."""
+_LEAST_GAIN = 1e-4
+"""Less is not worth a number in a file, however sure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +56,9 @@ def fit_ensemble(
     data: OutOfFold,
     prior: np.ndarray,
     settings: ContextSettings,
-    average: str = "logits",
+    average: Average | None = None,
     with_context: bool = True,
     fixed: Mapping[str, float] | None = None,
-    ablation: bool = False,
 ) -> FittedEnsemble:
     """Fit everything on all studies, and measure it across folds.
 
@@ -71,150 +66,116 @@ def fit_ensemble(
         data: out-of-fold predictions and grades.
         prior: (25, 3) probabilities of cells that nothing reaches.
         settings: of the context model.
-        average: ``logits`` or ``probabilities``.
+        average: of the recipes; None takes the one that fits better.
         with_context: fit a study-context model.
-        ablation: also measure the context model without calibration before it, which doubles the time.
         fixed: weights of recipes that are not to be fitted, e.g. 0 for networks without evidence on such studies.
 
     Raises:
         ValueError: fewer than two folds.
     """
-    if len(np.unique(data.folds)) < 2:
+    folds = [int(fold) for fold in np.unique(data.folds)]
+    if len(folds) < 2:
         raise ValueError("cross-fitting needs out-of-fold predictions of two folds or more")
-    fit = _fit_parts(data, EnsembleFit(average=average, recipes=dict(fixed or {})))  # type: ignore[arg-type]
-    averaged = blend(data.predictions, fixed, fit.average)
-    weighted, calibrated = np.array(averaged), np.array(averaged)
-    for fold in np.unique(data.folds):
-        here = data.folds == fold
-        part = _fit_parts(data.rows(~here), EnsembleFit(average=fit.average, recipes=dict(fixed or {})))
-        weighted[here] = blend(data.rows(here).predictions, part.recipes, part.average)
-        calibrated[here] = calibrate(part, weighted[here])
-    stages = {"even average": averaged, "weighted": weighted, "calibrated": calibrated}
-    context = None
+    start = EnsembleFit(average or "logits", dict(fixed or {}), trust={family.value: 0.0 for family in Family})
+    rows = {"even average": Row(blend(data.predictions, fixed, start.average))}
+    fits: Fits = dict.fromkeys([*folds, None], start)
+    for name, step in (("weighted", fit_weights if average else fit_average), ("calibrated", fit_calibrations)):
+        fits = _fitted(step, fits, data)
+        rows[name] = Row(_crossed(fits, data))
+    careful = _take_what_helps(fits, data, prior, by_others=True)[0]
+    fits, chosen = _take_what_helps(fits, data, prior, by_others=False)
+    rows |= chosen
+    own, context = _crossed(fits, data), None
     if with_context:
-        answers = cross_fitted_context(calibrated, data.grades, data.folds, prior, settings)
-        stages["context, fully trusted"] = add_context(EnsembleFit(), calibrated, answers)
-        stages["context"] = np.array(answers)
-        for fold in np.unique(data.folds):
-            here = data.folds == fold
-            part = EnsembleFit(trust=_fit_trust(calibrated[~here], answers[~here], data.grades[~here]))
-            stages["context"][here] = add_context(part, calibrated[here], answers[here])
-        fit = replace(fit, trust=_fit_trust(calibrated, answers, data.grades))
-        if ablation:
-            uncalibrated = cross_fitted_context(weighted, data.grades, data.folds, prior, settings)
-            stages["context without calibration"] = uncalibrated
-        # Fitted on calibrated predictions of other folds' calibration, as it will be given.
-        context = fit_context(calibrated, data.grades, prior, settings)
-    report = {name: _measured(values, data.grades, prior) for name, values in stages.items()}
-    report["prior alone"] = _measured(np.full_like(averaged, np.nan), data.grades, prior)
-    return FittedEnsemble(replace(fit, context=with_context), context, report)
+        answers = cross_fitted_context(own, data.grades, data.folds, prior, settings)
+        rows["context"] = Row(add_context(start, own, answers))
+        # Fitted on predictions that other folds' fits have corrected, as it will be given.
+        context = fit_context(own, data.grades, prior, settings)
+    report = make_report(rows, _crossed(careful, data), data.grades, prior)
+    return FittedEnsemble(replace(fits[None], context=with_context), context, report)
 
 
-def _fit_parts(data: OutOfFold, start: EnsembleFit) -> EnsembleFit:
-    """Weights of recipes, then temperature and bias of the blend, family by family."""
-    recipes = dict(start.recipes)
-    for columns in FAMILY_COLUMNS.values():
-        mine = {n: v for n, v in data.predictions.items() if np.isfinite(v[:, columns]).any() and n not in recipes}
-        recipes.update(_fit_weights(mine, data.grades, columns, start))
-    fit = replace(start, recipes=recipes)
-    log_p = blend(data.predictions, fit.recipes, fit.average)
-    calibration: dict[str, Calibration] = {}
-    for family, columns in FAMILY_COLUMNS.items():
-        rows, grades = _graded(log_p[:, columns], data.grades[:, columns])
-        if len(grades):
-            calibration[family.value] = fit_calibration(rows, grades)
-    return replace(fit, calibration=calibration)
+def _fitted(step: Callable[[EnsembleFit, OutOfFold], EnsembleFit], fits: Fits, data: OutOfFold) -> Fits:
+    """One part more for each fold, fitted on the others."""
+    return {fold: step(fit, data if fold is None else data.rows(data.folds != fold)) for fold, fit in fits.items()}
 
 
-def _fit_trust(own: np.ndarray, context: np.ndarray, grades: np.ndarray) -> dict[str, float]:
-    """By family, the share of the context's answer with the lowest loss on cells with a prediction of their own."""
-    best: dict[str, float] = {}
-    for family, columns in FAMILY_COLUMNS.items():
-        if not np.isfinite(own[:, columns]).all(-1).any():
-            continue
-        losses = {}
-        for share in _TRUST:
-            mixed = add_context(EnsembleFit(trust={family.value: share}), own, context)[:, columns]
-            mixed = np.where(np.isfinite(own[:, columns]), mixed, np.nan)
-            losses[share] = weighted_loss(*_graded(mixed, grades[:, columns]))
-        best[family.value] = min(losses, key=lambda share: losses[share])
-    return best
+def _crossed(fits: Fits, data: OutOfFold) -> np.ndarray:
+    """(studies, 25, 3) log-probabilities of each fold by the fit that has not seen it, without context."""
+    result = np.full((*data.grades.shape, 3), np.nan)
+    for fold, fit in fits.items():
+        if fold is not None:
+            result[data.folds == fold] = answer(fit, data.rows(data.folds == fold))
+    return result
 
 
-def _fit_weights(
-    predictions: Mapping[str, np.ndarray], grades: np.ndarray, columns: list[int], start: EnsembleFit
-) -> dict[str, float]:
-    """Weights of the recipes of a family, adding up to 1."""
-    names = list(predictions)
-    if len(names) < 2:
-        return dict.fromkeys(names, 1.0)
-
-    def weights(values: np.ndarray) -> dict[str, float]:
-        shares = np.exp(np.append(values, 0.0) - max(values.max(), 0.0))
-        return dict(zip(names, (shares / shares.sum()).tolist(), strict=True))
-
-    def loss(values: np.ndarray) -> float:
-        log_p = blend({n: v[:, columns] for n, v in predictions.items()}, weights(values), start.average)
-        rows, known = _graded(log_p, grades[:, columns])
-        return weighted_loss(rows, known) + 1e-3 * float((values**2).sum())
-
-    best = minimize(loss, np.zeros(len(names) - 1), method="Nelder-Mead", options={"maxiter": 200})
-    return weights(np.asarray(best.x))
-
-
-def _graded(log_p: np.ndarray, grades: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (N, 3) and grades (N,) int of the cells that have both."""
-    known = np.isfinite(log_p).all(-1) & np.isfinite(grades)
-    return log_p[known], grades[known].astype(np.int64)
-
-
-def _measured(log_p: np.ndarray, grades: np.ndarray, prior: np.ndarray) -> dict[str, Any]:
-    """The score with the prior where nothing is known, and each family's calibration error by grade."""
-    known = np.isfinite(log_p).all(-1, keepdims=True)
-    score = score_arrays(grades, np.where(known, np.exp(log_p), prior[None]))
-    errors = {}
-    for family, columns in FAMILY_COLUMNS.items():
-        rows, true = _graded(log_p[:, columns], grades[:, columns])
-        if len(true):
-            errors[family.value] = dict(zip(GRADES, calibration_error(rows, true).round(4).tolist(), strict=True))
-    return {**score.to_dict(), "calibration_error": errors}
-
-
-def report_lines(report: Mapping[str, Any]) -> list[str]:
-    """The report as a table for people."""
-    names = ("score", "spinal", "foraminal", "subarticular", "any_severe")
-    lines = [f"{'cross-fitted':<30}" + "".join(f"{name:>14}" for name in names) + "   worst calibration error"]
-    for stage, row in report.items():
-        values = "".join(f"{'-' if row[name] is None else format(row[name], '.4f'):>14}" for name in names)
-        errors = ", ".join(f"{family} {max(e.values()):.3f}" for family, e in row["calibration_error"].items())
-        lines.append(f"{stage:<30}{values}   {errors}")
-    return lines
-
-
-def gather(tables: dict[str, OofTable], labels: Sequence[pd.DataFrame]) -> OutOfFold:
-    """Tables and grades by study.
+def _take_what_helps(fits: Fits, data: OutOfFold, prior: np.ndarray, by_others: bool) -> tuple[Fits, dict[str, Row]]:
+    """The parts that have to show that they help.
 
     Args:
-        tables: by recipe.
-        labels: as ``Competition.labels``; a study in two of them is taken from the first.
+        fits: with weights and calibration.
+        data: all studies.
+        prior: (25, 3) probabilities of cells without a prediction.
+        by_others: ask each time the studies outside of the fold, not all of them.
 
-    Raises:
-        ValueError: a study has no grades, or two recipes put it into different folds.
+    Returns:
+        The fits with what was kept, and a row a part.
     """
+    rows = {}
+    for name, step, keep in (
+        ("calibrated by pattern", fit_patterns, _keep_in_patterns),
+        ("neighbours", fit_stacks, _keep_in_patterns),
+        ("top severe", fit_top, _keep_top),
+    ):
+        more = _fitted(step, fits, data)
+        tried = _crossed(more, data)
+        before, after = (with_prior(log_p, prior) for log_p in (_crossed(fits, data), tried))
 
-    grades = pd.concat(list(labels))
-    grades = grades[~grades.index.duplicated()]
-    folds: dict[str, int] = {}
-    for name, table in tables.items():
-        for study_id, fold in zip(map(str, table.study_id), table.fold.tolist(), strict=True):
-            if folds.setdefault(study_id, fold) != fold:
-                raise ValueError(f"study {study_id}: fold {fold} in {name}, {folds[study_id]} elsewhere; use one split")
-    study_ids = sorted(folds)
-    missing = [study_id for study_id in study_ids if study_id not in grades.index]
-    if missing:
-        raise ValueError(f"{len(missing)} studies of the tables have no grades, the first is {missing[0]}; see --data")
-    return OutOfFold(
-        predictions={name: table.array(study_ids) for name, table in tables.items()},
-        grades=grades.loc[study_ids, list(CELL_COLUMNS)].to_numpy(dtype=float),
-        folds=np.array([folds[study_id] for study_id in study_ids]),
-    )
+        def helps(studies: np.ndarray, family: str, before: np.ndarray = before, after: np.ndarray = after) -> bool:
+            terms = [term for term, of in TERM_OF.items() if of == family]
+            gain = difference(data.grades[studies], before[studies], after[studies], terms)
+            return gain.helps and gain.value < -_LEAST_GAIN
+
+        kept = {}
+        for fold, fit in more.items():
+            asked = data.folds != fold if by_others and fold is not None else np.ones(len(data.folds), dtype=bool)
+            kept[fold] = keep(fits[fold], fit, data.patterns, asked, helps)
+        said = _new(fits[None], kept[None])
+        fits = kept
+        rows[name] = Row(_crossed(fits, data), tried, said)
+    return fits, rows
+
+
+def _keep_in_patterns(
+    before: EnsembleFit, after: EnsembleFit, patterns: np.ndarray, asked: np.ndarray, helps: Helps
+) -> EnsembleFit:
+    """The new fits of patterns, by family, that help on the studies that are asked."""
+    result = {}
+    for name, new in after.patterns.items():
+        old, rows = before.patterns.get(name, PatternFit()), asked & (patterns == name)
+        calibration = {f: one for f, one in new.calibration.items() if f in old.calibration or helps(rows, f)}
+        stack = {f: one for f, one in new.stack.items() if f in old.stack or helps(rows, f)}
+        if calibration or stack:
+            result[name] = PatternFit(calibration, stack)
+    return replace(after, patterns=result)
+
+
+def _keep_top(
+    before: EnsembleFit,
+    after: EnsembleFit,
+    patterns: np.ndarray,  # noqa: ARG001  (of all patterns)
+    asked: np.ndarray,
+    helps: Helps,
+) -> EnsembleFit:
+    """The factor, if it helps on the studies that are asked."""
+    return after if helps(asked, Family.CANAL) else before
+
+
+def _new(before: EnsembleFit, after: EnsembleFit) -> str:
+    """What a fit has that the one before has not, in words."""
+    found = [] if after.top_severe == before.top_severe else [f"{after.top_severe:g}"]
+    for name, new in after.patterns.items():
+        old = before.patterns.get(name, PatternFit())
+        if families := sorted((new.calibration.keys() - old.calibration) | (new.stack.keys() - old.stack)):
+            found.append(f"{', '.join(families)} where {name} answer")
+    return "; ".join(found) or "nothing"

@@ -52,15 +52,7 @@ def weighted_log_loss(grades: np.ndarray, probabilities: np.ndarray) -> float:
         grades: (...) float, 0, 1, 2 or NaN for no grade.
         probabilities: (..., 3), need not be normalised.
     """
-    known = np.isfinite(grades)
-    if not known.any():
-        return math.nan
-    true = grades[known].astype(np.int64)
-    given = probabilities[known]
-    given = np.clip(given / given.sum(axis=-1, keepdims=True), CLIP, 1 - CLIP)
-    weights = np.asarray(GRADE_WEIGHTS, dtype=np.float64)[true]
-    losses = -np.log(given[np.arange(len(true)), true])
-    return float((weights * losses).sum() / weights.sum())
+    return _mean(cell_losses(grades, probabilities))
 
 
 def any_severe_log_loss(grades: np.ndarray, probabilities: np.ndarray) -> float:
@@ -70,16 +62,37 @@ def any_severe_log_loss(grades: np.ndarray, probabilities: np.ndarray) -> float:
         grades: (studies, 5) canal grades, NaN for none. Ungraded levels count neither as truth nor as prediction.
         probabilities: (studies, 5, 3).
     """
+    return _mean(any_severe_losses(grades, probabilities))
+
+
+def cell_losses(grades: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(..., 2) weighted loss and weight of each cell of :func:`weighted_log_loss`; 0 where there is no grade."""
+    known = np.isfinite(grades)
+    true = grades[known].astype(np.int64)
+    given = probabilities[known]
+    given = np.clip(given / given.sum(axis=-1, keepdims=True), CLIP, 1 - CLIP)
+    return _pairs(known, WEIGHTS[true], -np.log(given[np.arange(len(true)), true]))
+
+
+def any_severe_losses(grades: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(studies, 2) weighted loss and weight of each study of :func:`any_severe_log_loss`; 0 where none is graded."""
     known = np.isfinite(grades)
     rated = known.any(axis=1)
-    if not rated.any():
-        return math.nan
-    worst = np.where(known, grades, -1).max(axis=1)[rated].astype(np.int64)
+    worst = np.where(known, grades, -1).max(axis=1, initial=-1)[rated].astype(np.int64)
     severe = probabilities[..., 2] / probabilities.sum(axis=-1)
-    given = np.clip(np.where(known, severe, 0).max(axis=1)[rated], CLIP, 1 - CLIP)
-    weights = np.asarray(GRADE_WEIGHTS, dtype=np.float64)[worst]
-    losses = -np.where(worst == 2, np.log(given), np.log1p(-given))
-    return float((weights * losses).sum() / weights.sum())
+    given = np.clip(np.where(known, severe, 0).max(axis=1, initial=0)[rated], CLIP, 1 - CLIP)
+    return _pairs(rated, WEIGHTS[worst], -np.where(worst == 2, np.log(given), np.log1p(-given)))
+
+
+def _pairs(known: np.ndarray, weights: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    result = np.zeros((*known.shape, 2))
+    result[known] = np.stack([weights * losses, weights], -1)
+    return result
+
+
+def _mean(pairs: np.ndarray) -> float:
+    losses, weights = pairs.reshape(-1, 2).sum(0)
+    return float(losses / weights) if weights > 0 else math.nan
 
 
 def score_arrays(grades: np.ndarray, probabilities: np.ndarray) -> Score:

@@ -46,12 +46,23 @@ class OofTable:
 
     def array(self, study_ids: Sequence[str]) -> NDArray[np.float64]:
         """(studies, 25, 3) log-probabilities, NaN where the table has no row."""
-        place = {study_id: number for number, study_id in enumerate(study_ids)}
         result = np.full((len(study_ids), len(CELLS), len(GRADES)), np.nan)
-        for study_id, cell, log_p in zip(self.study_id, self.cell, self.log_p, strict=True):
-            if str(study_id) in place:
-                result[place[str(study_id)], cell] = log_p
+        rows, studies = self._places(study_ids)
+        result[studies, self.cell[rows]] = self.log_p[rows]
         return result
+
+    def grades(self, study_ids: Sequence[str]) -> NDArray[np.float64]:
+        """(studies, 25) grades, NaN where the table has no row or the row no grade."""
+        result = np.full((len(study_ids), len(CELLS)), np.nan)
+        rows, studies = self._places(study_ids)
+        result[studies, self.cell[rows]] = np.where(self.grade[rows] >= 0, self.grade[rows], np.nan)
+        return result
+
+    def _places(self, study_ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows of these studies, and each one's position among them."""
+        studies = pd.Index(study_ids).get_indexer(pd.Index(self.study_id.astype(str)))
+        rows = np.flatnonzero(studies >= 0)
+        return rows, studies[rows]
 
 
 def write_oof(table: OofTable, folder: Path) -> None:

@@ -127,3 +127,47 @@ def test_networks_that_have_seen_everything_cannot_be_fitted(competition, manife
         write_seen(manifest.folder / f"{fold}.seen.txt", seen_studies(STUDIES))
     assert main(["ensemble", "--weights", str(manifest.folder), "--data", str(competition.root)]) == 1
     assert "no network with a held-out fold answers" in capsys.readouterr().err
+
+
+@pytest.fixture
+def published(competition, tmp_path):
+    """Two tables of somebody's networks, one of them packed, the folds and the grades."""
+    generator = np.random.default_rng(1)
+    for name in ("canal_a.csv", "canal_b.csv.gz"):
+        names = [f"{study}_{column}" for study in STUDIES for column in CELL_COLUMNS[:5]]
+        p = pd.DataFrame(generator.dirichlet([4, 2, 1], len(names)), names, ["normal_mild", "moderate", "severe"])
+        p.rename_axis("row_id").to_csv(tmp_path / name)
+    make_folds(competition.labels).to_csv(tmp_path / "folds.csv")
+    tables = [str(tmp_path / "canal_a.csv"), str(tmp_path / "canal_b.csv.gz")]
+    rest = ["--folds", str(tmp_path / "folds.csv"), "--truth", str(competition.root / "train.csv")]
+    return tables, rest
+
+
+def test_tables_alone_are_fitted_and_every_part_printed_with_its_error(published, capsys):
+    tables, rest = published
+    assert main(["ensemble", "--tables", *tables, *rest, "--set", "steps=5", "--fixed", "canal_a=0"]) == 0
+    out = capsys.readouterr().out
+    for part in ("weighted", "calibrated", "calibrated by pattern", "neighbours", "top severe", "context", "all parts"):
+        assert sum(line.startswith(f"{part}  ") for line in out.splitlines()) == 2, part
+    assert "±" in out
+    assert "fitted 2 tables on 20 studies; nothing written" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "message"),
+    [
+        (lambda tables, rest: [*tables, *rest[:2]], 2, "--truth missing; expected --weights and --data, or --tables"),
+        (lambda tables, rest: [*tables, *rest, "--weights", "w"], 2, "leave out --weights"),
+        (lambda tables, rest: [tables[0], tables[0], *rest], 2, "two files of one name"),
+        (lambda tables, rest: [*tables, *rest, "--fixed", "canal=0"], 1, "no table of recipe canal; there is canal_a"),
+        (lambda tables, rest: [rest[1], *rest], 2, "row_id"),
+    ],
+)
+def test_what_is_wrong_with_tables_is_said(published, capsys, change, status, message):
+    assert main(["ensemble", "--tables", *change(*published)]) == status
+    assert message in capsys.readouterr().err
+
+
+def test_a_call_without_weights_or_tables_says_what_it_needs(capsys):
+    assert main(["ensemble", "--data", "d"]) == 2
+    assert "--weights missing" in capsys.readouterr().err

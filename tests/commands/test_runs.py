@@ -10,8 +10,30 @@ import pytest
 import yaml
 
 from pipeline.__main__ import main
-from pipeline.scoring.oof import write_oof
-from tests.scoring.test_paired import answers, table
+from pipeline.labels import FAMILY_COLUMNS, Family
+from pipeline.scoring.oof import OofTable, write_oof
+
+CANAL = list(FAMILY_COLUMNS[Family.CANAL])
+
+
+def table(grades: np.ndarray, log_p: np.ndarray, fold: int) -> OofTable:
+    """Canal cells of studies: grades (studies, 5), log_p (studies, 5, 3)."""
+    count = grades.size
+    return OofTable(
+        study_id=np.repeat([f"s{fold}-{n}" for n in range(len(grades))], grades.shape[1]),
+        cell=np.tile(CANAL, len(grades)),
+        fold=np.zeros(count, int),
+        grade=grades.ravel(),
+        predicted_point=np.ones(count, bool),
+        log_p=log_p.reshape(-1, 3),
+    )
+
+
+def answers(generator: np.random.Generator, grades: np.ndarray, skill: float) -> np.ndarray:
+    """Log-probabilities that know the grade a little; whole studies are easier or harder."""
+    logits = generator.normal(size=(*grades.shape, 3)) * 0.5 + skill * np.eye(3)[np.maximum(grades, 0)]
+    logits += generator.normal(size=(len(grades), 1, 3))
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 def write_run(path, score, task="canal", oof=None, **config):
@@ -30,7 +52,7 @@ def pair(tmp_path):
     for name, skill, width in (("first", 1.0, 64), ("second", 1.5, 128)):
         for fold in range(2):
             grades = generator.integers(0, 3, (40, 5))
-            oof = table(grades, answers(generator, grades, skill))
+            oof = table(grades, answers(generator, grades, skill), fold)
             write_run(tmp_path / name / f"fold{fold}", 0.6, oof=oof, network={"width": width, "depth": 3})
     return [str(tmp_path / "first"), str(tmp_path / "second")]
 
@@ -44,8 +66,8 @@ def test_what_differs_and_by_how_much(pair, capsys):
     assert second["scores"] == {"0": 0.6, "1": 0.6}
     assert second["minutes"] == 4
     assert second["peak_mb"] == 900
-    canal = second["difference"]["canal"]
-    assert set(second["difference"]) == {"canal"}
+    canal = second["difference"]["spinal"]
+    assert set(second["difference"]) == {"spinal", "any_severe"}
     assert canal["difference"] < 0
     assert 0 < canal["standard_error"] < 1
     assert canal["over"] == "400 cells"

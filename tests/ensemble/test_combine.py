@@ -1,4 +1,4 @@
-"""Blending members, and the whole way from out-of-fold tables to fitted files that the run reads."""
+"""Blending members, and what a fitted file does to their answers."""
 
 import json
 from dataclasses import replace
@@ -7,26 +7,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.commands.ensemble import fit_and_save
-from pipeline.ensemble.calibration import Calibration
+from pipeline.config import to_dict
+from pipeline.ensemble.calibration import Calibration, normalised
 from pipeline.ensemble.combine import (
     EnsembleFit,
+    PatternFit,
     add_context,
     blend,
     combine,
     even_blend,
     hidden_answers,
     member_weights,
+    pattern_of,
+    raise_top,
 )
-from pipeline.ensemble.context import ContextModel, ContextSettings
-from pipeline.ensemble.fit import OutOfFold, fit_ensemble, report_lines
+from pipeline.ensemble.context import ContextModel
 from pipeline.ensemble.networks import Networks
-from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADE_NAMES, Family
-from pipeline.scoring.oof import OofTable, read_oof, write_oof
+from pipeline.ensemble.stack import Stack
+from pipeline.labels import FAMILY_COLUMNS, Family
 from pipeline.weights.manifest import Manifest, Member, WeightsError
 
+CANAL = FAMILY_COLUMNS[Family.CANAL]
 FORAMINAL = FAMILY_COLUMNS[Family.FORAMINAL]
-QUICK = ContextSettings(hidden=8, steps=20, members=1)
 
 
 def network(name, fold=None, task="canal"):
@@ -39,20 +41,6 @@ def rows(*probabilities):
     for column, p in zip(FORAMINAL, probabilities, strict=False):
         result[0, column] = np.log(p)
     return result
-
-
-def data(count=200, seed=0):
-    """A good and a useless recipe for the foramina."""
-    generator = np.random.default_rng(seed)
-    grades = generator.choice(3, (count, 25), p=[0.7, 0.2, 0.1]).astype(float)
-    good, bad = np.full((count, 25, 3), np.nan), np.full((count, 25, 3), np.nan)
-    for column in FORAMINAL:
-        logits = generator.normal(size=(count, 3))
-        bad[:, column] = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-        logits = logits * 0.5
-        logits[np.arange(count), grades[:, column].astype(int)] += 2
-        good[:, column] = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    return OutOfFold({"good": good, "bad": bad}, grades, np.arange(count) % 5)
 
 
 def test_logits_and_probabilities_average_as_they_say():
@@ -94,68 +82,6 @@ def test_a_member_without_input_or_weight_is_left_out():
         blend({})
 
 
-def test_the_good_recipe_gets_the_weight():
-    fitted = fit_ensemble(data(), np.full((25, 3), 1 / 3), QUICK, with_context=False)
-    assert fitted.fit.recipes["good"] > 0.8
-    report = fitted.report
-    assert report["weighted"]["foraminal"] < report["even average"]["foraminal"]
-    assert report["calibrated"]["foraminal"] < report["even average"]["foraminal"]
-    assert "calibrated" in "\n".join(report_lines(report))
-
-
-def test_fixed_weights_are_kept():
-    fitted = fit_ensemble(data(), np.full((25, 3), 1 / 3), QUICK, with_context=False, fixed={"bad": 0.0})
-    assert fitted.fit.recipes["bad"] == 0.0
-
-
-def tables(folder, count=60):
-    """A competition folder with grades only, and an out-of-fold table of it."""
-    made = data(count)
-    names = [f"{1000 + n}" for n in range(count)]
-    lines = [",".join(["study_id", *CELL_COLUMNS])]
-    lines += [",".join([n, *(GRADE_NAMES[int(g)] for g in row)]) for n, row in zip(names, made.grades, strict=True)]
-    (folder / "data" / "train_images").mkdir(parents=True)
-    (folder / "data" / "train.csv").write_text("\n".join(lines))
-    study, cell = np.repeat(np.arange(count), len(FORAMINAL)), np.tile(FORAMINAL, count)
-    table = OofTable(
-        study_id=np.array(names)[study],
-        cell=cell,
-        fold=made.folds[study],
-        grade=made.grades[study, cell].astype(np.int64),
-        predicted_point=np.ones(len(study), dtype=bool),
-        log_p=made.predictions["good"][study, cell],
-    )
-    (folder / "run").mkdir()
-    write_oof(table, folder / "run")
-    return table
-
-
-def test_from_tables_to_the_files_that_the_run_reads(tmp_path, capsys):
-    table = tables(tmp_path)
-    back = read_oof(tmp_path / "run" / "oof.csv")
-    np.testing.assert_allclose(back.log_p, table.log_p, atol=1e-5)
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    Manifest(weights, "test", "nothing").save()
-    runs = {"foraminal": [tmp_path / "run" / "oof.csv"]}
-    fit_and_save(weights, [tmp_path / "data"], runs, overrides=["steps=15", "members=1", "hidden=8"])
-    assert "context" in capsys.readouterr().out
-    manifest = Manifest.load(weights)
-    p, from_context = combine(manifest, {"foraminal-fold0": rows([0.2, 0.3, 0.5])[0]})
-    np.testing.assert_allclose(p.sum(1), 1)
-    assert not from_context[FORAMINAL[0]]
-    assert from_context.sum() == 24
-    nothing, none = combine(manifest, {"foraminal-fold0": np.full((25, 3), np.nan)})
-    assert np.isnan(nothing).all()
-    assert not none.any()
-
-    content = json.loads((weights / "ensemble.json").read_text())
-    content["temperatur"] = 1
-    manifest = manifest.add_file("ensemble.json", json.dumps(content).encode())
-    with pytest.raises(WeightsError, match="temperatur"):
-        combine(manifest, {"foraminal-fold0": rows([0.2, 0.3, 0.5])[0]})
-
-
 def test_trust_moves_only_cells_with_a_prediction_of_their_own():
     own, context = rows([0.8, 0.1, 0.1]), np.log(np.full((1, 25, 3), 1 / 3))
     fit = EnsembleFit(trust={"foraminal": 0.0})
@@ -175,6 +101,59 @@ def test_weights_without_fitted_files_average_evenly(tmp_path):
     assert not from_context.any()
 
 
+def complete(seed=0):
+    """(25, 3) log-probabilities of all cells."""
+    return normalised(np.random.default_rng(seed).normal(size=(25, 3)))
+
+
+def stored(folder, fit, *members):
+    """A set of these members with a fit."""
+    manifest = Manifest(folder, "test", "nothing", members)
+    return manifest.add_file("ensemble.json", json.dumps(to_dict(fit)).encode())
+
+
+def test_stack_and_calibration_of_a_pattern_are_for_studies_in_which_just_these_recipes_answer(tmp_path):
+    stack = Stack(neighbours=(0.5, 0.0, 0.0, 0.0, 0.0, 0.0))
+    sure = Calibration(0.5)
+    special = PatternFit({"canal": sure}, {"foraminal": stack})
+    fit = EnsembleFit(patterns={pattern_of(["b", "a"]): special})
+    assert fit.patterns.keys() == {"a+b"}
+    manifest = stored(tmp_path, fit, network("a-fold0", 0), network("a-fold1", 1), network("b", task="foraminal"))
+    p = complete()
+    both, _ = combine(manifest, {"a-fold0": p, "b": p})
+    calibrated = p.copy()
+    calibrated[CANAL] = sure.apply(p[CANAL])
+    np.testing.assert_allclose(both[CANAL], np.exp(calibrated[CANAL]))
+    np.testing.assert_allclose(both[FORAMINAL], np.exp(stack.apply(calibrated[None], Family.FORAMINAL)[0]))
+    alone, _ = combine(manifest, {"a-fold0": p, "b": np.full((25, 3), np.nan)})
+    np.testing.assert_allclose(alone, np.exp(p), err_msg="the other recipe says nothing, so the pattern is another")
+    folds, _ = combine(manifest, {"a-fold0": p, "a-fold1": p, "b": p})
+    np.testing.assert_allclose(folds, both, err_msg="folds of a recipe are one")
+
+
+def test_the_top_canal_cell_is_raised_and_no_other(tmp_path):
+    p = complete()
+    raised, _ = combine(stored(tmp_path, EnsembleFit(top_severe=2.0), network("a")), {"a": p})
+    top = CANAL[int(p[CANAL, 2].argmax())]
+    odds = np.exp(p[top, 2]) / (1 - np.exp(p[top, 2]))
+    assert raised[top, 2] / (1 - raised[top, 2]) == pytest.approx(2 * odds)
+    np.testing.assert_allclose(np.delete(raised, top, 0), np.exp(np.delete(p, top, 0)))
+
+
+def test_without_canal_predictions_nothing_is_raised():
+    values = rows([0.8, 0.1, 0.1])
+    np.testing.assert_array_equal(raise_top(values, 2.0), values)
+
+
+def test_a_recipe_counts_by_family_where_the_fit_says_so(tmp_path):
+    fit = EnsembleFit(recipes={"a": 1.0, "b": 0.0}, by_family={"foraminal": {"a": 0.0, "b": 1.0}})
+    manifest = stored(tmp_path, fit, network("a"), network("b"))
+    a, b = complete(1), complete(2)
+    p, _ = combine(manifest, {"a": a, "b": b})
+    np.testing.assert_allclose(p[FORAMINAL], np.exp(b[FORAMINAL]))
+    np.testing.assert_allclose(p[CANAL], np.exp(a[CANAL]))
+
+
 def test_an_unknown_family_in_the_calibration_is_refused():
     with pytest.raises(ValueError, match=r"trust of disc, expected of canal, foraminal, subarticular"):
         EnsembleFit(calibration={"disc": Calibration()})
@@ -191,6 +170,14 @@ def test_an_unknown_family_in_the_calibration_is_refused():
         ('{"trust": {"canal": 7}}', "trust has 7.0, expected 0 to 1"),
         ('{"recipes": {"canal": -1}}', "recipes has -1.0"),
         ('{"average": "median"}', "'logits', 'probabilities'"),
+        ('{"top_severe": 0}', "top_severe is 0.0, expected at least 0.1"),
+        ('{"top_severe": 1e9}', "top_severe is 1000000000.0, expected"),
+        ('{"by_family": {"disc": {}}}', "of disc, expected of canal"),
+        ('{"by_family": {"canal": {"a": -1}}}', "by_family has -1.0, expected 0"),
+        ('{"patterns": {"a": {"stack": {"disc": {}}}}}', "stack of a pattern of disc"),
+        ('{"patterns": {"a": {"stack": {"canal": {"own": [1e9, 0, 0, 0, 0, 0]}}}}}', "the coefficient 1000000000.0"),
+        ('{"patterns": {"a": {"stack": {"canal": {"neighbours": [1]}}}}}', "neighbours"),
+        ('{"patterns": {"a": {"calibration": {"canal": {"temperature": 0}}}}}', "temperature is 0.0"),
         ("[" * 5000, "nested deeper"),
         ('{"context": true}', "context"),
     ],

@@ -310,6 +310,14 @@ def prepare(folder: Path) -> dict[str, bytes]:
         "calibration": {family.value: {"temperature": 1.1, "bias": [0.0, 0.1, 0.2]} for family in Family},
         "context": True,
         "trust": {family.value: 0.5 for family in Family},
+        "patterns": {
+            "canal+foraminal+subarticular": {
+                "calibration": {"canal": {"temperature": 0.9, "bias": [0.0, 0.1, 0.2]}},
+                "stack": {family.value: {"own": [0.1] * 6, "neighbours": [0.2] * 6} for family in Family},
+            }
+        },
+        "top_severe": 1.2,
+        "by_family": {"foraminal": {"canal": 0.5}},
     }
     rng = np.random.default_rng(0)
     context = ContextModel(

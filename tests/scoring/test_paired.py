@@ -1,83 +1,64 @@
-"""The paired difference against a bootstrap over studies and against cases that are known."""
-
-from __future__ import annotations
-
-import math
+"""The paired difference of two sets of predictions: its value is the score's, its error a bootstrap's."""
 
 import numpy as np
 import pytest
 
 from pipeline.labels import FAMILY_COLUMNS, Family
-from pipeline.scoring.figures import family_score
-from pipeline.scoring.oof import OofTable
-from pipeline.scoring.paired import paired_difference
-
-CANAL = list(FAMILY_COLUMNS[Family.CANAL])
+from pipeline.scoring.metric import score_arrays
+from pipeline.scoring.paired import TERM_OF, difference, differences
 
 
-def table(grades: np.ndarray, log_p: np.ndarray) -> OofTable:
-    """Canal cells of studies: grades (studies, 5), log_p (studies, 5, 3)."""
-    count = grades.size
-    return OofTable(
-        study_id=np.repeat([f"s{n}" for n in range(len(grades))], grades.shape[1]),
-        cell=np.tile(CANAL, len(grades)),
-        fold=np.zeros(count, int),
-        grade=grades.ravel(),
-        predicted_point=np.ones(count, bool),
-        log_p=log_p.reshape(-1, 3),
-    )
+def made(count=300, seed=0):
+    """Grades with holes, and two sets of predictions of them, the second a little nearer."""
+    generator = np.random.default_rng(seed)
+    grades = generator.choice(3, (count, 25), p=[0.7, 0.2, 0.1]).astype(float)
+    logits = generator.normal(size=(count, 25, 3))
+    nearer = logits.copy()
+    np.put_along_axis(nearer, grades[..., None].astype(int), 0.2 + np.take_along_axis(
+        logits, grades[..., None].astype(int), -1), -1)  # fmt: skip
+    grades[generator.random(grades.shape) < 0.1] = np.nan
+    first, second = (np.exp(each) / np.exp(each).sum(-1, keepdims=True) for each in (logits, nearer))
+    return grades, first, second
 
 
-def answers(generator: np.random.Generator, grades: np.ndarray, skill: float) -> np.ndarray:
-    """Log-probabilities that know the grade a little; whole studies are easier or harder."""
-    logits = generator.normal(size=(*grades.shape, 3)) * 0.5 + skill * np.eye(3)[np.maximum(grades, 0)]
-    logits += generator.normal(size=(len(grades), 1, 3))
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+def test_the_difference_is_that_of_the_scores():
+    grades, first, second = made()
+    found = differences(grades, first, second)
+    before, after = score_arrays(grades, first).to_dict(), score_arrays(grades, second).to_dict()
+    assert found.keys() == before.keys()
+    for term, change in found.items():
+        assert change.value == pytest.approx(after[term] - before[term], abs=1e-12)
+    assert found["score"].helps
+    assert not differences(grades, second, first)["score"].helps
+    assert not differences(grades, first, first)["score"].helps, "the same is no better"
 
 
-@pytest.fixture
-def pair():
-    generator = np.random.default_rng(5)
-    grades = generator.choice(4, (150, 5), p=[0.6, 0.2, 0.1, 0.1]) - 0
-    grades = np.where(grades == 3, -1, grades)
-    return grades, answers(generator, grades, 1.2), answers(generator, grades, 1.0)
-
-
-def test_the_difference_is_that_of_the_scores(pair):
-    grades, own, other = pair
-    found, _, cells = paired_difference(table(grades, own), table(grades, other), CANAL)
-    flat = grades.ravel()
-    assert found == pytest.approx(family_score(own.reshape(-1, 3), flat) - family_score(other.reshape(-1, 3), flat))
-    assert cells == (grades >= 0).sum()
-
-
-def test_the_standard_error_is_that_of_a_bootstrap_over_studies(pair):
-    grades, own, other = pair
-    generator = np.random.default_rng(0)
+@pytest.mark.parametrize("term", ["spinal", "any_severe", "score"])
+def test_the_error_is_that_of_a_bootstrap_over_studies(term):
+    grades, first, second = made()
+    generator = np.random.default_rng(1)
     drawn = []
     for _ in range(400):
         rows = generator.integers(len(grades), size=len(grades))
-        flat = grades[rows].ravel()
-        scores = [family_score(one[rows].reshape(-1, 3), flat) for one in (own, other)]
-        drawn.append(scores[0] - scores[1])
-    assert paired_difference(table(grades, own), table(grades, other), CANAL)[1] == pytest.approx(
-        np.std(drawn), rel=0.1
-    )
+        before, after = (score_arrays(grades[rows], each[rows]).to_dict()[term] for each in (first, second))
+        drawn.append(after - before)
+    assert differences(grades, first, second)[term].error == pytest.approx(np.std(drawn), rel=0.15)
 
 
-def test_a_recipe_is_exactly_as_good_as_itself_whatever_the_order(pair):
-    grades, own, _ = pair
-    first, second = table(grades, own), table(grades[::-1], own[::-1])
-    names = {"study_id": second.study_id.reshape(-1, 5)[::-1].ravel()}
-    second = OofTable(**{**vars(second), **names})
-    assert paired_difference(first, second, CANAL)[:2] == pytest.approx((0.0, 0.0), abs=1e-12)
+def test_terms_add_up_study_by_study():
+    grades, first, second = made()
+    both = difference(grades, first, second, ["spinal", "any_severe"])
+    apart = differences(grades, first, second)
+    assert both.value == pytest.approx(apart["spinal"].value + apart["any_severe"].value)
+    assert difference(grades, first, second, TERM_OF).error / 4 == pytest.approx(apart["score"].error)
 
 
-def test_only_cells_that_both_have_count_and_none_is_no_number(pair):
-    grades, own, other = pair
-    small = table(grades[:1], other[:1])
-    difference, error, cells = paired_difference(table(grades, own), small, CANAL)
-    assert math.isfinite(difference)
-    assert math.isnan(error)
-    assert cells == (grades[:1] >= 0).sum()
-    assert paired_difference(table(grades, own), small, [])[2] == 0
+def test_where_nothing_is_graded_nothing_is_known():
+    grades, first, second = made(20)
+    grades[:, FAMILY_COLUMNS[Family.CANAL]] = np.nan
+    found = differences(grades, first, second)
+    assert np.isnan(found["spinal"].value)
+    assert np.isnan(found["score"].error)
+    assert not found["spinal"].helps
+    assert np.isfinite(found["foraminal"].error)
+    assert np.isnan(differences(grades[:1], first[:1], second[:1])["foraminal"].error), "one study has no spread"
