@@ -177,7 +177,7 @@ def _difference(own: Recipe, first: Recipe) -> dict[str, dict[str, float | int |
     if own.oof is not None and first.oof is not None:
         study_ids = sorted({*own.oof.study_id.tolist()} & {*first.oof.study_id.tolist()})
         answers = [table.array(study_ids) for table in (first.oof, own.oof)]
-        both = np.isfinite(answers).all((0, -1))
+        both = np.asarray(np.isfinite(np.stack(answers)).all((0, -1)))
         grades = np.where(both, own.oof.grades(study_ids), np.nan)
         found = differences(grades, *(np.where(both[..., None], np.exp(one), 1 / 3) for one in answers))
         for term in TERM_OF:

@@ -242,7 +242,8 @@ def raise_top(log_p: np.ndarray, factor: float) -> np.ndarray:
     result = np.array(log_p, dtype=np.float64)
     if factor != 1:
         canal = np.asarray(FAMILY_COLUMNS[Family.CANAL])
-        studies = np.flatnonzero(np.isfinite(result[:, canal]).all(-1).any(1))
+        known = np.isfinite(result[:, canal]).all(-1)
+        studies = np.flatnonzero(np.asarray(known).any(axis=1))
         top = canal[np.nanargmax(result[np.ix_(studies, canal)][..., -1], 1)]
         result[studies, top, -1] += np.log(factor)
         result[studies, top] = normalised(result[studies, top])
