@@ -210,12 +210,11 @@ def correct(fit: EnsembleFit, log_p: np.ndarray, patterns: Sequence[str] | np.nd
     """
     result = calibrate(fit, log_p, patterns)
     names = np.asarray(patterns)
-    for pattern, special in fit.patterns.items():
-        here = np.flatnonzero(names == pattern)
-        if special.stack and len(here):
-            before = result[here]
-            for family, stack in special.stack.items():
-                result[np.ix_(here, np.asarray(FAMILY_COLUMNS[Family(family)]))] = stack.apply(before, Family(family))
+    for name in np.unique(names):
+        here = np.flatnonzero(names == name)
+        before = result[here]
+        for family, stack in fit.patterns.get(str(name), PatternFit()).stack.items():
+            result[np.ix_(here, np.asarray(FAMILY_COLUMNS[Family(family)]))] = stack.apply(before, Family(family))
     return raise_top(result, fit.top_severe)
 
 
