@@ -210,11 +210,11 @@ def correct(fit: EnsembleFit, log_p: np.ndarray, patterns: Sequence[str] | np.nd
     """
     result = calibrate(fit, log_p, patterns)
     names = np.asarray(patterns)
-    for pattern, special in fit.patterns.items():
-        if special.stack and (here := names == pattern).any():
-            before = result[here]
-            for family, stack in special.stack.items():
-                result[np.ix_(here, FAMILY_COLUMNS[Family(family)])] = stack.apply(before, Family(family))
+    for name in np.unique(names):
+        here = np.flatnonzero(names == name)
+        before = result[here]
+        for family, stack in fit.patterns.get(str(name), PatternFit()).stack.items():
+            result[np.ix_(here, np.asarray(FAMILY_COLUMNS[Family(family)]))] = stack.apply(before, Family(family))
     return raise_top(result, fit.top_severe)
 
 
@@ -241,10 +241,10 @@ def raise_top(log_p: np.ndarray, factor: float) -> np.ndarray:
     """
     result = np.array(log_p, dtype=np.float64)
     if factor != 1:
-        canal = np.asarray(FAMILY_COLUMNS[Family.CANAL])
-        known = np.isfinite(result[:, canal]).all(-1)
-        studies = np.flatnonzero(np.asarray(known).any(axis=1))
-        top = canal[np.nanargmax(result[np.ix_(studies, canal)][..., -1], 1)]
+        canal = FAMILY_COLUMNS[Family.CANAL]
+        severe = result[:, canal, -1]
+        studies = np.flatnonzero(np.isfinite(severe).any(1))
+        top = np.asarray(canal)[np.nanargmax(severe[studies], 1)]
         result[studies, top, -1] += np.log(factor)
         result[studies, top] = normalised(result[studies, top])
     return result
