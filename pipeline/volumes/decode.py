@@ -59,6 +59,8 @@ Integers = NDArray[np.integer]
 def decode(source: PixelSource, index: int, seconds: float = 10.0) -> Integers:
     """(rows, cols) stored values of one frame, sign-extended or masked to BitsStored, and not yet scaled.
 
+    Values that are places in a palette come back as the greys they stand for.
+
     Args:
         source: the pixel data of a file.
         index: which of its frames, from 0.
@@ -72,7 +74,24 @@ def decode(source: PixelSource, index: int, seconds: float = 10.0) -> Integers:
         raw = _native(source, index)
     else:
         raw = _compressed(source, index, seconds)
-    return _significant_bits(raw, pixel_format)
+    as_stored = pixel_format.transfer_syntax in (*_NATIVE, uid.RLELossless)  # other streams hold values, not words
+    values = _significant_bits(_lowered(raw, pixel_format) if as_stored else raw, pixel_format)
+    return values if source.palette is None else source.palette.look_up(values)
+
+
+def padded(values: Integers, pixel_format: PixelFormat) -> NDArray[np.bool_] | None:
+    """Where stored values are padding around the image, not image; None if nowhere."""
+    if pixel_format.padding is None:
+        return None
+    first, last = sorted(_wrapped(value, pixel_format) for value in pixel_format.padding)
+    mask: NDArray[np.bool_] = (values >= first) & (values <= last)
+    return mask if mask.any() else None
+
+
+def _wrapped(value: int, pixel_format: PixelFormat) -> int:
+    """A value as the pixels hold it: files write the padding of signed pixels as unsigned, and the other way round."""
+    low, _ = stored_range(pixel_format)
+    return (value - low) % (1 << pixel_format.stored) + low
 
 
 def stored_range(pixel_format: PixelFormat) -> tuple[int, int]:
@@ -179,6 +198,21 @@ def _stream(source: PixelSource, index: int) -> bytes:
     if index >= len(frames):
         raise BadFileError("truncated", f"PixelData holds {len(frames)} of {source.format.frames} frames")
     return frames[index]
+
+
+def _lowered(raw: Integers, pixel_format: PixelFormat) -> Integers:
+    """Values that HighBit puts into the upper bits of their words, moved to the lower ones.
+
+    Some writers give a wrong HighBit: small values that use the lower bits are where they belong.
+    """
+    if pixel_format.high is None:
+        return raw
+    shift = pixel_format.high + 1 - pixel_format.stored
+    native = raw.astype(raw.dtype.newbyteorder("="), copy=False)
+    words = native.view(f"u{native.dtype.itemsize}")
+    if int(words.max(initial=0)) >> pixel_format.stored == 0 and np.any(words & ((1 << shift) - 1)):
+        return raw
+    return np.asarray(words >> shift).view(native.dtype)
 
 
 def _significant_bits(raw: Integers, pixel_format: PixelFormat) -> Integers:

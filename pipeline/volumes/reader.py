@@ -9,17 +9,19 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.competition import SeriesRef, StudyRef
+from pipeline.labels import SeriesKind
 from pipeline.problem import Problem
 from pipeline.volumes.affine import Affine
-from pipeline.volumes.classify import kind_of, told_plane
-from pipeline.volumes.decode import decode, stored_range
+from pipeline.volumes.choosing import choose_kinds
+from pipeline.volumes.classify import contrast_of, told_plane
+from pipeline.volumes.decode import decode, padded, stored_range
 from pipeline.volumes.elements import BadFileError
 from pipeline.volumes.geometry import (
     SAME_ORIENTATION_DEGREES,
@@ -30,20 +32,61 @@ from pipeline.volumes.geometry import (
 )
 from pipeline.volumes.headers import Frame, parse_file
 from pipeline.volumes.limits import DEFAULT_LIMITS, Budget, ReadLimits
-from pipeline.volumes.placing import ASSUMED, PlacedFrame, group_stacks, number_frames, place_frames
-from pipeline.volumes.volume import SeriesReading, StudyVolumes, Volume
+from pipeline.volumes.origin import Origin, same_study, split_by_origin, why_unusable
+from pipeline.volumes.placing import (
+    ASSUMED,
+    SLICE_LOCATION,
+    PlacedFrame,
+    group_stacks,
+    location_signs,
+    number_frames,
+    place_frames,
+)
+from pipeline.volumes.stacking import same_place_mm, split_contrasts, spoiled_slices
+from pipeline.volumes.volume import ASSUMED_SIDES, Plane, SeriesReading, StudyVolumes, Volume
 
 Image = NDArray[np.float32]
 
+_KIND_UNKNOWN = "neither its name nor its times tell T1 from T2, and no table does; not graded"
+
 
 def read_study(ref: StudyRef, limits: ReadLimits = DEFAULT_LIMITS) -> StudyVolumes:
-    """Read every series of a study, within the limits of the study as a whole. Never raises for bad data."""
+    """Read every series of a study, within the limits of the study as a whole. Never raises for bad data.
+
+    What is of another patient or examination than two thirds of the series is left out, and named.
+    """
     budget = Budget(limits)
-    readings = [_SeriesReader(series, budget).read() for series in ref.series]
+    readers = [_SeriesReader(series, budget) for series in ref.series]
+    readings = [reader.read() for reader in readers]
+    signs = location_signs([placed for reader in readers for placed in reader.placed])
+    for number, reading in enumerate(readings):
+        unsided = (volume.plane for volume in reading.volumes if {SLICE_LOCATION, ASSUMED_SIDES} <= set(volume.flags))
+        if signs.keys() & set(unsided):
+            readers[number] = _SeriesReader(ref.series[number], budget, signs)
+            readings[number] = readers[number].read()
+    origins = [(reader, origin) for reader in readers for origin in reader.origins.values()]
+    kept, why = same_study([origin for _, origin in origins])
+    problems = [problem for reading in readings for problem in reading.problems]
+    problems += [
+        Problem(ref.study_id, reader.series_id, None, "kind-unknown", _KIND_UNKNOWN)
+        for reader, reading in zip(readers, readings, strict=True)
+        if reader.is_unnamed and reading.volumes
+    ]
+    left_out = {reader.series_id for (reader, _), keep in zip(origins, kept, strict=True) if not keep}
+    if not any(kept) and why is not None:
+        problems.append(Problem(ref.study_id, None, None, "mixed-study", why))
+    elif why is not None:
+        problems += [Problem(ref.study_id, series_id, None, "other-study", why) for series_id in sorted(left_out)]
+    strangers = {id(origin) for (_, origin), keep in zip(origins, kept, strict=True) if not keep}
     return StudyVolumes(
         study_id=ref.study_id,
-        volumes=tuple(volume for reading in readings for volume in reading.volumes),
-        problems=tuple(problem for reading in readings for problem in reading.problems),
+        volumes=tuple(
+            volume
+            for reader, reading in zip(readers, readings, strict=True)
+            for volume in reading.volumes
+            if id(reader.origins[id(volume)]) not in strangers
+        ),
+        problems=tuple(problems),
     )
 
 
@@ -53,13 +96,28 @@ def read_series(ref: SeriesRef, limits: ReadLimits = DEFAULT_LIMITS) -> SeriesRe
 
 
 class _SeriesReader:
-    """One pass over one series folder; collects problems as it goes."""
+    """One pass over one series folder; collects problems as it goes.
 
-    def __init__(self, ref: SeriesRef, budget: Budget) -> None:
+    Attributes:
+        origins: where each volume comes from, by its ``id``; volumes of one series share one object.
+        placed: the slices, with undecoded pixels.
+    """
+
+    def __init__(self, ref: SeriesRef, budget: Budget, signs: Mapping[Plane, int] | None = None) -> None:
         self._ref = ref
         self._budget = budget
         self._limits = budget.limits
+        self._signs = signs
         self._problems: list[Problem] = []
+        self.series_id = ref.series_id
+        self.origins: dict[int, Origin] = {}
+        self.placed: list[PlacedFrame] = []
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether neither the table nor any header tells T1 from T2."""
+        acquisitions = {one.frame.acquisition for one in self.placed}
+        return self._ref.description is None and all(contrast_of(acquisition) is None for acquisition in acquisitions)
 
     def read(self) -> SeriesReading:
         volumes: list[Volume] = []
@@ -77,12 +135,45 @@ class _SeriesReader:
         return SeriesReading(tuple(volumes), tuple(self._problems))
 
     def _read(self) -> Iterator[Volume]:
-        frames = number_frames(self._frames())
-        placed, lost = place_frames(frames, told_plane(self._ref.description))
-        for frame in lost:
-            self._problem("no-position", "no ImagePositionPatient, and the other slices are on no line", frame.file)
-        for stack in group_stacks(placed):
-            yield from self._volumes(stack)
+        told = self._ref.description
+        stacks: list[list[PlacedFrame]] = []
+        sources: list[int] = []
+        parts = split_by_origin(self._usable(self._frames()))
+        for number, part in enumerate(parts):
+            placed, lost = place_frames(number_frames(part), told_plane(told), self._signs)
+            self.placed += placed
+            for frame in lost:
+                self._problem("no-position", "no ImagePositionPatient, and the other slices are on no line", frame.file)
+            found = [piece for group in group_stacks(placed) for piece in split_contrasts(group)]
+            stacks += found
+            sources += [number] * len(found)
+        origins = [part[0].origin for part in parts]
+        for stack, source, kind in zip(stacks, sources, self._kinds(stacks, sources), strict=True):
+            for volume in self._volumes(stack, kind):
+                self.origins[id(volume)] = origins[source]
+                yield volume
+
+    def _usable(self, frames: list[Frame]) -> list[Frame]:
+        """The frames that may be graded; the others are named, one problem a reason."""
+        told = self._ref.description is not None
+        refused: dict[tuple[str, str], list[str]] = {}
+        usable = []
+        for frame in frames:
+            why = why_unusable(frame, told)
+            if why is None:
+                usable.append(frame)
+            else:
+                refused.setdefault(why, []).append(frame.file)
+        for (what, sentence), files in refused.items():
+            self._problem(what, f"{sentence} ({len(files)} of {len(frames)} images)", files[0])
+        return usable
+
+    def _kinds(self, stacks: list[list[PlacedFrame]], sources: list[int]) -> list[SeriesKind]:
+        """What each stack shows; UNKNOWN, with a problem, where it is not of the series or a better image is there."""
+        choice = choose_kinds(stacks, sources, self._ref.description)
+        for what, sentence, file in choice.problems:
+            self._problem(what, sentence, file)
+        return choice.kinds
 
     def _problem(self, what: str, detail: str, file: str | None = None) -> None:
         self._problems.append(Problem(self._ref.study_id, self._ref.series_id, file, what, detail))
@@ -141,19 +232,24 @@ class _SeriesReader:
             self._problem("too-many-files", f"{len(names)} files; only the first {limit} by name were read")
         return names[: self._limits.series_slices]
 
-    def _volumes(self, stack: list[PlacedFrame]) -> Iterator[Volume]:
+    def _volumes(self, stack: list[PlacedFrame], kind: SeriesKind) -> Iterator[Volume]:
         """The stack, and further ones made of slices at positions that it already holds."""
         normal = stack[0].affine.normal
         ordered = sorted(stack, key=lambda one: (float(one.centre_mm @ normal), one.frame.instance_number))
         places = [float(one.centre_mm @ normal) for one in ordered]
         pixels = np.empty((len(ordered), *stack[0].shape), dtype=np.float32)
         layers: list[list[int]] = []
-        for index, one in enumerate(ordered):
-            if not self._read_pixels(one, pixels[index]):
+        read = [index for index, one in enumerate(ordered) if self._read_pixels(one, pixels[index])]
+        spoiled = {read[number] for number in spoiled_slices(pixels if len(read) == len(ordered) else pixels[read])}
+        same_mm = same_place_mm(np.array(places), ordered[0])
+        for index in read:
+            one = ordered[index]
+            if index in spoiled:
+                self._problem("spoiled-slice", "far brighter all over than the other slices; not used", one.frame.file)
                 continue
             for layer in layers:
                 last = layer[-1]
-                if places[index] - places[last] > SAME_POSITION_MM:
+                if places[index] - places[last] > same_mm:
                     layer.append(index)
                     break
                 shift = np.abs(ordered[last].affine.matrix - one.affine.matrix).max()
@@ -164,9 +260,8 @@ class _SeriesReader:
                 layers.append([index])
         for layer in layers:
             whole = len(layer) == len(ordered)
-            yield self._volume(
-                [ordered[index] for index in layer], pixels if whole else pixels[layer], repeated=len(layers) > 1
-            )
+            members = [ordered[index] for index in layer]
+            yield self._volume(members, pixels if whole else pixels[layer], kind, repeated=len(layers) > 1)
 
     def _read_pixels(self, placed: PlacedFrame, out: Image) -> bool:
         """Put the scaled pixels into ``out`` (rows, cols), canonical; False, with a problem, if they cannot be had."""
@@ -179,18 +274,23 @@ class _SeriesReader:
             self._problem("too-large", f"the study passes the limit of {self._limits.study_pixels} pixels", frame.file)
             return False
         try:
-            out[...] = reorient(decode(frame.source, frame.index, self._budget.frame_seconds), placed.change)
+            stored = decode(frame.source, frame.index, self._budget.frame_seconds)
         except BadFileError as error:
             self._problem(error.what, str(error), frame.file)
             return False
+        out[...] = reorient(stored, placed.change)
         if pixel_format.inverted:
             np.subtract(sum(stored_range(pixel_format)), out, out=out)
         if frame.slope != 1.0 or frame.intercept != 0.0:
             out *= np.float32(frame.slope)
             out += np.float32(frame.intercept)
+        padding = padded(stored, pixel_format)
+        if padding is not None and not padding.all():  # outside the image is as dark as its darkest place
+            outside = reorient(padding, placed.change)
+            out[outside] = out[~outside].min()
         return True
 
-    def _volume(self, placed: list[PlacedFrame], pixels: Image, repeated: bool) -> Volume:
+    def _volume(self, placed: list[PlacedFrame], pixels: Image, kind: SeriesKind, repeated: bool) -> Volume:
         plane = placed[0].plane
         flags = {flag for one in placed for flag in one.flags}
         affines = Affine.stack([one.affine for one in placed])
@@ -204,7 +304,7 @@ class _SeriesReader:
             source_affines=Affine.stack([one.source_affine for one in placed]),
             instance_numbers=np.array([one.frame.instance_number for one in placed], dtype=np.int64),
             plane=plane,
-            kind=kind_of(self._ref.description, plane, placed[0].frame.acquisition),
+            kind=kind,
             study_id=self._ref.study_id,
             series_id=self._ref.series_id,
             flags=tuple(sorted(flags)),

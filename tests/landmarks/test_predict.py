@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
+from pipeline.landmarks.axial import levels_from_stacks
 from pipeline.landmarks.landmarks import COLUMNS, Landmarks
-from pipeline.landmarks.predict import GUESSED, LandmarkPredictor, LandmarkSettings, _levels_from_stacks
+from pipeline.landmarks.predict import GUESSED, LandmarkPredictor, LandmarkSettings
 from pipeline.volumes import Affine
 from tests.landmarks.spine import HEIGHTS, axial, axial_net, sagittal, sagittal_net, study, truth
 
@@ -249,6 +250,6 @@ def test_arrays_of_another_shape_are_refused():
 
 
 def test_the_same_axial_stacks_in_a_second_series_are_no_further_levels():
-    once, twice = _levels_from_stacks(axial("9")), _levels_from_stacks([*axial("9"), *axial("10")])
+    once, twice = levels_from_stacks(axial("9")), levels_from_stacks([*axial("9"), *axial("10")])
     assert twice == pytest.approx(once)
     assert once[:, 2] == pytest.approx(np.array(HEIGHTS) + 0.5)
