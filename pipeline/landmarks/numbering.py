@@ -2,8 +2,8 @@
 
 The disc called L4/L5 on sagittal T2 and the foramen called L4/L5 on sagittal T1 must lie at the same height of the same
 patient. Where they are a whole step apart, one of the two numberings is wrong, and the one whose maps were less sure of
-theirs gives way. (Series of one study share patient space even when their frame-of-reference ids differ.) A series whose
-place in the patient is assumed has no say, and points that lie near no level of the other are not renumbered to one.
+theirs gives way. (Series of one study share patient space even when their frame-of-reference ids differ.) A series
+whose place in the patient is assumed has no say, and points that lie near no level of the other are not renumbered.
 """
 
 from __future__ import annotations
@@ -113,9 +113,10 @@ def _middle(foramina: dict[Side, LevelPoints]) -> np.ndarray:
 
 
 def _offset(canal: np.ndarray, foramina: np.ndarray) -> int | None:
-    """The d in -1, 0, 1 for which the foramen called l lies nearest to the canal point called l + d; None if not near.
+    """The d in -1, 0, 1 for which the foramen called l lies nearest to the canal point called l + d.
 
-    Where too few levels have both, 0. Only height and depth count (patient y and z): foramina lie to the side of the canal.
+    None where even that is not near; 0 where too few levels have both. Only height and depth count (patient y and z):
+    foramina lie to the side of the canal.
     """
     distances = {}
     for delta in (0, -1, 1):

@@ -34,7 +34,7 @@ MISSING_SPACING = "missing-spacing"
 ONE_POSITION = "one-position"
 SLICE_LOCATION = "slice-location"
 ASSUMED = {
-    MISSING_ORIENTATION: "no usable ImageOrientationPatient; that of the others, or the plane's own axes, is taken",
+    MISSING_ORIENTATION: "no usable ImageOrientationPatient; that of the others or the plane's own axes is taken",
     MISSING_POSITION: "no usable ImagePositionPatient; slices are placed by instance number",
     MISSING_SPACING: "no usable PixelSpacing; it is assumed from the usual field of view",
     ONE_POSITION: "ImagePositionPatient is the same in slices that differ; they are placed by SliceLocation",

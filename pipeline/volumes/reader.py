@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.competition import SeriesRef, StudyRef
+from pipeline.files import is_meant
 from pipeline.labels import SeriesKind
 from pipeline.problem import Problem
 from pipeline.volumes.affine import Affine
@@ -223,7 +224,7 @@ class _SeriesReader:
             return []
         try:
             with os.scandir(self._ref.path) as entries:
-                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+                names = sorted(entry.name for entry in entries if is_meant(entry.name))
         except OSError as error:
             self._problem("unreadable-series", f"{self._ref.path}: {error.strerror or error}")
             return []
