@@ -12,7 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 LEFTOVERS = frozenset(
-    ["__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found", "$recycle.bin", "recycler", "found.000", "thumbs.db", "desktop.ini", "dicomdir"]
+    [
+        "__macosx",
+        "@eadir",
+        "@recycle",
+        "#recycle",
+        "#snapshot",
+        "lost+found",
+        "$recycle.bin",
+        "recycler",
+        "found.000",
+        "thumbs.db",
+        "desktop.ini",
+        "dicomdir",
+    ]
 ) | {"system volume information"}
 """Names, in small letters, of what no user puts among images: bins, thumbnails, indexes."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.volumes.affine import Affine, Floats
 from pipeline.volumes.geometry import (
     SAME_ORIENTATION_DEGREES,
+    SAME_POSITION_MM,
     angle_degrees,
     canonical_axes,
     clean_orientation,
@@ -26,6 +27,7 @@ from pipeline.volumes.geometry import (
 )
 from pipeline.volumes.headers import Frame
 from pipeline.volumes.locating import Located, disproved_orientation, locate, matching_signs
+from pipeline.volumes.origin import contrast_key
 from pipeline.volumes.volume import ASSUMED_PLACE, ASSUMED_SIDES, Plane
 
 MISSING_ORIENTATION = "missing-orientation"
@@ -39,8 +41,8 @@ ASSUMED = {
     MISSING_SPACING: "no usable PixelSpacing; it is assumed from the usual field of view",
     ONE_POSITION: "ImagePositionPatient is the same in slices that differ; they are placed by SliceLocation",
     SLICE_LOCATION: "no usable ImagePositionPatient; slices are placed by SliceLocation alone",
-    ASSUMED_PLACE: "where the slices lie is assumed in part, so they are not compared with other series: no axial level "
-    "follows from them or on them, and they have no say in the numbering of others",
+    ASSUMED_PLACE: "where the slices lie is assumed in part, so they are not compared with other series: they give no "
+    "axial level and have no say in the numbering of others",
     ASSUMED_SIDES: "which side is left is not told: no foraminal or subarticular row is graded on it",
 }
 """What each flag of an assumption means, for the problem that reports it."""
@@ -123,6 +125,8 @@ def place_frames(
     fallback = agreed if agreed is not None else _usual_axes(positions, told)
     spacings = _spacings(frames)
     located = locate(frames, [fallback if own is None else own for own in axes], positions, signs or {})
+    if located is None and _is_copied(frames, positions):
+        positions = [positions[0], *[None] * (len(frames) - 1)]
     known = [index for index, position in enumerate(positions) if position is not None] if located is None else []
     line = _line(
         [frames[index].instance_number for index in known],
@@ -187,6 +191,15 @@ def group_stacks(placed: list[PlacedFrame]) -> list[list[PlacedFrame]]:
         for group in group_orientations([one.affine for one in members], centres):
             stacks.append([members[index] for index in group])
     return stacks
+
+
+def _is_copied(frames: Sequence[Frame], positions: Sequence[Floats | None]) -> bool:
+    """Whether the position of one slice stands in all, though they are different images of one contrast."""
+    known = [position for position in positions if position is not None]
+    if len(frames) < 3 or len(known) < len(frames) or np.ptp(np.stack(known), axis=0).max() > SAME_POSITION_MM:
+        return False
+    different = {(frame.source.data, frame.index) for frame in frames}
+    return len(different) == len(frames) and len({contrast_key(frame) for frame in frames}) == 1
 
 
 def location_signs(placed: Sequence[PlacedFrame]) -> dict[Plane, int]:
