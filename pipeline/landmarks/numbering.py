@@ -38,7 +38,8 @@ def agree(
     if canal is None or not foramina:
         return canal, foramina, None
     sides = list(foramina.values())
-    if not all(points.volume.is_placed or points.volume is canal.volume for points in (canal, *sides)):
+    one_series = all(points.volume is canal.volume for points in sides)
+    if not one_series and not all(points.volume.is_placed for points in (canal, *sides)):
         return canal, foramina, None
     delta = _offset(canal.points_mm, _middle(foramina))
     if delta is None:

@@ -167,8 +167,11 @@ class LandmarkPredictor:
         if canal is not None:
             canal = move_back(canal, self.settings.canal_back_mm)
             table.fill(Condition.CANAL, canal)
-            if canal.volume.is_placed:
-                return canal.points_mm
+            if not canal.volume.is_placed:
+                placed = [output for output in (*t2, *t1) if output.canvases.volume.is_placed and sees_canal(output)]
+                canal = _best([canal_points(output, decode) for output in placed])
+        if canal is not None:
+            return canal.points_mm
         if not all(points.volume.is_placed for points in foramina.values()):
             return None
         return _canal_from_foramina(table, self.settings.below_foramina_mm)

@@ -198,7 +198,7 @@ def _is_copied(frames: Sequence[Frame], positions: Sequence[Floats | None]) -> b
     known = [position for position in positions if position is not None]
     if len(frames) < 3 or len(known) < len(frames) or np.ptp(np.stack(known), axis=0).max() > SAME_POSITION_MM:
         return False
-    different = {(frame.source.data, frame.index) for frame in frames}
+    different = {(frame.source.data, frame.index, frame.slope, frame.intercept) for frame in frames}
     return len(different) == len(frames) and len({contrast_key(frame) for frame in frames}) == 1
 
 

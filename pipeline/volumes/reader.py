@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.competition import SeriesRef, StudyRef
+from pipeline.competition import SeriesRef
 from pipeline.files import is_meant
 from pipeline.labels import SeriesKind
 from pipeline.problem import Problem
@@ -33,71 +33,32 @@ from pipeline.volumes.geometry import (
 )
 from pipeline.volumes.headers import Frame, parse_file
 from pipeline.volumes.limits import DEFAULT_LIMITS, Budget, ReadLimits
-from pipeline.volumes.origin import Origin, same_study, split_by_origin, why_unusable
+from pipeline.volumes.origin import Origin, split_by_origin, why_unusable
 from pipeline.volumes.placing import (
     ASSUMED,
-    SLICE_LOCATION,
     PlacedFrame,
     group_stacks,
-    location_signs,
     number_frames,
     place_frames,
 )
 from pipeline.volumes.stacking import same_place_mm, split_contrasts, spoiled_slices
-from pipeline.volumes.volume import ASSUMED_SIDES, Plane, SeriesReading, StudyVolumes, Volume
+from pipeline.volumes.volume import Plane, SeriesReading, Volume
 
 Image = NDArray[np.float32]
-
-_KIND_UNKNOWN = "neither its name nor its times tell T1 from T2, and no table does; not graded"
-
-
-def read_study(ref: StudyRef, limits: ReadLimits = DEFAULT_LIMITS) -> StudyVolumes:
-    """Read every series of a study, within the limits of the study as a whole. Never raises for bad data.
-
-    What is of another patient or examination than two thirds of the series is left out, and named.
-    """
-    budget = Budget(limits)
-    readers = [_SeriesReader(series, budget) for series in ref.series]
-    readings = [reader.read() for reader in readers]
-    signs = location_signs([placed for reader in readers for placed in reader.placed])
-    for number, reading in enumerate(readings):
-        unsided = (volume.plane for volume in reading.volumes if {SLICE_LOCATION, ASSUMED_SIDES} <= set(volume.flags))
-        if signs.keys() & set(unsided):
-            readers[number] = _SeriesReader(ref.series[number], budget, signs)
-            readings[number] = readers[number].read()
-    origins = [(reader, origin) for reader in readers for origin in reader.origins.values()]
-    kept, why = same_study([origin for _, origin in origins])
-    problems = [problem for reading in readings for problem in reading.problems]
-    problems += [
-        Problem(ref.study_id, reader.series_id, None, "kind-unknown", _KIND_UNKNOWN)
-        for reader, reading in zip(readers, readings, strict=True)
-        if reader.is_unnamed and reading.volumes
-    ]
-    left_out = {reader.series_id for (reader, _), keep in zip(origins, kept, strict=True) if not keep}
-    if not any(kept) and why is not None:
-        problems.append(Problem(ref.study_id, None, None, "mixed-study", why))
-    elif why is not None:
-        problems += [Problem(ref.study_id, series_id, None, "other-study", why) for series_id in sorted(left_out)]
-    strangers = {id(origin) for (_, origin), keep in zip(origins, kept, strict=True) if not keep}
-    return StudyVolumes(
-        study_id=ref.study_id,
-        volumes=tuple(
-            volume
-            for reader, reading in zip(readers, readings, strict=True)
-            for volume in reading.volumes
-            if id(reader.origins[id(volume)]) not in strangers
-        ),
-        problems=tuple(problems),
-    )
 
 
 def read_series(ref: SeriesRef, limits: ReadLimits = DEFAULT_LIMITS) -> SeriesReading:
     """Read one series folder. Never raises for bad data: what is skipped or assumed comes back as problems."""
-    return _SeriesReader(ref, Budget(limits)).read()
+    return SeriesReader(ref, Budget(limits)).read()
 
 
-class _SeriesReader:
+class SeriesReader:
     """One pass over one series folder; collects problems as it goes.
+
+    Args:
+        ref: the folder.
+        budget: of the study.
+        signs: which way SliceLocation counts in the study, where that is known: see :func:`place_frames`.
 
     Attributes:
         origins: where each volume comes from, by its ``id``; volumes of one series share one object.
