@@ -28,8 +28,8 @@ def thickened(volume: Volume) -> Volume:
     """The stack with neighbouring thin slices averaged, so that its slices are about :data:`USUAL_STEP_MM` apart.
 
     A stack of usual slices, at least :data:`THIN_BELOW_MM` apart, is returned as it is. The mean of some slices has
-    what one thick slice has of the same tissue, noise included; it carries the instance number of the middle one.
-    Nothing is averaged across a gap.
+    what one thick slice has of the same tissue, noise included; its instance, and the grid of the file, are those of
+    the middle one. Nothing is averaged across a gap.
     """
     step = volume.slice_spacing_mm
     if not 0 < step < THIN_BELOW_MM:
@@ -42,7 +42,7 @@ def thickened(volume: Volume) -> Volume:
         volume,
         pixels=np.stack([volume.pixels[group].mean(axis=0) for group in groups]),
         affines=Affine(np.stack([volume.affines.matrix[group].mean(axis=0) for group in groups])),
-        source_affines=Affine(np.stack([volume.source_affines.matrix[group].mean(axis=0) for group in groups])),
+        source_affines=volume.source_affines[middles],
         instance_numbers=volume.instance_numbers[middles],
     )
 

@@ -180,7 +180,9 @@ def test_thin_slices_are_looked_at_as_thick_ones(predictor):
     thin = sagittal(T2, "2", x_mm=np.arange(-28.0, 36.0, 1.0))
     landmarks = predictor.predict(study(thin))
     assert_near(landmarks, CANAL, slice_mm=4.0)
-    assert_on_file(landmarks, [thin])
+    for i in np.flatnonzero(landmarks.found):
+        place = thin.from_source_pixel(int(landmarks.instance_number[i]), landmarks.x[i], landmarks.y[i])
+        assert place == pytest.approx(landmarks.points_mm[i], abs=0.6)  # an even number has no middle slice
 
 
 def test_one_axial_block_alone(predictor):
