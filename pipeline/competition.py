@@ -123,7 +123,8 @@ class Competition:
             table[column] = table[column].map(plain_id)
         table["study_id"] = table["study_id"].map(_by_folder(table["study_id"], self._by_id))
         for study_id, ids in table.groupby("study_id")["series_id"]:
-            names = [one.series_id for one in self._by_id[study_id].series] if study_id in self._by_id else []
+            study = self._by_id.get(str(study_id))
+            names = [] if study is None else [one.series_id for one in study.series]
             table.loc[ids.index, "series_id"] = ids.map(_by_folder(ids, names))
         return table
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.labels import SeriesKind
+from pipeline.volumes.belonging import contrast_key, preference
 from pipeline.volumes.classify import contrast_of, kind_of, told_contrast, told_plane
-from pipeline.volumes.origin import contrast_key, preference
 from pipeline.volumes.placing import PlacedFrame
 from pipeline.volumes.stacking import find_strangers, overlap
 from pipeline.volumes.volume import Plane
@@ -77,7 +77,7 @@ def _prefer(
     stacks: Sequence[Stack], numbers: Sequence[int], kinds: list[SeriesKind]
 ) -> list[tuple[str, str, str | None]]:
     """Of several contrasts of the same slices the best keeps its kind; repeats of it keep theirs."""
-    by_key: defaultdict[object, list[int]] = defaultdict(list)
+    by_key: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
     for number in numbers:
         by_key[contrast_key(stacks[number][0].frame)[:-1]].append(number)
     is_t1 = kinds[numbers[0]] is SeriesKind.SAGITTAL_T1

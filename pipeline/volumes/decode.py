@@ -51,6 +51,8 @@ _MOST_TILES = 4096
 """Tiles of 64 x 64 pixels for the largest slice; a decoder takes 10 kB for a tile of one pixel."""
 _RLE_BYTES_HERE = 4 * 2**20
 """pydicom's RLE decoder makes 64 bytes of one and does not stop at the slice's size: what is longer goes elsewhere."""
+_MUCH = 0.01
+"""Share of an image from which on values that cannot be of it are padding."""
 _process = DecoderProcess()
 
 Integers = NDArray[np.integer]
@@ -80,11 +82,18 @@ def decode(source: PixelSource, index: int, seconds: float = 10.0) -> Integers:
 
 
 def padded(values: Integers, pixel_format: PixelFormat) -> NDArray[np.bool_] | None:
-    """Where stored values are padding around the image, not image; None if nowhere."""
+    """Where stored values are padding around the image, not image; None if nowhere.
+
+    Undeclared padding is known where a signed image holds many of the least value that there is, and nothing near it.
+    """
     if pixel_format.padding is None:
-        return None
+        least, _ = stored_range(pixel_format)
+        if not pixel_format.signed or int(values.min()) != least:
+            return None
+        mask: NDArray[np.bool_] = values == least
+        return mask if mask.mean() >= _MUCH and not ((values < least // 2) & ~mask).any() else None
     first, last = sorted(_wrapped(value, pixel_format) for value in pixel_format.padding)
-    mask: NDArray[np.bool_] = (values >= first) & (values <= last)
+    mask = (values >= first) & (values <= last)
     return mask if mask.any() else None
 
 

@@ -227,7 +227,7 @@ def _frames(name: str, dataset: Dataset, source: PixelSource) -> list[Frame]:
                 # one position for a file of many frames places only the first of them
                 position=numbers(_POSITION_GROUP, _POSITION) if own is not None or index == 0 else (),
                 orientation=numbers(_ORIENTATION_GROUP, _ORIENTATION),
-                spacing=next(filter(None, (numbers(_MEASURES_GROUP, tag) for tag in _SPACINGS)), ()),
+                spacing=next(filter(_is_spacing, (numbers(_MEASURES_GROUP, tag) for tag in _SPACINGS)), ()),
                 slope=slope if slope else 1.0,
                 intercept=intercept or 0.0,
                 thickness_mm=first_of(numbers(_MEASURES_GROUP, _THICKNESS)),
@@ -245,3 +245,8 @@ def _frames(name: str, dataset: Dataset, source: PixelSource) -> list[Frame]:
             )
         )
     return frames
+
+
+def _is_spacing(numbers: tuple[float, ...]) -> bool:
+    """One number for both directions, or one for each, of a size that pixels have."""
+    return len(numbers) in (1, 2) and all(0.01 <= value <= 20 for value in numbers)

@@ -49,7 +49,7 @@ def _read_table(dataset: Dataset, descriptor: int, table: int) -> tuple[int, NDA
         raise BadFileError("unsupported-pixels", "PALETTE COLOR without its lookup tables (0028,1101) to (0028,1203)")
     entries, first, bits = (int(value) for value in described)
     entries = entries or 65536
-    order = "<" if dataset.get_item(table).is_little_endian else ">"
+    order = "<" if dataset.original_encoding[1] else ">"
     values = np.frombuffer(data, np.uint8 if bits <= 8 and len(data) < 2 * entries else f"{order}u2", count=-1)[
         :entries
     ]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.volumes.affine import Affine, Floats
+from pipeline.volumes.belonging import contrast_key
 from pipeline.volumes.geometry import (
     SAME_ORIENTATION_DEGREES,
     SAME_POSITION_MM,
@@ -27,7 +28,6 @@ from pipeline.volumes.geometry import (
 )
 from pipeline.volumes.headers import Frame
 from pipeline.volumes.locating import Located, disproved_orientation, locate, matching_signs
-from pipeline.volumes.origin import contrast_key
 from pipeline.volumes.volume import ASSUMED_PLACE, ASSUMED_SIDES, Plane
 
 MISSING_ORIENTATION = "missing-orientation"
@@ -35,12 +35,14 @@ MISSING_POSITION = "missing-position"
 MISSING_SPACING = "missing-spacing"
 ONE_POSITION = "one-position"
 SLICE_LOCATION = "slice-location"
+REPEATED_POSITIONS = "repeated-positions"
 ASSUMED = {
     MISSING_ORIENTATION: "no usable ImageOrientationPatient; that of the others or the plane's own axes is taken",
     MISSING_POSITION: "no usable ImagePositionPatient; slices are placed by instance number",
     MISSING_SPACING: "no usable PixelSpacing; it is assumed from the usual field of view",
     ONE_POSITION: "ImagePositionPatient is the same in slices that differ; they are placed by SliceLocation",
     SLICE_LOCATION: "no usable ImagePositionPatient; slices are placed by SliceLocation alone",
+    REPEATED_POSITIONS: "several images of the same slices, which no header tells apart; the surer points are taken",
     ASSUMED_PLACE: "where the slices lie is assumed in part, so they are not compared with other series: they give no "
     "axial level and have no say in the numbering of others",
     ASSUMED_SIDES: "which side is left is not told: no foraminal or subarticular row is graded on it",
@@ -251,12 +253,7 @@ def _spread_plane(positions: Sequence[Floats]) -> Plane:
 
 def _spacings(frames: Sequence[Frame]) -> list[tuple[float, float] | None]:
     """(row, col) mm of each slice; those without take the commonest of the series, None if there is none."""
-    own = [
-        (frame.spacing[0], frame.spacing[-1])  # one number is that of both
-        if len(frame.spacing) in (1, 2) and all(0.01 <= value <= 20 for value in frame.spacing)
-        else None
-        for frame in frames
-    ]
+    own = [(frame.spacing[0], frame.spacing[-1]) if frame.spacing else None for frame in frames]
     common = Counter(spacing for spacing in own if spacing is not None).most_common(1)
     return [spacing or (common[0][0] if common else None) for spacing in own]
 

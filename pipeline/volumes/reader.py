@@ -20,6 +20,7 @@ from pipeline.files import is_meant
 from pipeline.labels import SeriesKind
 from pipeline.problem import Problem
 from pipeline.volumes.affine import Affine
+from pipeline.volumes.belonging import split_by_origin, why_unusable
 from pipeline.volumes.choosing import choose_kinds
 from pipeline.volumes.classify import contrast_of, told_plane
 from pipeline.volumes.decode import decode, padded, stored_range
@@ -33,9 +34,10 @@ from pipeline.volumes.geometry import (
 )
 from pipeline.volumes.headers import Frame, parse_file
 from pipeline.volumes.limits import DEFAULT_LIMITS, Budget, ReadLimits
-from pipeline.volumes.origin import Origin, split_by_origin, why_unusable
+from pipeline.volumes.origin import Origin
 from pipeline.volumes.placing import (
     ASSUMED,
+    REPEATED_POSITIONS,
     PlacedFrame,
     group_stacks,
     number_frames,
@@ -248,7 +250,7 @@ class SeriesReader:
             out += np.float32(frame.intercept)
         padding = padded(stored, pixel_format)
         if padding is not None and not padding.all():  # outside the image is as dark as its darkest place
-            outside = reorient(padding, placed.change)
+            outside = np.asarray(reorient(padding, placed.change), dtype=bool)
             out[outside] = out[~outside].min()
         return True
 
@@ -259,7 +261,7 @@ class SeriesReader:
         if any(angle_degrees(affines[0], affine) > SAME_ORIENTATION_DEGREES for affine in affines):
             flags.add("motion")
         if repeated:
-            flags.add("repeated-positions")
+            flags.add(REPEATED_POSITIONS)
         return Volume(
             pixels=pixels,
             affines=affines,

@@ -7,14 +7,14 @@ a block, and a localiser may be filed with the series it planned. One stack hold
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.volumes.affine import Floats
+from pipeline.volumes.belonging import ContrastKey, contrast_key
 from pipeline.volumes.geometry import MOTION_DEGREES, SAME_POSITION_MM, angle_degrees
-from pipeline.volumes.origin import contrast_key
 from pipeline.volumes.placing import PlacedFrame
 from pipeline.volumes.volume import Plane
 
@@ -34,7 +34,7 @@ def split_contrasts(stack: Sequence[PlacedFrame]) -> list[list[PlacedFrame]]:
 
     Slices that two acquisitions took in turn (odd and even ones) stay together.
     """
-    groups: dict[Hashable, list[PlacedFrame]] = {}
+    groups: dict[ContrastKey, list[PlacedFrame]] = {}
     for one in stack:
         groups.setdefault(contrast_key(one.frame), []).append(one)
     if not 1 < len(groups) <= _MOST_CONTRASTS:

@@ -324,6 +324,23 @@ def test_padding_is_as_dark_as_the_darkest_place_of_the_image(tmp_path, signed, 
         assert np.all(image[mask] == image[~mask].min())
 
 
+def test_undeclared_padding_with_the_least_value_is_known_and_dark_images_are_not(tmp_path):
+    def pad(data):
+        values = stored_values(data).astype("<i2")
+        values[:, :3] = -32768
+        data.PixelRepresentation, data.PixelData = 1, values.tobytes()
+
+    def sink(data):
+        values = stored_values(data).astype(np.int64)
+        data.PixelRepresentation, data.PixelData = 1, (values - values.min() - 32768).astype("<i2").tobytes()
+
+    (padded,) = read_series(reference(write_series(tmp_path / "1", change=pad))).volumes
+    assert padded.pixels.min() == padded.pixels[:, :, 3:].min()
+    (plain,) = read_series(reference(write_series(tmp_path / "2"))).volumes
+    (dark,) = read_series(reference(write_series(tmp_path / "3", change=sink))).volumes
+    assert np.ptp(dark.pixels[0]) == pytest.approx(np.ptp(plain.pixels[0]))
+
+
 def _with_palette(data, tables, first=0):
     """The values as places in palettes of 16-bit entries."""
     for colour, table in zip(("Red", "Green", "Blue"), tables, strict=True):

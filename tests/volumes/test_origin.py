@@ -203,6 +203,27 @@ def test_of_several_echoes_the_one_of_the_wanted_weighting_is_used(tmp_path, tol
     assert_linear(used, {10.0: X, 100.0: SAGITTAL[0]}[echo])
 
 
+@pytest.mark.parametrize(("told", "used_gradient"), [(T1, X), (T2, Z)])
+def test_echoes_without_times_are_told_by_their_numbers(tmp_path, told, used_gradient):
+    blocks = [(X, {"EchoNumbers": 1}), (Z, {"EchoNumbers": 2})]
+    reading = read_series(reference(write_blocks(tmp_path / "1", *blocks), told))
+    (used,) = (volume for volume in reading.volumes if volume.kind is told)
+    assert_linear(used, used_gradient)
+
+
+def test_the_magnitude_is_used_rather_than_the_phase(tmp_path):
+    blocks = [(Z, {"ImageType": ["ORIGINAL", "PRIMARY", "P"]}), (X, {"ImageType": ["ORIGINAL", "PRIMARY", "M"]})]
+    reading = read_series(reference(write_blocks(tmp_path / "1", *blocks), T2))
+    (used,) = (volume for volume in reading.volumes if volume.kind is T2)
+    assert_linear(used, X)
+
+
+def test_images_of_one_place_that_nothing_tells_apart_are_named(tmp_path):
+    reading = read_series(reference(write_blocks(tmp_path / "1", (X, {}), (Z, {})), T2))
+    assert len(reading.volumes) == 2
+    assert codes(reading) == ["repeated-positions"]
+
+
 @pytest.mark.parametrize("copy", [{"ImageType": ["DERIVED", "SECONDARY"]}, {"BurnedInAnnotation": "YES"}])
 def test_originals_are_used_rather_than_annotated_copies(tmp_path, copy):
     reading = read_series(reference(write_blocks(tmp_path / "1", (Z, copy), (X, {})), T2))

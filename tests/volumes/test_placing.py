@@ -151,8 +151,9 @@ def as_text(keyword, text):
         both(without("PixelSpacing"), as_text("NominalScannedPixelSpacing", "0.5\\0.5")),
         both(without("PixelSpacing"), as_text("ImagerPixelSpacing", "0.5\\0.5")),
         both(as_text("PixelSpacing", ""), as_text("ImagerPixelSpacing", "0.5")),
+        both(as_text("PixelSpacing", "0\\0"), as_text("ImagerPixelSpacing", "0.5")),
     ],
-    ids=["one number", "decimal comma", "one with comma", "comma between", "nominal", "imager", "empty"],
+    ids=["one number", "decimal comma", "one with comma", "comma between", "nominal", "imager", "empty", "zero"],
 )
 def test_spacing_is_read_wherever_and_however_it_is_written(tmp_path, change):
     places = positions(SAGITTAL, (5.0, -7.0, 11.0), [-4, 0, 4], spacing=(0.5, 0.5))
