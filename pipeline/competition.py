@@ -7,7 +7,7 @@ whatever one has and the other lacks becomes a :class:`Problem`, and every study
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,8 @@ import pandas as pd
 
 from pipeline.files import folders_and_files
 from pipeline.labels import SeriesKind, study_of
-from pipeline.names import file_name, plain_id
+from pipeline.listing import is_single_study, list_studies
+from pipeline.names import is_rounded, meant_id, plain_id
 from pipeline.problem import Problem
 from pipeline.tables import (
     Table,
@@ -116,8 +117,15 @@ class Competition:
         table = reader(path).strict()
         if table.index.name == "study_id":
             table.index = table.index.map(plain_id)
-        for column in {"study_id", "series_id"} & set(table.columns):
+            table.index = table.index.map(_by_folder(table.index, self._by_id))
+            return table
+        for column in ("study_id", "series_id"):
             table[column] = table[column].map(plain_id)
+        table["study_id"] = table["study_id"].map(_by_folder(table["study_id"], self._by_id))
+        for study_id, ids in table.groupby("study_id")["series_id"]:
+            study = self._by_id.get(str(study_id))
+            names = [] if study is None else [one.series_id for one in study.series]
+            table.loc[ids.index, "series_id"] = ids.map(_by_folder(ids, names))
         return table
 
 
@@ -138,15 +146,16 @@ def open_competition(
     """
     root, images, split, single = _locate(Path(path), split)
     problems: list[Problem] = []
-    found = _list_studies([images], problems) if single else _list_studies(_study_folders(images, problems), problems)
+    found = list_studies([images] if single else _study_folders(images, problems), problems)
     series_table = _series_table(root, images, split, series_csv, strict, problems)
-    kinds = _kinds(series_table, problems)
+    kinds = _as_folders(_kinds(series_table, problems), found, problems)
     listed_series: dict[str, set[str]] = {}
     for study_id, series_id in kinds:
         listed_series.setdefault(study_id, set()).add(series_id)
     listed = set(listed_series)
     if split == "test":
-        listed |= _sampled_studies(root / "sample_submission.csv", problems)
+        sampled = _sampled_studies(root / "sample_submission.csv", problems)
+        listed |= set(_by_folder(sampled, found).values())
     if single:
         listed &= set(found)
 
@@ -191,26 +200,7 @@ def _locate(path: Path, split: str | None) -> tuple[Path, Path, str | None, bool
     named = path.name.removesuffix("_images")
     if named in SPLITS and named != path.name:
         return path.parent, path, named, False
-    return path.parent, path, split, _is_single_study(path)
-
-
-def _is_single_study(path: Path) -> bool:
-    """True where the folders below hold files and no further folder: they are series, not studies."""
-    has_files = False
-    for folder in _folders_and_files(path)[0]:
-        folders, files = _folders_and_files(folder)
-        if folders:
-            return False
-        has_files = has_files or any(file.suffix.lower() == ".dcm" for file in files)
-    return has_files
-
-
-def _folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Those of a folder that can be listed, else none."""
-    try:
-        return folders_and_files(folder)
-    except OSError:
-        return [], []
+    return path.parent, path, split, is_single_study(path)
 
 
 def _study_folders(images: Path, problems: list[Problem]) -> list[Path]:
@@ -221,32 +211,6 @@ def _study_folders(images: Path, problems: list[Problem]) -> list[Path]:
     for file in files:
         problems.append(Problem("", None, file.name, "stray-file", f"a file among the studies of {images}"))
     return folders
-
-
-def _list_studies(folders: Iterable[Path], problems: list[Problem]) -> dict[str, tuple[Path, dict[str, Path]]]:
-    """The folder of each study and of each of its series, by id."""
-    found: dict[str, tuple[Path, dict[str, Path]]] = {}
-    for folder in folders:
-        name = file_name(folder.name)
-        study_id = plain_id(name)
-        if study_id != name:
-            detail = "the folder's name cannot be written or shown as it is; its rows are under this id"
-            problems.append(Problem(study_id, None, None, "name-escaped", detail))
-        found[study_id] = folder, _list_series(study_id, folder, problems)
-    return found
-
-
-def _list_series(study_id: str, folder: Path, problems: list[Problem]) -> dict[str, Path]:
-    try:
-        folders, files = folders_and_files(folder)
-    except OSError as error:
-        problems.append(Problem(study_id, None, None, "study-unreadable", f"{folder}: {error.strerror or error}"))
-        return {}
-    for file in files:
-        problems.append(Problem(study_id, None, file.name, "stray-file", "a file among the series folders; not read"))
-    if not folders:
-        problems.append(Problem(study_id, None, None, "study-empty", f"{folder} has no series folder"))
-    return {plain_id(file_name(series.name)): series for series in folders}
 
 
 def _series_table(
@@ -286,6 +250,39 @@ def _kinds(table: pd.DataFrame | None, problems: list[Problem]) -> dict[tuple[st
             detail = f"the table says {text!r}; told from the images instead"
             problems.append(Problem(study_id, series_id, None, "description-unknown", detail))
     return kinds
+
+
+def _as_folders(
+    kinds: dict[tuple[str, str], SeriesKind | None],
+    found: dict[str, tuple[Path, dict[str, Path]]],
+    problems: list[Problem],
+) -> dict[tuple[str, str], SeriesKind | None]:
+    """The series of the table under the names of their folders, where a spreadsheet changed its ids."""
+    folder_of = _by_folder([study_id for study_id, _ in kinds], found)
+    series: dict[str, list[str]] = {}
+    for study_id, series_id in kinds:
+        series.setdefault(study_id, []).append(series_id)
+    result: dict[tuple[str, str], SeriesKind | None] = {}
+    for study_id, ids in series.items():
+        folder = folder_of[study_id]
+        if folder not in found and is_rounded(study_id):
+            detail = f"a table lists {study_id!r}, a number that a spreadsheet rounded: no one folder is meant"
+            problems.append(Problem("", None, None, "id-rounded", detail))
+            continue
+        series_of = _by_folder(ids, found[folder][1] if folder in found else ())
+        changed = [f"{old!r} for {new}" for old, new in ((study_id, folder), *series_of.items()) if old != new]
+        if changed:
+            detail = f"the table writes {', '.join(changed)}, as a spreadsheet does with long numbers"
+            problems.append(Problem(folder, None, None, "id-rewritten", detail))
+        result |= {(folder, series_of[series_id]): kinds[study_id, series_id] for series_id in ids}
+    return result
+
+
+def _by_folder(ids: Iterable[str], folders: Collection[str]) -> dict[str, str]:
+    """For each id of a table the folder it means; the id itself where no folder, or not one alone, can be meant."""
+    ids = set(ids)
+    free = set(folders) - ids
+    return {text: (text if text in folders else meant_id(text, free) or text) for text in ids}
 
 
 def _compare_series(study_id: str, found: set[str], listed: set[str]) -> list[Problem]:

@@ -11,6 +11,24 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+LEFTOVERS = frozenset(
+    [
+        "__macosx",
+        "@eadir",
+        "@recycle",
+        "#recycle",
+        "#snapshot",
+        "lost+found",
+        "$recycle.bin",
+        "recycler",
+        "found.000",
+        "thumbs.db",
+        "desktop.ini",
+        "dicomdir",
+    ]
+) | {"system volume information"}
+"""Names, in small letters, of what no user puts among images: bins, thumbnails, indexes."""
+
 
 class DamagedError(ValueError):
     """A file that this program wrote and that is not as it was written."""
@@ -82,7 +100,7 @@ def file_states(folder: Path) -> list[tuple[str, int, int, int]] | int:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith("."):
+                if is_meant(entry.name):
                     try:
                         now = entry.stat()
                     except OSError as error:
@@ -94,14 +112,21 @@ def file_states(folder: Path) -> list[tuple[str, int, int, int]] | int:
     return sorted(found)
 
 
+def is_meant(name: str) -> bool:
+    """Whether a file or folder of this name was put there by a person: not hidden, and none of :data:`LEFTOVERS`."""
+    return not name.startswith(".") and name.lower() not in LEFTOVERS
+
+
 def folders_and_files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The folders and everything else in a folder, each by name; hidden ones left out. A link in a circle is a file.
+    """The folders and everything else in a folder, each by name. A link in a circle is a file.
+
+    Hidden ones are left out, and those that systems and devices make for themselves (:data:`LEFTOVERS`).
 
     Raises:
         OSError: it cannot be listed.
     """
     with os.scandir(folder) as listing:
-        entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        entries = sorted((entry for entry in listing if is_meant(entry.name)), key=lambda entry: entry.name)
     folders: list[Path] = []
     files: list[Path] = []
     for entry in entries:

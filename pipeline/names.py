@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 _OUTER_SPACES = re.compile("^ +| +$")  # readers of tables take them off a cell
 _LIKE_ESCAPED = re.compile(r"\\[\\xuU]")
+_NUMBER = re.compile(r"(?P<whole>\d{1,40})([.,](?P<decimals>\d{0,40}))?([eE]\+?(?P<power>\d{1,2}))?", re.ASCII)
 _FORMULA = "[=+@\uff1d\uff0b\uff0d\uff20-]"
 """What makes a spreadsheet take a cell for a formula, the full-width forms among it."""
 _TO_GUARD, _GUARDED = re.compile(f"'*{_FORMULA}"), re.compile(f"'+{_FORMULA}")
@@ -44,6 +45,36 @@ def plain_id(name: str) -> str:
         return name
     text = "".join(map(_escaped, name.replace("\\", r"\\")))
     return _OUTER_SPACES.sub(lambda spaces: r"\x20" * len(spaces.group()), text)
+
+
+def meant_id(text: str, names: Collection[str]) -> str | None:
+    """The one of some folders' names that a spreadsheet may have turned into ``text``; None for none or several.
+
+    Spreadsheets take ids for numbers: they drop leading zeros, add decimals, and round to a power of ten.
+
+    >>> meant_id("4003253.0", ["4003253", "4003254"]), meant_id("12", ["0012"]), meant_id("4.003E+06", ["4003253"])
+    ('4003253', '0012', '4003253')
+    >>> meant_id("4E+06", ["4003253", "4003254"])
+    """
+    found = _NUMBER.fullmatch(text)
+    if found is None or (found["power"] is None and (found["decimals"] or "").strip("0")):
+        return None
+    decimals = found["decimals"] or ""
+    scale = int(found["power"] or len(decimals)) - len(decimals)
+    if scale < 0:
+        return None
+    value, slack = int(found["whole"] + decimals) * 10**scale, 10**scale // 2
+    if found["power"] is None:
+        value, slack = int(found["whole"]), 0
+    numbers = [name for name in names if name.isascii() and name.isdecimal() and len(name) <= 40]
+    meant = [name for name in numbers if abs(int(name) - value) <= slack]
+    return meant[0] if len(meant) == 1 else None
+
+
+def is_rounded(text: str) -> bool:
+    """Whether a text is a number with a power of ten, as spreadsheets show long ones."""
+    found = _NUMBER.fullmatch(text)
+    return found is not None and found["power"] is not None
 
 
 def shown_all(content: Any) -> Any:

@@ -169,3 +169,73 @@ def test_the_real_tables_are_read(real_data):
     assert competition.labels.shape == (1590, 25)
     assert competition.coordinates is not None
     assert set(competition.coordinates["study_id"]) <= {study.study_id for study in competition.studies}
+
+
+def test_ids_that_a_spreadsheet_changed_mean_their_folders(root):
+    """Decimals, lost zeros and powers of ten make no studies of their own."""
+    (root / "train_images" / "20").rename(root / "train_images" / "0020")
+    (root / "train_images" / "3").rename(root / "train_images" / "4003253")
+    lines = [
+        "study_id,series_id,series_description",
+        "20.0,201.0,Sagittal T1",
+        "4.003E+06,31,Sagittal T1",
+        "20.0,202,Axial T2",
+    ]
+    (root / "train_series_descriptions.csv").write_text("\n".join(lines) + "\n")
+    cells = ",".join(CELL_COLUMNS)
+    (root / "train.csv").write_text(f"study_id,{cells}\n20,{'Severe,' * 25}"[:-1] + "\n")
+    point = "20.0,201.0,1,Spinal Canal Stenosis,L1/L2,3,4"
+    (root / "train_label_coordinates.csv").write_text(
+        f"study_id,series_id,instance_number,condition,level,x,y\n{point}\n"
+    )
+    competition = open_competition(root)
+    assert [study.study_id for study in competition.studies] == ["0020", "4003253"]
+    kinds = [series.description for study in competition.studies for series in study.series]
+    assert kinds == [SeriesKind.SAGITTAL_T1, SeriesKind.AXIAL_T2, SeriesKind.SAGITTAL_T1, None]
+    assert problems(competition) == {
+        ("id-rewritten", "0020", None),
+        ("id-rewritten", "4003253", None),
+        ("series-unlisted", "4003253", "32"),
+    }
+    assert competition.labels.index.tolist() == ["0020"]
+    assert competition.coordinates[["study_id", "series_id"]].to_numpy().tolist() == [["0020", "201"]]
+
+
+def test_a_rounded_id_that_may_mean_several_folders_is_named_and_makes_no_study(root):
+    for old, new in (("20", "4003253"), ("3", "4003254")):
+        (root / "train_images" / old).rename(root / "train_images" / new)
+    (root / "train_series_descriptions.csv").write_text(
+        "study_id,series_id,series_description\n4.0E+06,201,Sagittal T1\n"
+    )
+    competition = open_competition(root)
+    assert [study.study_id for study in competition.studies] == ["4003253", "4003254"]
+    assert ("id-rounded", "", None) in problems(competition)
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"])
+def test_what_systems_leave_behind_is_no_study_and_no_series(root, name):
+    for place in (root / "train_images", root / "train_images" / "3"):
+        (place / name / "20").mkdir(parents=True)
+        (place / name / "._1.dcm").write_bytes(b"x")
+    competition = open_competition(root)
+    assert [study.study_id for study in competition.studies] == ["20", "3"]
+    assert [series.series_id for series in competition.study("3").series] == ["31", "32"]
+    assert competition.problems == ()
+
+
+@pytest.mark.parametrize("name", ["1.IMA", "IM000001", "MR.1.2.840.7"])
+def test_a_study_of_files_of_other_names_is_one_study(root, name):
+    for file in (root / "train_images" / "20").glob("*/1.dcm"):
+        file.write_bytes(bytes(128) + b"DICM")
+        file.rename(file.with_name(name))
+    (study,) = open_competition(root / "train_images" / "20").studies
+    assert [series.series_id for series in study.series] == ["201", "202"]
+
+
+def test_images_right_in_the_folder_of_a_study_are_read_as_a_series(root):
+    folder = root / "train_images" / "55"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"IM{number}").write_bytes(bytes(128) + b"DICM")
+    (series,) = open_competition(root).study("55").series
+    assert series.path == folder

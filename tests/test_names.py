@@ -78,4 +78,4 @@ def test_a_file_is_named_after_letters_and_digits_only():
 
 
 def test_the_examples_in_the_docstrings_hold():
-    assert doctest.testmod(names) == (0, 2)
+    assert doctest.testmod(names) == (0, 4)

@@ -13,7 +13,7 @@ from pipeline.cubes.frame import Frame, level_frame
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Family, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks, certain_numbering
-from pipeline.volumes import StudyVolumes, Volume, normalise, resample_in_plane, sample_patch
+from pipeline.volumes import StudyVolumes, Volume, normalise, resample_in_plane, sample_patch, thickened
 
 _SMOOTH_FROM = 1.3
 """Window pixels this much larger than the file's are sampled from a smoothed image."""
@@ -101,6 +101,7 @@ class _Stacks:
 
     def __init__(self, study: StudyVolumes) -> None:
         self._study = study
+        self.unplaced = {volume.series_id for volume in study.volumes if not volume.is_placed}
         self._ready: dict[tuple[SeriesKind, float], list[Volume]] = {}
 
     def of_kind(self, kind: SeriesKind, spacing_mm: float) -> list[Volume]:
@@ -111,6 +112,7 @@ class _Stacks:
 
 
 def _prepare(volume: Volume, spacing_mm: float) -> Volume:
+    volume = thickened(volume)
     ready = dataclasses.replace(volume, pixels=normalise(volume.pixels))
     return resample_in_plane(ready, spacing_mm) if spacing_mm > _SMOOTH_FROM * min(volume.spacing_mm) else ready
 
@@ -119,11 +121,14 @@ def _cut_cell(
     cell: Cell, view: ViewSettings, stacks: _Stacks, landmarks: Landmarks, settings: CubeSettings
 ) -> tuple[Cube, ...]:
     points_mm, number = landmarks.points_mm, CELL_INDEX[cell]
+    own = landmarks.series_id[number]
     point = points_mm[number]
     if not np.isfinite(point).all():
         return ()
     nearest: dict[str, tuple[float, int, Volume]] = {}
     for volume in stacks.of_kind(view.kind, view.spacing_mm):
+        if volume.series_id != own and stacks.unplaced & {volume.series_id, own}:
+            continue  # where they are in the patient is assumed, so that the point cannot be carried over
         middle = int(volume.nearest_slice(point[None])[0])
         offset = float(volume.to_pixel(point, np.array([middle]))[2][0])
         if abs(offset) > view.reach_mm or not volume.shows(point, middle):
@@ -134,8 +139,7 @@ def _cut_cell(
     cubes = []
     for offset, middle, volume in sorted(nearest.values(), key=lambda found: abs(found[0]))[: settings.series]:
         frame = level_frame(cell, points_mm, volume.affines[middle].normal, volume.plane, settings.max_tilt_degrees)
-        own = volume.series_id == landmarks.series_id[number]
-        shares = _shares(landmarks.beside[number] if own else np.full(2, np.nan))
+        shares = _shares(landmarks.beside[number] if volume.series_id == own else np.full(2, np.nan))
         if frame is not None:
             cubes.append(_cut(volume, middle, offset, frame, view, shares))
     return tuple(cubes)

@@ -14,10 +14,14 @@ import numpy as np
 import torch
 
 from pipeline.config import check_range
+from pipeline.labels import LEVELS
 from pipeline.landmarks.canvas import normalised, window_canvas
 from pipeline.landmarks.decode import refine
 from pipeline.landmarks.model import PointNet, map_grid
 from pipeline.volumes import Affine, Volume
+
+STEP_MM = 33.0
+"""Distance between adjacent lumbar discs where nothing in the study tells it: adult mean, as in the decoder's prior."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,31 @@ def find_recesses(
         points_mm = windows[i][1] @ np.column_stack([found[i], np.zeros(2)])
         results.append(RecessPoints(volumes[number], index, points_mm, np.maximum(masses[i], 0.1)))
     return results
+
+
+def levels_from_stacks(volumes: list[Volume]) -> np.ndarray:
+    """(5, 3) points at the middle of the axial slices that would show the levels if the lowest stack were L5/S1.
+
+    With five or more stacks in different places each is a level, counted from below; one block is divided evenly by the
+    usual distance between discs, from its lower end. Stacks whose middles lie within half that distance are one place:
+    the same slices again, in another series.
+    """
+    middles = np.array([volume.centres_mm.mean(axis=0) for volume in volumes])
+    places: list[np.ndarray] = []
+    for middle in middles[np.argsort(middles[:, 2])]:
+        if not places or middle[2] - places[-1][2] > STEP_MM / 2:
+            places.append(middle)
+    points = np.full((len(LEVELS), 3), np.nan)
+    if len(places) >= len(LEVELS):
+        points[::-1] = places[: len(LEVELS)]
+        return points
+    centres = np.concatenate([volume.centres_mm for volume in volumes])
+    centres = centres[np.argsort(centres[:, 2])]
+    for i, level in enumerate(reversed(range(len(LEVELS)))):
+        height = centres[0, 2] + STEP_MM * (i + 0.5)
+        if height <= centres[-1, 2]:
+            points[level] = centres[np.abs(centres[:, 2] - height).argmin()]
+    return points
 
 
 def _expected_points(

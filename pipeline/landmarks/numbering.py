@@ -2,7 +2,8 @@
 
 The disc called L4/L5 on sagittal T2 and the foramen called L4/L5 on sagittal T1 must lie at the same height of the same
 patient. Where they are a whole step apart, one of the two numberings is wrong, and the one whose maps were less sure of
-theirs gives way. (Series of one study share patient space even when their frame-of-reference ids differ.)
+theirs gives way. (Series of one study share patient space even when their frame-of-reference ids differ.) A series
+whose place in the patient is assumed has no say, and points that lie near no level of the other are not renumbered.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pipeline.labels import Side
 from pipeline.landmarks.decode import LEVEL_COUNT, Chain
 from pipeline.landmarks.sagittal import LevelPoints
 
+NEAR_MM = 25.0
+"""A foramen lies within this distance of its level's canal point, seen from the side: 10 to 20 mm are usual."""
 LEAST_BELIEF = 1e-4
 """Of a numbering: what one series rules out wholly, the other may still doubt."""
 
@@ -34,8 +37,13 @@ def agree(
     """
     if canal is None or not foramina:
         return canal, foramina, None
-    delta = _offset(canal.points_mm, _middle(foramina))
     sides = list(foramina.values())
+    one_series = all(points.volume is canal.volume for points in sides)
+    if not one_series and not all(points.volume.is_placed for points in (canal, *sides)):
+        return canal, foramina, None
+    delta = _offset(canal.points_mm, _middle(foramina))
+    if delta is None:
+        return canal, foramina, f"canal and foramina lie more than {NEAR_MM:g} mm apart whatever their numbering"
     if delta == 0:
         if any(points.volume is canal.volume for points in sides):  # the same maps: no second opinion
             return canal, foramina, None
@@ -105,10 +113,11 @@ def _middle(foramina: dict[Side, LevelPoints]) -> np.ndarray:
     return middle
 
 
-def _offset(canal: np.ndarray, foramina: np.ndarray) -> int:
+def _offset(canal: np.ndarray, foramina: np.ndarray) -> int | None:
     """The d in -1, 0, 1 for which the foramen called l lies nearest to the canal point called l + d.
 
-    Only height and depth count (patient y and z): foramina lie to the side of the canal.
+    None where even that is not near; 0 where too few levels have both. Only height and depth count (patient y and z):
+    foramina lie to the side of the canal.
     """
     distances = {}
     for delta in (0, -1, 1):
@@ -116,4 +125,5 @@ def _offset(canal: np.ndarray, foramina: np.ndarray) -> int:
         apart = np.linalg.norm(canal[levels + delta, 1:] - foramina[levels, 1:], axis=1)
         apart = apart[np.isfinite(apart)]
         distances[delta] = float(np.median(apart)) if len(apart) >= 2 else np.inf
-    return min(distances, key=distances.__getitem__)
+    best = min(distances, key=distances.__getitem__)
+    return best if distances[best] <= NEAR_MM or distances[best] == np.inf else None

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.config import check_range
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, SeriesKind, Side
-from pipeline.landmarks.axial import AxialSettings, choose_slice, find_recesses
+from pipeline.landmarks.axial import AxialSettings, choose_slice, find_recesses, levels_from_stacks
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, unit
 from pipeline.landmarks.decode import DecodeSettings
 from pipeline.landmarks.landmarks import ABSENT, Landmarks, certain_numbering
@@ -31,14 +31,15 @@ from pipeline.landmarks.sagittal import (
     run_network,
     sees_canal,
 )
-from pipeline.volumes import StudyVolumes, Volume
+from pipeline.volumes import StudyVolumes, Volume, thickened
 
-STEP_MM = 33.0
-"""Distance between adjacent lumbar discs where nothing in the study tells it: adult mean, as in the decoder's prior."""
 LEAST = 0.01
 """The confidence of a point that the network did not see, continued from its neighbours."""
 GUESSED = 0.05
 """The confidence of a point that rests on the order of axial stacks alone."""
+GUESSED_NUMBERING = (0.3, 0.4, 0.3)
+"""The belief in the numbering of such points: nothing in an axial slice counts vertebrae."""
+SIDES_UNKNOWN = "which of its slices are on the left is not measured: no foraminal row is graded on it"
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,15 @@ class LandmarkPredictor:
         table = _Table(study.study_id)
         notes: list[str] = []
         canal = self._sagittal(study, table, notes, batch)
-        axial = study.of_kind(SeriesKind.AXIAL_T2)
+        axial = []
+        for volume in study.of_kind(SeriesKind.AXIAL_T2):
+            if volume.is_placed and volume.knows_sides:
+                axial.append(thickened(volume))
+            else:
+                notes.append(f"series {volume.series_id}: which levels its axial slices show is not measured: not used")
         if axial:
             if canal is None:
-                canal = _levels_from_stacks(axial)
+                canal = levels_from_stacks(axial)
                 notes.append("no sagittal level found: levels from the order of the axial stacks")
                 guessed = True
             else:
@@ -119,8 +125,9 @@ class LandmarkPredictor:
             return None
         outputs: dict[SeriesKind, list[SliceOutput]] = {}
         for kind in (SeriesKind.SAGITTAL_T2, SeriesKind.SAGITTAL_T1):
-            shown = [volume for volume in study.of_kind(kind) if np.ptp(volume.pixels) > 0]
-            notes.extend(f"series {v.series_id} is blank" for v in study.of_kind(kind) if v not in shown)
+            stacks = [thickened(volume) for volume in study.of_kind(kind)]
+            shown = [volume for volume in stacks if np.ptp(volume.pixels) > 0]
+            notes.extend(f"series {v.series_id} is blank" for v in stacks if v not in shown)
             notes.extend(_impossible_field(volume) for volume in shown if field_mm(volume) > WIDEST_FIELD_MM)
             outputs[kind] = [run_network(self.sagittal, volume, self.device, batch) for volume in shown]
         t2, t1 = outputs[SeriesKind.SAGITTAL_T2], outputs[SeriesKind.SAGITTAL_T1]
@@ -138,7 +145,11 @@ class LandmarkPredictor:
         for kind, group in ((SeriesKind.SAGITTAL_T1, t1), (SeriesKind.SAGITTAL_T2, t2)):
             found = []
             for output in group:
-                midline, how = midline_from(output, canal if sees_midline else None)
+                if not output.canvases.volume.knows_sides:
+                    notes.append(f"series {output.canvases.volume.series_id}: {SIDES_UNKNOWN}")
+                    continue
+                seen = canal if sees_midline and _share_sides(canal, output) else None
+                midline, how = midline_from(output, seen)
                 found.append(foraminal_points(output, midline, decode, at_levels=how == "canal"))
             for side in Side:
                 best = _best([sides[side] for sides in found if side in sides])
@@ -156,7 +167,13 @@ class LandmarkPredictor:
         if canal is not None:
             canal = move_back(canal, self.settings.canal_back_mm)
             table.fill(Condition.CANAL, canal)
+            if not canal.volume.is_placed:
+                placed = [output for output in (*t2, *t1) if output.canvases.volume.is_placed and sees_canal(output)]
+                canal = _best([canal_points(output, decode) for output in placed])
+        if canal is not None:
             return canal.points_mm
+        if not all(points.volume.is_placed for points in foramina.values()):
+            return None
         return _canal_from_foramina(table, self.settings.below_foramina_mm)
 
     def _axial(self, volumes: list[Volume], canal: np.ndarray, guessed: bool, table: _Table, notes: list[str]) -> None:
@@ -175,7 +192,8 @@ class LandmarkPredictor:
             for side, condition in enumerate((Condition.LEFT_SUBARTICULAR, Condition.RIGHT_SUBARTICULAR)):
                 confidence = GUESSED if guessed else float(found.confidence[side])
                 table.set(condition, level, found.volume, found.slice_index, found.points_mm[side], confidence)
-                table.numbering[CELL_INDEX[Cell(condition, LEVELS[level])]] = table.sagittal_numbering(level)
+                numbering = GUESSED_NUMBERING if guessed else table.sagittal_numbering(level)
+                table.numbering[CELL_INDEX[Cell(condition, LEVELS[level])]] = numbering
 
 
 class _Table:
@@ -248,6 +266,11 @@ def _ready(model: PointNet | None, device: torch.device) -> PointNet | None:
     return None if model is None else model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload, no-any-return]
 
 
+def _share_sides(canal: LevelPoints | None, output: SliceOutput) -> bool:
+    """Whether left and right of the canal points is left and right on another series' slices, too."""
+    return canal is not None and (canal.volume.knows_sides or canal.volume is output.canvases.volume)
+
+
 def _best(found: list[LevelPoints]) -> LevelPoints | None:
     return max(found, key=lambda points: float(points.confidence.sum()), default=None)
 
@@ -286,28 +309,3 @@ def _canal_from_foramina(table: _Table, below_mm: float) -> np.ndarray | None:
     if not np.isfinite(middle).any():
         return None
     return middle - below_mm * np.array([_along(middle, level) for level in range(len(LEVELS))])
-
-
-def _levels_from_stacks(volumes: list[Volume]) -> np.ndarray:
-    """(5, 3) points at the middle of the axial slices that would show the levels if the lowest stack were L5/S1.
-
-    With five or more stacks in different places each is a level, counted from below; one block is divided evenly by the
-    usual distance between discs, from its lower end. Stacks whose middles lie within half that distance are one place:
-    the same slices again, in another series.
-    """
-    middles = np.array([volume.centres_mm.mean(axis=0) for volume in volumes])
-    places: list[np.ndarray] = []
-    for middle in middles[np.argsort(middles[:, 2])]:
-        if not places or middle[2] - places[-1][2] > STEP_MM / 2:
-            places.append(middle)
-    points = np.full((len(LEVELS), 3), np.nan)
-    if len(places) >= len(LEVELS):
-        points[::-1] = places[: len(LEVELS)]
-        return points
-    centres = np.concatenate([volume.centres_mm for volume in volumes])
-    centres = centres[np.argsort(centres[:, 2])]
-    for i, level in enumerate(reversed(range(len(LEVELS)))):
-        height = centres[0, 2] + STEP_MM * (i + 0.5)
-        if height <= centres[-1, 2]:
-            points[level] = centres[np.abs(centres[:, 2] - height).argmin()]
-    return points

@@ -20,7 +20,7 @@ from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELLS, GRADES, row_id
 from pipeline.names import guarded, shown_all
 from pipeline.problem import Problem
-from pipeline.run.result import Source, StudyResult
+from pipeline.run.result import NOTE, ROWS, Source, StudyResult
 from pipeline.scoring.metric import Score, unweighted
 from pipeline.submission import ROW_ORDER
 from pipeline.weights.manifest import Manifest, Member
@@ -37,8 +37,6 @@ PROVENANCE_COLUMNS = (
     "reason",
     "detail",
 )
-NOTE = "landmarks"
-"""Problems of this kind are notes on how a point was found, not faults."""
 PROBLEM_COLUMNS = ("study_id", "series_id", "file", "what", "detail")
 POINTS_TABLE = "label_coordinates.csv"
 GRADES_TABLE = "probabilities.csv"
@@ -115,7 +113,7 @@ def _write_together(paths: list[Path], write: Callable[[list[Path]], None], part
 
 def provenance_rows(result: StudyResult) -> list[tuple[str, ...]]:
     """The 25 lines of one study, in the order of the submission."""
-    own = [problem for problem in result.problems if problem.what != NOTE]
+    own = [problem for problem in result.problems if problem.what not in (NOTE, ROWS)]
     detail = "" if all(reason is None for reason in result.reason) else "; ".join(dict.fromkeys(map(_short, own)))
     rows: list[tuple[str, ...]] = []
     for index in ROW_ORDER:

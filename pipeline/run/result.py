@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,11 +14,17 @@ import numpy as np
 
 from pipeline.config import from_dict, to_dict
 from pipeline.files import DamagedError, read_sealed, write_sealed
-from pipeline.labels import CELLS, GRADES
+from pipeline.labels import CELLS, GRADES, level_title
 from pipeline.problem import Problem
 
 MOST_BYTES = 16 * 2**20
 """Of a kept result; some 20 kB are usual, most of them points and problems."""
+
+
+NOTE = "landmarks"
+"""Problems of this kind are notes on how a point was found, not faults."""
+ROWS = "rows-without-image"
+"""The problem that names the rows which the other problems of a study leave without an image."""
 
 
 class Source(StrEnum):
@@ -48,6 +55,8 @@ class Reason(StrEnum):
 
 UNFINISHED = frozenset({Reason.TIME_OVER, Reason.STOPPED})
 """Reasons that a further run can do away with, so such a result is not final."""
+
+_WITHOUT_IMAGE = (Reason.SERIES_MISSING, Reason.SERIES_UNREADABLE, Reason.LEVEL_NOT_FOUND, Reason.NOT_SHOWN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +178,19 @@ def fall_back(previous: StudyResult | None, study_id: str, reason: Reason, detai
         return StudyResult.fallen_back(study_id, reason, (problem,))
     kept = tuple(None if old is None else reason for old in previous.reason)
     return replace(previous, reason=kept, problems=(*previous.problems, problem))
+
+
+def with_rows(study_id: str, problems: Sequence[Problem], reasons: Sequence[Reason | None]) -> tuple[Problem, ...]:
+    """The problems of the images, and with them the rows that no image gave; none where there is no other problem."""
+    kept = tuple(problem for problem in problems if problem.what != ROWS)
+    lost: dict[str, list[str]] = {}
+    for cell, reason in zip(CELLS, reasons, strict=True):
+        if reason in _WITHOUT_IMAGE:
+            lost.setdefault(cell.condition.value, []).append(level_title(cell.level))
+    if not lost or all(problem.what == NOTE for problem in kept):
+        return kept
+    rows = "; ".join(f"{name} {', '.join(levels)}" for name, levels in lost.items())
+    return (*kept, Problem(study_id, None, None, ROWS, f"not graded on an image: {rows}"))
 
 
 def _packed(values: np.ndarray) -> str:

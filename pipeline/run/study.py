@@ -25,7 +25,7 @@ from pipeline.labels import CELLS, GRADES, NEEDED, Family, SeriesKind
 from pipeline.problem import Problem
 from pipeline.run.alarm import StudyTimeout, alarm
 from pipeline.run.pace import StageClock
-from pipeline.run.result import Reason, Source, StudyResult, fall_back
+from pipeline.run.result import Reason, Source, StudyResult, fall_back, with_rows
 from pipeline.run.task import Grader, StudyNetworks, StudyTask, Workbench
 from pipeline.run.work import work_device
 from pipeline.tables import guarded_frame
@@ -210,17 +210,18 @@ def _result(
         Source.MODEL if members[index] else Source.CONTEXT if from_context[index] else Source.PRIOR
         for index in range(len(CELLS))
     )
+    reason = _reasons(task, networks, findings, answers.failed, tried, members)
     return StudyResult(
         study_id=task.study.study_id,
         probabilities=probabilities,
         source=source,
-        reason=_reasons(task, networks, findings, answers.failed, tried, members),
+        reason=reason,
         members=members,
         series=tuple(ids if members[index] else () for index, ids in enumerate(findings.series)),
         done=tried,
         predictions=predictions,
         landmarks=findings.landmarks,
-        problems=(*findings.problems, *answers.problems),
+        problems=(*with_rows(task.study.study_id, findings.problems, reason), *answers.problems),
         seconds=clock.seconds,
         device=device,
         landmark_members=findings.landmark_members,

@@ -60,7 +60,8 @@ def any_severe_log_loss(grades: np.ndarray, probabilities: np.ndarray) -> float:
 
     Args:
         grades: (studies, 5) canal grades, NaN for none. Ungraded levels count neither as truth nor as prediction.
-        probabilities: (studies, 5, 3).
+        probabilities: (studies, 5, 3). The severe ones are taken as they stand, as the competition's code takes its
+            column, while the other terms divide each row by its sum.
     """
     return _mean(any_severe_losses(grades, probabilities))
 
@@ -79,8 +80,7 @@ def any_severe_losses(grades: np.ndarray, probabilities: np.ndarray) -> np.ndarr
     known = np.isfinite(grades)
     rated = known.any(axis=1)
     worst = np.where(known, grades, -1).max(axis=1, initial=-1)[rated].astype(np.int64)
-    severe = probabilities[..., 2] / probabilities.sum(axis=-1)
-    given = np.clip(np.where(known, severe, 0).max(axis=1, initial=0)[rated], CLIP, 1 - CLIP)
+    given = np.clip(np.where(known, probabilities[..., 2], 0).max(axis=1, initial=0)[rated], CLIP, 1 - CLIP)
     return _pairs(rated, WEIGHTS[worst], -np.where(worst == 2, np.log(given), np.log1p(-given)))
 
 

@@ -6,8 +6,9 @@ Nothing after this package opens a DICOM file. Lengths are millimetres, points a
 
 from pipeline.volumes.affine import Affine
 from pipeline.volumes.limits import ReadLimits
-from pipeline.volumes.reader import read_series, read_study
-from pipeline.volumes.resample import normalise, resample_in_plane, sample_patch
+from pipeline.volumes.reader import read_series
+from pipeline.volumes.resample import normalise, resample_in_plane, sample_patch, thickened
+from pipeline.volumes.study import read_study
 from pipeline.volumes.volume import Plane, SeriesReading, StudyVolumes, Volume
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "read_study",
     "resample_in_plane",
     "sample_patch",
+    "thickened",
 ]

@@ -30,6 +30,8 @@ class Acquisition:
 _START = r"(?:(?<![a-z])|(?<=sag)|(?<=tra)|(?<=cor)|(?<=ax)|(?<=fs))"  # "SAGT1" is a weighting, "SAT1" is not
 _T1 = re.compile(_START + r"t1(?![0-9])", re.IGNORECASE)  # T10 to T12 are vertebrae
 _T2 = re.compile(_START + r"t2(?![0-9])|stir|tirm|myelo", re.IGNORECASE)
+_VERTEBRAE = re.compile(r"(?<![a-z0-9])[ctls]\d{1,2}\s*[-/]\s*[ctls]\d{1,2}(?!\d)", re.IGNORECASE)
+"""A stretch of the spine, as in "T1-L5 SAG": no weighting."""
 
 _KINDS = {
     (Plane.SAGITTAL, Contrast.T1): SeriesKind.SAGITTAL_T1,
@@ -51,11 +53,13 @@ def told_plane(description: SeriesKind | None) -> Plane | None:
 def contrast_of(acquisition: Acquisition) -> Contrast | None:
     """The weighting from the series' name; from echo, repetition and inversion time where the name does not tell.
 
-    The borders are the usual ones for spin echo at 1.5 and 3 T: T1 has TE under 30 ms and TR under 1200 ms (up to
-    3000 ms with an inversion at 600 to 1200 ms, T1 FLAIR); T2 has TE over 60 ms and TR over 1500 ms; STIR inverts fat
-    at 100 to 300 ms. Long TR with short TE (proton density) is neither.
+    The borders are the usual ones for spin echo at 1.5 and 3 T: T1 has TE under 30 ms and TR from 150 ms (less is a
+    gradient echo, as scouts are) to 1200 ms, or to 3000 ms with an inversion at 600 to 1200 ms (T1 FLAIR); T2 has TE
+    over 60 ms and TR over 1500 ms; STIR inverts fat at 100 to 300 ms. Long TR with short TE (proton density) is
+    neither.
     """
-    t1, t2 = bool(_T1.search(acquisition.description)), bool(_T2.search(acquisition.description))
+    description = _VERTEBRAE.sub(" ", acquisition.description)
+    t1, t2 = bool(_T1.search(description)), bool(_T2.search(description))
     if t1 != t2:
         return Contrast.T1 if t1 else Contrast.T2
     echo, repetition, inversion = acquisition.echo_ms, acquisition.repetition_ms, acquisition.inversion_ms
@@ -63,19 +67,27 @@ def contrast_of(acquisition: Acquisition) -> Contrast | None:
         return None
     if inversion is not None and 100 <= inversion <= 300 and repetition > 1500:
         return Contrast.T2
-    if echo < 30 and (repetition < 1200 or (repetition < 3000 and inversion is not None and 600 <= inversion <= 1200)):
+    flair = repetition < 3000 and inversion is not None and 600 <= inversion <= 1200
+    if echo < 30 and (150 <= repetition < 1200 or flair):
         return Contrast.T1
     if echo > 60 and repetition > 1500:
         return Contrast.T2
     return None
 
 
+def told_contrast(description: SeriesKind | None) -> Contrast | None:
+    """The weighting that the series table claims, or None."""
+    return _TOLD[description][1] if description in _TOLD else None
+
+
 def kind_of(description: SeriesKind | None, plane: Plane, acquisition: Acquisition) -> SeriesKind:
     """What a stack shows.
 
-    The table's word on the weighting counts before the headers'; the plane always comes from the geometry, because
-    no later stage can use a plane that the pixels do not have. Axial T1 and coronal stacks are
-    :attr:`SeriesKind.UNKNOWN`: no stage uses them.
+    The table's word on the weighting counts before the headers'. The plane comes from the geometry, because no later
+    stage can use a plane that the pixels do not have; a table that names another one describes other slices. Axial T1
+    and coronal stacks are :attr:`SeriesKind.UNKNOWN`: no stage uses them.
     """
-    contrast = _TOLD[description][1] if description in _TOLD else contrast_of(acquisition)
+    if told_plane(description) not in (None, plane):
+        return SeriesKind.UNKNOWN
+    contrast = told_contrast(description) or contrast_of(acquisition)
     return SeriesKind.UNKNOWN if contrast is None else _KINDS.get((plane, contrast), SeriesKind.UNKNOWN)

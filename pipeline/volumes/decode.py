@@ -51,6 +51,8 @@ _MOST_TILES = 4096
 """Tiles of 64 x 64 pixels for the largest slice; a decoder takes 10 kB for a tile of one pixel."""
 _RLE_BYTES_HERE = 4 * 2**20
 """pydicom's RLE decoder makes 64 bytes of one and does not stop at the slice's size: what is longer goes elsewhere."""
+_MUCH = 0.01
+"""Share of an image from which on values that cannot be of it are padding."""
 _process = DecoderProcess()
 
 Integers = NDArray[np.integer]
@@ -58,6 +60,8 @@ Integers = NDArray[np.integer]
 
 def decode(source: PixelSource, index: int, seconds: float = 10.0) -> Integers:
     """(rows, cols) stored values of one frame, sign-extended or masked to BitsStored, and not yet scaled.
+
+    Values that are places in a palette come back as the greys they stand for.
 
     Args:
         source: the pixel data of a file.
@@ -72,7 +76,31 @@ def decode(source: PixelSource, index: int, seconds: float = 10.0) -> Integers:
         raw = _native(source, index)
     else:
         raw = _compressed(source, index, seconds)
-    return _significant_bits(raw, pixel_format)
+    as_stored = pixel_format.transfer_syntax in (*_NATIVE, uid.RLELossless)  # other streams hold values, not words
+    values = _significant_bits(_lowered(raw, pixel_format) if as_stored else raw, pixel_format)
+    return values if source.palette is None else source.palette.look_up(values)
+
+
+def padded(values: Integers, pixel_format: PixelFormat) -> NDArray[np.bool_] | None:
+    """Where stored values are padding around the image, not image; None if nowhere.
+
+    Undeclared padding is known where a signed image holds many of the least value that there is, and nothing near it.
+    """
+    if pixel_format.padding is None:
+        least, _ = stored_range(pixel_format)
+        if not pixel_format.signed or int(values.min()) != least:
+            return None
+        mask: NDArray[np.bool_] = values == least
+        return mask if mask.mean() >= _MUCH and not ((values < least // 2) & ~mask).any() else None
+    first, last = sorted(_wrapped(value, pixel_format) for value in pixel_format.padding)
+    mask = (values >= first) & (values <= last)
+    return mask if mask.any() else None
+
+
+def _wrapped(value: int, pixel_format: PixelFormat) -> int:
+    """A value as the pixels hold it: files write the padding of signed pixels as unsigned, and the other way round."""
+    low, _ = stored_range(pixel_format)
+    return (value - low) % (1 << pixel_format.stored) + low
 
 
 def stored_range(pixel_format: PixelFormat) -> tuple[int, int]:
@@ -179,6 +207,21 @@ def _stream(source: PixelSource, index: int) -> bytes:
     if index >= len(frames):
         raise BadFileError("truncated", f"PixelData holds {len(frames)} of {source.format.frames} frames")
     return frames[index]
+
+
+def _lowered(raw: Integers, pixel_format: PixelFormat) -> Integers:
+    """Values that HighBit puts into the upper bits of their words, moved to the lower ones.
+
+    Some writers give a wrong HighBit: small values that use the lower bits are where they belong.
+    """
+    if pixel_format.high is None:
+        return raw
+    shift = pixel_format.high + 1 - pixel_format.stored
+    native = raw.astype(raw.dtype.newbyteorder("="), copy=False)
+    words = native.view(f"u{native.dtype.itemsize}")
+    if int(words.max(initial=0)) >> pixel_format.stored == 0 and np.any(words & ((1 << shift) - 1)):
+        return raw
+    return np.asarray(words >> shift).view(native.dtype)
 
 
 def _significant_bits(raw: Integers, pixel_format: PixelFormat) -> Integers:

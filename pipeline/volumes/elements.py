@@ -65,6 +65,8 @@ def parse_elements(
     """
     if not content:
         raise BadFileError("empty-file", "the file holds 0 bytes")
+    if content.startswith(b"DICM"):  # the preamble is gone
+        content = bytes(128) + content
     if _DEFLATED in content:
         content = _inflate(content, limits).replace(_DEFLATED, _EXPLICIT)
     # pydicom makes an object of a kilobyte of an item of eight bytes

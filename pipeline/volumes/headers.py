@@ -8,12 +8,10 @@ decoded.
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID, ExplicitVRLittleEndian
@@ -21,31 +19,32 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pipeline.volumes.classify import Acquisition
 from pipeline.volumes.elements import BadFileError, parse_elements
 from pipeline.volumes.limits import ReadLimits
+from pipeline.volumes.origin import ORIGIN_TAGS, Origin, read_origin
+from pipeline.volumes.palette import PALETTE_TAGS, Greys, read_palette
+from pipeline.volumes.values import first_of, integer_of, item_of, numbers_of, text_of
 
 _DESCRIPTION, _PROTOCOL = 0x0008103E, 0x00181030
 _TR, _TE, _TI = 0x00180080, 0x00180081, 0x00180082
 _EFFECTIVE_TE = 0x00189082
 _THICKNESS, _BETWEEN, _DIAMETER = 0x00180050, 0x00180088, 0x00181100
-_INSTANCE, _POSITION, _ORIENTATION = 0x00200013, 0x00200032, 0x00200037
+_INSTANCE, _POSITION, _ORIENTATION, _LOCATION = 0x00200013, 0x00200032, 0x00200037, 0x00201041
 _SAMPLES, _PHOTOMETRIC, _FRAMES = 0x00280002, 0x00280004, 0x00280008
 _ROWS, _COLS, _SPACING = 0x00280010, 0x00280011, 0x00280030
-_ALLOCATED, _STORED, _SIGNED = 0x00280100, 0x00280101, 0x00280103
+_SPACINGS = (_SPACING, 0x00182010, 0x00181164)  # PixelSpacing, NominalScannedPixelSpacing, ImagerPixelSpacing
+_ALLOCATED, _STORED, _HIGH, _SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
+_PADDING, _PADDING_LIMIT, _IMAGE_TYPE, _FRAME_TYPE = 0x00280120, 0x00280121, 0x00080008, 0x00089007
 _INTERCEPT, _SLOPE = 0x00281052, 0x00281053
 _PIXELS, _SHARED, _PER_FRAME = 0x7FE00010, 0x52009229, 0x52009230
 _MEASURES_GROUP, _POSITION_GROUP, _ORIENTATION_GROUP = 0x00289110, 0x00209113, 0x00209116
-_VALUE_GROUP, _ECHO_GROUP, _TIMING_GROUP = 0x00289145, 0x00189114, 0x00189112
+_VALUE_GROUP, _ECHO_GROUP, _TIMING_GROUP, _TYPE_GROUP = 0x00289145, 0x00189114, 0x00189112, 0x00189226
 
 _WANTED = [
     *(_DESCRIPTION, _PROTOCOL, _TR, _TE, _TI, _EFFECTIVE_TE, _THICKNESS, _BETWEEN, _DIAMETER),
     *(_INSTANCE, _POSITION, _ORIENTATION, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLS, _SPACING),
     *(_ALLOCATED, _STORED, _SIGNED, _INTERCEPT, _SLOPE, _PIXELS, _SHARED, _PER_FRAME),
+    *(_HIGH, _PADDING, _PADDING_LIMIT, _LOCATION, _IMAGE_TYPE, *_SPACINGS[1:], *ORIGIN_TAGS, *PALETTE_TAGS),
 ]
-_BINARY = {_SAMPLES: "H", _ROWS: "H", _COLS: "H", _ALLOCATED: "H", _STORED: "H", _SIGNED: "H", _EFFECTIVE_TE: "d"}
-_STRUCTS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
-_LONGEST_VALUE = 1024
-"""Bytes of a text, or of a list of numbers. The standard's own bounds are far below."""
 _SPARE_BYTES = 65536
-_WIDTHS = {"H": 2, "h": 2, "I": 4, "i": 4, "f": 4, "d": 8}
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,10 @@ class PixelFormat:
     signed: bool
     inverted: bool
     """MONOCHROME1: low values are bright."""
+    high: int | None = None
+    """HighBit, where it is not the usual BitsStored - 1: the value stands in the upper bits."""
+    padding: tuple[int, int] | None = None
+    """PixelPaddingValue and its range limit: values from one to the other are no image."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class PixelSource:
     data: bytes = field(repr=False)
     words: bool
     """Native 8-bit values travel as 16-bit words (VR OW), which matters if the words are big-endian."""
+    palette: Greys | None = field(default=None, repr=False)
+    """PALETTE COLOR: the values are places in this table."""
 
     @cached_property
     def encoded_frames(self) -> list[bytes]:
@@ -101,7 +106,9 @@ class Frame:
     thickness_mm: float | None
     between_mm: float | None
     diameter_mm: float | None
+    location: float | None
     acquisition: Acquisition
+    origin: Origin = field(repr=False)
     source: PixelSource
 
 
@@ -145,19 +152,20 @@ def _parse_file(name: str, content: bytes, limits: ReadLimits, deadline: float) 
     if syntax == ExplicitVRLittleEndian:  # a deflated file, which may hold a thousand times what its frames need
         frames, size = pixel_format.frames, pixel_format.rows * pixel_format.cols * pixel_format.allocated // 8
         data = data[: frames * size]
-    return _frames(name, dataset, PixelSource(pixel_format, data, words=element.VR == "OW"))
+    palette = read_palette(dataset) if text_of(dataset, _PHOTOMETRIC) == "PALETTE COLOR" else None
+    return _frames(name, dataset, PixelSource(pixel_format, data, words=element.VR == "OW", palette=palette))
 
 
 def _pixel_format(dataset: Dataset, syntax: UID, limits: ReadLimits) -> PixelFormat:
-    rows, cols = _integer(dataset, _ROWS), _integer(dataset, _COLS)
+    rows, cols = integer_of(dataset, _ROWS), integer_of(dataset, _COLS)
     if not rows or not cols or rows < 0 or cols < 0:
         raise BadFileError("bad-header", f"Rows is {rows} and Columns is {cols}; expected both from 1 to 65535")
-    samples = _integer(dataset, _SAMPLES) or 1
+    samples = integer_of(dataset, _SAMPLES) or 1
     if samples != 1:
         raise BadFileError("unsupported-pixels", f"SamplesPerPixel is {samples}; expected 1, a grey image")
     if rows * cols > limits.frame_pixels:
         raise BadFileError("too-large", f"{rows} x {cols} pixels declared; the limit is {limits.frame_pixels} a slice")
-    frames = _integer(dataset, _FRAMES)
+    frames = integer_of(dataset, _FRAMES)
     frames = 1 if frames is None else frames
     if frames < 1:
         raise BadFileError("bad-header", f"NumberOfFrames is {frames}; expected 1 or more")
@@ -167,13 +175,15 @@ def _pixel_format(dataset: Dataset, syntax: UID, limits: ReadLimits) -> PixelFor
             f"{frames} frames of {rows} x {cols} pixels declared; the limit is {limits.series_slices} frames and "
             f"{limits.series_pixels} pixels a series",
         )
-    allocated = _integer(dataset, _ALLOCATED) or 0
-    stored = _integer(dataset, _STORED) or allocated
+    allocated = integer_of(dataset, _ALLOCATED) or 0
+    stored = integer_of(dataset, _STORED) or allocated
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
         raise BadFileError(
             "bad-header",
             f"BitsAllocated is {allocated} and BitsStored {stored}; expected 8, 16 or 32, and no more stored",
         )
+    high, padding = integer_of(dataset, _HIGH), integer_of(dataset, _PADDING)
+    limit = integer_of(dataset, _PADDING_LIMIT)
     return PixelFormat(
         transfer_syntax=syntax,
         rows=rows,
@@ -181,16 +191,18 @@ def _pixel_format(dataset: Dataset, syntax: UID, limits: ReadLimits) -> PixelFor
         frames=frames,
         allocated=allocated,
         stored=stored,
-        signed=_integer(dataset, _SIGNED) == 1,
-        inverted=_text(dataset, _PHOTOMETRIC) == "MONOCHROME1",
+        signed=integer_of(dataset, _SIGNED) == 1,
+        inverted=text_of(dataset, _PHOTOMETRIC) == "MONOCHROME1",
+        high=high if high is not None and stored <= high < allocated else None,
+        padding=None if padding is None else (padding, padding if limit is None else limit),
     )
 
 
 def _frames(name: str, dataset: Dataset, source: PixelSource) -> list[Frame]:
     count = source.format.frames
-    shared = _item(dataset, _SHARED, 0)
-    per_frame = [_item(dataset, _PER_FRAME, index) for index in range(count)] if _PER_FRAME in dataset else []
-    instance = _integer(dataset, _INSTANCE)
+    shared = item_of(dataset, _SHARED, 0)
+    per_frame = [item_of(dataset, _PER_FRAME, index) for index in range(count)] if _PER_FRAME in dataset else []
+    instance = integer_of(dataset, _INSTANCE)
     multi = count > 1
     frames = []
     for index in range(count):
@@ -199,10 +211,13 @@ def _frames(name: str, dataset: Dataset, source: PixelSource) -> list[Frame]:
 
         def numbers(group: int, tag: int, look: Sequence[Dataset] = look) -> tuple[float, ...]:
             return next(
-                (found for item in look if (found := _numbers(_item(item, group, 0), tag))), _numbers(dataset, tag)
+                (found for item in look if (found := numbers_of(item_of(item, group, 0), tag))),
+                numbers_of(dataset, tag),
             )
 
-        slope, intercept = _first(numbers(_VALUE_GROUP, _SLOPE)), _first(numbers(_VALUE_GROUP, _INTERCEPT))
+        types = (text_of(group, _FRAME_TYPE) for item in look if (group := item_of(item, _TYPE_GROUP, 0)) is not None)
+        origin = read_origin(dataset, next(filter(None, types), text_of(dataset, _IMAGE_TYPE)))
+        slope, intercept = first_of(numbers(_VALUE_GROUP, _SLOPE)), first_of(numbers(_VALUE_GROUP, _INTERCEPT))
         frames.append(
             Frame(
                 file=name,
@@ -212,17 +227,19 @@ def _frames(name: str, dataset: Dataset, source: PixelSource) -> list[Frame]:
                 # one position for a file of many frames places only the first of them
                 position=numbers(_POSITION_GROUP, _POSITION) if own is not None or index == 0 else (),
                 orientation=numbers(_ORIENTATION_GROUP, _ORIENTATION),
-                spacing=numbers(_MEASURES_GROUP, _SPACING),
+                spacing=next(filter(_is_spacing, (numbers(_MEASURES_GROUP, tag) for tag in _SPACINGS)), ()),
                 slope=slope if slope else 1.0,
                 intercept=intercept or 0.0,
-                thickness_mm=_first(numbers(_MEASURES_GROUP, _THICKNESS)),
-                between_mm=_first(numbers(_MEASURES_GROUP, _BETWEEN)),
-                diameter_mm=_first(_numbers(dataset, _DIAMETER)),
+                thickness_mm=first_of(numbers(_MEASURES_GROUP, _THICKNESS)),
+                between_mm=first_of(numbers(_MEASURES_GROUP, _BETWEEN)),
+                diameter_mm=first_of(numbers_of(dataset, _DIAMETER)),
+                location=first_of(numbers_of(dataset, _LOCATION)) if not multi else None,
+                origin=origin,
                 acquisition=Acquisition(
-                    description=" ".join((_text(dataset, _DESCRIPTION), _text(dataset, _PROTOCOL))).strip(),
-                    echo_ms=_first(numbers(_ECHO_GROUP, _EFFECTIVE_TE)) or _first(_numbers(dataset, _TE)),
-                    repetition_ms=_first(numbers(_TIMING_GROUP, _TR)),
-                    inversion_ms=_first(_numbers(dataset, _TI)),
+                    description=" ".join((text_of(dataset, _DESCRIPTION), text_of(dataset, _PROTOCOL))).strip(),
+                    echo_ms=first_of(numbers(_ECHO_GROUP, _EFFECTIVE_TE)) or first_of(numbers_of(dataset, _TE)),
+                    repetition_ms=first_of(numbers(_TIMING_GROUP, _TR)),
+                    inversion_ms=first_of(numbers_of(dataset, _TI)),
                 ),
                 source=source,
             )
@@ -230,49 +247,6 @@ def _frames(name: str, dataset: Dataset, source: PixelSource) -> list[Frame]:
     return frames
 
 
-def _item(dataset: Dataset | None, tag: int, index: int) -> Dataset | None:
-    if dataset is None or tag not in dataset:
-        return None
-    try:
-        items = dataset[tag].value
-        return items[index] if index < len(items) else None
-    except Exception:  # a sequence that pydicom cannot convert says nothing about the slice
-        return None
-
-
-def _numbers(dataset: Dataset | None, tag: int) -> tuple[float, ...]:
-    """The numbers of an element; () if it is absent, empty or not a number in full."""
-    if dataset is None or tag not in dataset:
-        return ()
-    element = dataset.get_item(tag)
-    value = element.value
-    try:
-        if isinstance(element, RawDataElement) and isinstance(value, bytes):
-            if len(value) > _LONGEST_VALUE:
-                return ()
-            code = _STRUCTS.get(element.VR or "") or (_BINARY.get(tag) if element.VR in (None, "UN", "OB") else None)
-            if code is None:
-                return tuple(float(part) for part in value.decode("ascii").strip(" \0").split("\\"))
-            order = "<" if element.is_little_endian else ">"
-            return tuple(map(float, struct.unpack(f"{order}{len(value) // _WIDTHS[code]}{code}", value)))
-        parts = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        return tuple(float(part) for part in parts)
-    except (ValueError, TypeError, struct.error, OverflowError):
-        return ()
-
-
-def _first(numbers: tuple[float, ...]) -> float | None:
-    return numbers[0] if numbers and abs(numbers[0]) < 1e9 else None  # NaN and infinity fail the comparison too
-
-
-def _integer(dataset: Dataset, tag: int) -> int | None:
-    value = _first(_numbers(dataset, tag))
-    return int(value) if value is not None else None
-
-
-def _text(dataset: Dataset, tag: int) -> str:
-    if tag not in dataset:
-        return ""
-    value = dataset.get_item(tag).value
-    text = value[:_LONGEST_VALUE].decode("latin-1") if isinstance(value, bytes) else str(value or "")
-    return text.strip(" \0")
+def _is_spacing(numbers: tuple[float, ...]) -> bool:
+    """One number for both directions, or one for each, of a size that pixels have."""
+    return len(numbers) in (1, 2) and all(0.01 <= value <= 20 for value in numbers)

@@ -9,17 +9,21 @@ from __future__ import annotations
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.competition import SeriesRef, StudyRef
+from pipeline.competition import SeriesRef
+from pipeline.files import is_meant
+from pipeline.labels import SeriesKind
 from pipeline.problem import Problem
 from pipeline.volumes.affine import Affine
-from pipeline.volumes.classify import kind_of, told_plane
-from pipeline.volumes.decode import decode, stored_range
+from pipeline.volumes.belonging import split_by_origin, why_unusable
+from pipeline.volumes.choosing import choose_kinds
+from pipeline.volumes.classify import contrast_of, told_plane
+from pipeline.volumes.decode import decode, padded, stored_range
 from pipeline.volumes.elements import BadFileError
 from pipeline.volumes.geometry import (
     SAME_ORIENTATION_DEGREES,
@@ -30,36 +34,54 @@ from pipeline.volumes.geometry import (
 )
 from pipeline.volumes.headers import Frame, parse_file
 from pipeline.volumes.limits import DEFAULT_LIMITS, Budget, ReadLimits
-from pipeline.volumes.placing import ASSUMED, PlacedFrame, group_stacks, number_frames, place_frames
-from pipeline.volumes.volume import SeriesReading, StudyVolumes, Volume
+from pipeline.volumes.origin import Origin
+from pipeline.volumes.placing import (
+    ASSUMED,
+    REPEATED_POSITIONS,
+    PlacedFrame,
+    group_stacks,
+    number_frames,
+    place_frames,
+)
+from pipeline.volumes.stacking import same_place_mm, split_contrasts, spoiled_slices
+from pipeline.volumes.volume import Plane, SeriesReading, Volume
 
 Image = NDArray[np.float32]
 
 
-def read_study(ref: StudyRef, limits: ReadLimits = DEFAULT_LIMITS) -> StudyVolumes:
-    """Read every series of a study, within the limits of the study as a whole. Never raises for bad data."""
-    budget = Budget(limits)
-    readings = [_SeriesReader(series, budget).read() for series in ref.series]
-    return StudyVolumes(
-        study_id=ref.study_id,
-        volumes=tuple(volume for reading in readings for volume in reading.volumes),
-        problems=tuple(problem for reading in readings for problem in reading.problems),
-    )
-
-
 def read_series(ref: SeriesRef, limits: ReadLimits = DEFAULT_LIMITS) -> SeriesReading:
     """Read one series folder. Never raises for bad data: what is skipped or assumed comes back as problems."""
-    return _SeriesReader(ref, Budget(limits)).read()
+    return SeriesReader(ref, Budget(limits)).read()
 
 
-class _SeriesReader:
-    """One pass over one series folder; collects problems as it goes."""
+class SeriesReader:
+    """One pass over one series folder; collects problems as it goes.
 
-    def __init__(self, ref: SeriesRef, budget: Budget) -> None:
+    Args:
+        ref: the folder.
+        budget: of the study.
+        signs: which way SliceLocation counts in the study, where that is known: see :func:`place_frames`.
+
+    Attributes:
+        origins: where each volume comes from, by its ``id``; volumes of one series share one object.
+        placed: the slices, with undecoded pixels.
+    """
+
+    def __init__(self, ref: SeriesRef, budget: Budget, signs: Mapping[Plane, int] | None = None) -> None:
         self._ref = ref
         self._budget = budget
         self._limits = budget.limits
+        self._signs = signs
         self._problems: list[Problem] = []
+        self.series_id = ref.series_id
+        self.origins: dict[int, Origin] = {}
+        self.placed: list[PlacedFrame] = []
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether neither the table nor any header tells T1 from T2."""
+        acquisitions = {one.frame.acquisition for one in self.placed}
+        return self._ref.description is None and all(contrast_of(acquisition) is None for acquisition in acquisitions)
 
     def read(self) -> SeriesReading:
         volumes: list[Volume] = []
@@ -77,12 +99,45 @@ class _SeriesReader:
         return SeriesReading(tuple(volumes), tuple(self._problems))
 
     def _read(self) -> Iterator[Volume]:
-        frames = number_frames(self._frames())
-        placed, lost = place_frames(frames, told_plane(self._ref.description))
-        for frame in lost:
-            self._problem("no-position", "no ImagePositionPatient, and the other slices are on no line", frame.file)
-        for stack in group_stacks(placed):
-            yield from self._volumes(stack)
+        told = self._ref.description
+        stacks: list[list[PlacedFrame]] = []
+        sources: list[int] = []
+        parts = split_by_origin(self._usable(self._frames()))
+        for number, part in enumerate(parts):
+            placed, lost = place_frames(number_frames(part), told_plane(told), self._signs)
+            self.placed += placed
+            for frame in lost:
+                self._problem("no-position", "no ImagePositionPatient, and the other slices are on no line", frame.file)
+            found = [piece for group in group_stacks(placed) for piece in split_contrasts(group)]
+            stacks += found
+            sources += [number] * len(found)
+        origins = [part[0].origin for part in parts]
+        for stack, source, kind in zip(stacks, sources, self._kinds(stacks, sources), strict=True):
+            for volume in self._volumes(stack, kind):
+                self.origins[id(volume)] = origins[source]
+                yield volume
+
+    def _usable(self, frames: list[Frame]) -> list[Frame]:
+        """The frames that may be graded; the others are named, one problem a reason."""
+        told = self._ref.description is not None
+        refused: dict[tuple[str, str], list[str]] = {}
+        usable = []
+        for frame in frames:
+            why = why_unusable(frame, told)
+            if why is None:
+                usable.append(frame)
+            else:
+                refused.setdefault(why, []).append(frame.file)
+        for (what, sentence), files in refused.items():
+            self._problem(what, f"{sentence} ({len(files)} of {len(frames)} images)", files[0])
+        return usable
+
+    def _kinds(self, stacks: list[list[PlacedFrame]], sources: list[int]) -> list[SeriesKind]:
+        """What each stack shows; UNKNOWN, with a problem, where it is not of the series or a better image is there."""
+        choice = choose_kinds(stacks, sources, self._ref.description)
+        for what, sentence, file in choice.problems:
+            self._problem(what, sentence, file)
+        return choice.kinds
 
     def _problem(self, what: str, detail: str, file: str | None = None) -> None:
         self._problems.append(Problem(self._ref.study_id, self._ref.series_id, file, what, detail))
@@ -132,7 +187,7 @@ class _SeriesReader:
             return []
         try:
             with os.scandir(self._ref.path) as entries:
-                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+                names = sorted(entry.name for entry in entries if is_meant(entry.name))
         except OSError as error:
             self._problem("unreadable-series", f"{self._ref.path}: {error.strerror or error}")
             return []
@@ -141,19 +196,24 @@ class _SeriesReader:
             self._problem("too-many-files", f"{len(names)} files; only the first {limit} by name were read")
         return names[: self._limits.series_slices]
 
-    def _volumes(self, stack: list[PlacedFrame]) -> Iterator[Volume]:
+    def _volumes(self, stack: list[PlacedFrame], kind: SeriesKind) -> Iterator[Volume]:
         """The stack, and further ones made of slices at positions that it already holds."""
         normal = stack[0].affine.normal
         ordered = sorted(stack, key=lambda one: (float(one.centre_mm @ normal), one.frame.instance_number))
         places = [float(one.centre_mm @ normal) for one in ordered]
         pixels = np.empty((len(ordered), *stack[0].shape), dtype=np.float32)
         layers: list[list[int]] = []
-        for index, one in enumerate(ordered):
-            if not self._read_pixels(one, pixels[index]):
+        read = [index for index, one in enumerate(ordered) if self._read_pixels(one, pixels[index])]
+        spoiled = {read[number] for number in spoiled_slices(pixels if len(read) == len(ordered) else pixels[read])}
+        same_mm = same_place_mm(np.array(places), ordered[0])
+        for index in read:
+            one = ordered[index]
+            if index in spoiled:
+                self._problem("spoiled-slice", "far brighter all over than the other slices; not used", one.frame.file)
                 continue
             for layer in layers:
                 last = layer[-1]
-                if places[index] - places[last] > SAME_POSITION_MM:
+                if places[index] - places[last] > same_mm:
                     layer.append(index)
                     break
                 shift = np.abs(ordered[last].affine.matrix - one.affine.matrix).max()
@@ -164,9 +224,8 @@ class _SeriesReader:
                 layers.append([index])
         for layer in layers:
             whole = len(layer) == len(ordered)
-            yield self._volume(
-                [ordered[index] for index in layer], pixels if whole else pixels[layer], repeated=len(layers) > 1
-            )
+            members = [ordered[index] for index in layer]
+            yield self._volume(members, pixels if whole else pixels[layer], kind, repeated=len(layers) > 1)
 
     def _read_pixels(self, placed: PlacedFrame, out: Image) -> bool:
         """Put the scaled pixels into ``out`` (rows, cols), canonical; False, with a problem, if they cannot be had."""
@@ -179,32 +238,37 @@ class _SeriesReader:
             self._problem("too-large", f"the study passes the limit of {self._limits.study_pixels} pixels", frame.file)
             return False
         try:
-            out[...] = reorient(decode(frame.source, frame.index, self._budget.frame_seconds), placed.change)
+            stored = decode(frame.source, frame.index, self._budget.frame_seconds)
         except BadFileError as error:
             self._problem(error.what, str(error), frame.file)
             return False
+        out[...] = reorient(stored, placed.change)
         if pixel_format.inverted:
             np.subtract(sum(stored_range(pixel_format)), out, out=out)
         if frame.slope != 1.0 or frame.intercept != 0.0:
             out *= np.float32(frame.slope)
             out += np.float32(frame.intercept)
+        padding = padded(stored, pixel_format)
+        if padding is not None and not padding.all():  # outside the image is as dark as its darkest place
+            outside = np.asarray(reorient(padding, placed.change), dtype=bool)
+            out[outside] = out[~outside].min()
         return True
 
-    def _volume(self, placed: list[PlacedFrame], pixels: Image, repeated: bool) -> Volume:
+    def _volume(self, placed: list[PlacedFrame], pixels: Image, kind: SeriesKind, repeated: bool) -> Volume:
         plane = placed[0].plane
         flags = {flag for one in placed for flag in one.flags}
         affines = Affine.stack([one.affine for one in placed])
         if any(angle_degrees(affines[0], affine) > SAME_ORIENTATION_DEGREES for affine in affines):
             flags.add("motion")
         if repeated:
-            flags.add("repeated-positions")
+            flags.add(REPEATED_POSITIONS)
         return Volume(
             pixels=pixels,
             affines=affines,
             source_affines=Affine.stack([one.source_affine for one in placed]),
             instance_numbers=np.array([one.frame.instance_number for one in placed], dtype=np.int64),
             plane=plane,
-            kind=kind_of(self._ref.description, plane, placed[0].frame.acquisition),
+            kind=kind,
             study_id=self._ref.study_id,
             series_id=self._ref.series_id,
             flags=tuple(sorted(flags)),

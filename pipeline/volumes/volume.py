@@ -30,6 +30,11 @@ from pipeline.volumes.affine import Affine, Floats
 
 Ints = NDArray[np.int64]
 
+ASSUMED_PLACE = "assumed-place"
+"""A flag: where the slices lie in the patient is assumed in part, so nothing may be carried to or from other series."""
+ASSUMED_SIDES = "assumed-sides"
+"""A flag: which side is the patient's left is assumed."""
+
 
 class Plane(StrEnum):
     """The anatomical plane nearest to a stack's slices."""
@@ -53,7 +58,8 @@ class Volume:
         kind: what the series shows.
         study_id: the study's folder name.
         series_id: the series' folder name.
-        flags: what was odd, short codes; ``missing-*`` means that geometry was assumed.
+        flags: what was odd, short codes; ``missing-*`` means that a header lacks what places the slices, and
+            :data:`ASSUMED_PLACE` and :data:`ASSUMED_SIDES` what follows from it.
     """
 
     pixels: NDArray[np.float32]
@@ -76,6 +82,16 @@ class Volume:
                 f"{source}, instance numbers {self.instance_numbers.shape} do not form a stack; "
                 "expected (S, R, C), (S, 4, 4), (S, 4, 4) and (S,), none empty"
             )
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether its place in the patient is measured, so that it can be compared with other series."""
+        return ASSUMED_PLACE not in self.flags
+
+    @property
+    def knows_sides(self) -> bool:
+        """Whether it is measured which of its slices, or which half of an axial one, are on the patient's left."""
+        return ASSUMED_SIDES not in self.flags
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -9,7 +9,8 @@ from pipeline.cubes import CubeSettings, ViewSettings, cut_cubes
 from pipeline.cubes import cut as cut_module
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks
-from pipeline.volumes import Affine, Plane, StudyVolumes, Volume
+from pipeline.volumes import Affine, Plane, StudyVolumes, Volume, normalise
+from pipeline.volumes.volume import ASSUMED_PLACE
 
 SLANTED = np.array([2.0, -1.0, 2.0]) / 3.0
 AXES = {
@@ -179,3 +180,31 @@ def test_widening_keeps_the_spacing_and_the_centre():
     assert wide.spacing_mm == pytest.approx(view.spacing_mm)
     assert (wide.pixels - view.pixels) % 2 == 0
     assert wide.slices == view.slices + 2
+
+
+@pytest.mark.parametrize("step", [0.8, 1.0, 2.0])
+def test_a_thin_series_shows_as_much_depth_as_a_thick_one(step):
+    """Values are the patient's x, so that the windows say which depth they show."""
+    view = ViewSettings(SeriesKind.SAGITTAL_T1, slices=5)
+    settings = CubeSettings(foraminal=(view,))
+    thin = stack(
+        Plane.SAGITTAL, SeriesKind.SAGITTAL_T1, np.arange(-30.0, 30.0, step), lambda points: points[..., 0], "11"
+    )
+    cubes = cut_cubes(StudyVolumes("s", (thin,), ()), spine(), settings, (Family.FORAMINAL,))
+    (cube,) = cubes.get(Cell(Condition.RIGHT_FORAMINAL, "l3_l4"), SeriesKind.SAGITTAL_T1)
+    assert cube.present.all()
+    depths = np.median(cube.pixels, axis=(1, 2))
+    per_mm = np.polyfit(thin.positions_mm, np.median(normalise(thin.pixels), axis=(1, 2)), 1)[0]
+    assert np.diff(depths) / per_mm == pytest.approx(4.0, rel=0.1)
+
+
+def test_a_point_is_not_carried_to_or_from_a_series_whose_place_is_assumed():
+    volumes = study(lambda points: points @ SLANTED).volumes
+    own = tuple("12" if cell.condition is Condition.CANAL else "11" for cell in CELLS)
+    points = replace(spine(), series_id=own)
+    canal = Cell(Condition.CANAL, "l3_l4")
+    for lost, shown in (("none", {"12", "13"}), ("12", {"12"}), ("13", {"12"})):
+        flagged = tuple(replace(v, flags=(ASSUMED_PLACE,)) if v.series_id == lost else v for v in volumes)
+        cubes = cut_cubes(StudyVolumes("s", flagged, ()), points, CubeSettings(), (Family.CANAL,))
+        kinds = (SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2)
+        assert {cube.series_id for kind in kinds for cube in cubes.get(canal, kind)} == shown

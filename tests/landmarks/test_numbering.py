@@ -9,6 +9,7 @@ from pipeline.labels import SeriesKind, Side
 from pipeline.landmarks.decode import Chain
 from pipeline.landmarks.numbering import agree, renumber
 from pipeline.landmarks.sagittal import LevelPoints
+from pipeline.volumes.volume import ASSUMED_PLACE
 from tests.landmarks.spine import CANAL, FORAMEN, MIRROR, sagittal
 
 VOLUME = sagittal(SeriesKind.SAGITTAL_T1, "1", np.array([-12.0, 4.0, 20.0]))
@@ -89,6 +90,27 @@ def test_other_direction():
     moved, _, note = agree(canal, foramina)
     assert heights(moved)[:4] == pytest.approx(CANAL[1:, 2])
     assert "canal renumbered by -1" in note
+
+
+@pytest.mark.parametrize("away", [np.array([0, 0, 60.0]), np.array([0, 80.0, 20.0])])
+def test_points_that_lie_near_no_level_of_the_other_series_renumber_nothing(away):
+    """Renumbered to the nearer end they would still be a level and more away."""
+    canal, foramina = points_at(CANAL, (0.3, 0.4, 0.3)), sides(CANAL + away, (0.01, 0.98, 0.01))
+    same, kept, note = agree(canal, foramina)
+    assert same is canal
+    assert kept is foramina
+    assert "mm apart" in note
+
+
+@pytest.mark.parametrize("which", ["canal", "foramina"])
+def test_a_series_whose_place_is_assumed_has_no_say(which):
+    adrift = replace(VOLUME, series_id="2", flags=(ASSUMED_PLACE,))
+    canal, foramina = points_at(DISCS[1:], (0.0, 0.5, 0.5)), sides(CANAL, (0.01, 0.98, 0.01))
+    if which == "canal":
+        canal = replace(canal, volume=adrift)
+    else:
+        foramina = {side: replace(points, volume=adrift) for side, points in foramina.items()}
+    assert agree(canal, foramina) == (canal, foramina, None)
 
 
 def test_one_family_alone_stays():

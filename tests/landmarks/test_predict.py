@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
+from pipeline.landmarks.axial import levels_from_stacks
 from pipeline.landmarks.landmarks import COLUMNS, Landmarks
-from pipeline.landmarks.predict import GUESSED, LandmarkPredictor, LandmarkSettings, _levels_from_stacks
+from pipeline.landmarks.predict import GUESSED, LandmarkPredictor, LandmarkSettings
 from pipeline.volumes import Affine
+from pipeline.volumes.volume import ASSUMED_PLACE, ASSUMED_SIDES
 from tests.landmarks.spine import HEIGHTS, axial, axial_net, sagittal, sagittal_net, study, truth
 
 T1, T2 = SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2
@@ -125,6 +127,62 @@ def test_only_axial_gives_the_levels_in_the_stacks_order_and_says_that_it_guesse
     assert (left > right).all()
     assert_on_file(landmarks, volumes)
     assert any("order of the axial stacks" in note for note in landmarks.notes)
+
+
+def adrift(volume, *flags):
+    """The volume moved along the spine by a level, which its flags say is not measured."""
+    matrix = volume.affines.matrix.copy()
+    matrix[:, 2, 3] -= 34.0
+    return replace(volume, affines=Affine(matrix), source_affines=Affine(matrix), flags=flags)
+
+
+def test_a_series_without_its_place_renumbers_no_other_and_keeps_its_own_points(predictor):
+    lost = adrift(sagittal(T1, "1"), ASSUMED_PLACE)
+    landmarks = predictor.predict(study(lost, sagittal(T2, "2"), *axial("9")))
+    assert_near(landmarks, CANAL)
+    assert_near(landmarks, SUBARTICULAR)
+    own = landmarks.points_mm[FORAMINAL] - truth()[FORAMINAL]
+    assert own[:, 2] == pytest.approx(-34, abs=1.5)
+    assert set(landmarks.series_id[5:15]) == {"1"}
+
+
+def test_where_sides_are_not_known_no_foramen_is_placed_and_the_note_names_the_series(predictor):
+    lost = adrift(sagittal(T1, "1"), ASSUMED_PLACE, ASSUMED_SIDES)
+    landmarks = predictor.predict(study(lost))
+    assert landmarks.found[CANAL].all()
+    assert not landmarks.found[FORAMINAL].any()
+    assert any("series 1" in note and "no foraminal row" in note for note in landmarks.notes)
+
+
+def test_axial_levels_do_not_follow_from_a_canal_that_is_not_placed(predictor):
+    """They are guessed from the order of the stacks then, and the numbering says how little that is worth."""
+    lost = adrift(sagittal(T2, "2"), ASSUMED_PLACE, ASSUMED_SIDES)
+    landmarks = predictor.predict(study(lost, *axial("9")))
+    assert landmarks.found[CANAL].all()
+    assert (landmarks.confidence[SUBARTICULAR] <= GUESSED).all()
+    assert (landmarks.numbering[SUBARTICULAR, 1] < 0.5).all()
+    assert any("order of the axial stacks" in note for note in landmarks.notes)
+
+
+def test_a_placed_t1_gives_the_axial_levels_where_the_t2_is_not_placed(predictor):
+    lost = adrift(sagittal(T2, "2"), ASSUMED_PLACE, ASSUMED_SIDES)
+    assert_near(predictor.predict(study(sagittal(T1, "1"), lost, *axial("9"))), SUBARTICULAR)
+
+
+def test_axial_slices_without_their_place_show_no_level(predictor):
+    lost = [replace(volume, flags=(ASSUMED_PLACE, ASSUMED_SIDES)) for volume in axial("9")]
+    landmarks = predictor.predict(study(sagittal(T2, "2"), *lost))
+    assert not landmarks.found[SUBARTICULAR].any()
+    assert any("series 9" in note for note in landmarks.notes)
+
+
+def test_thin_slices_are_looked_at_as_thick_ones(predictor):
+    thin = sagittal(T2, "2", x_mm=np.arange(-28.0, 36.0, 1.0))
+    landmarks = predictor.predict(study(thin))
+    assert_near(landmarks, CANAL, slice_mm=4.0)
+    for i in np.flatnonzero(landmarks.found):
+        place = thin.from_source_pixel(int(landmarks.instance_number[i]), landmarks.x[i], landmarks.y[i])
+        assert place == pytest.approx(landmarks.points_mm[i], abs=0.6)  # an even number has no middle slice
 
 
 def test_one_axial_block_alone(predictor):
@@ -249,6 +307,6 @@ def test_arrays_of_another_shape_are_refused():
 
 
 def test_the_same_axial_stacks_in_a_second_series_are_no_further_levels():
-    once, twice = _levels_from_stacks(axial("9")), _levels_from_stacks([*axial("9"), *axial("10")])
+    once, twice = levels_from_stacks(axial("9")), levels_from_stacks([*axial("9"), *axial("10")])
     assert twice == pytest.approx(once)
     assert once[:, 2] == pytest.approx(np.array(HEIGHTS) + 0.5)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss
 
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition
 from pipeline.scoring.metric import CLIP, score_arrays
@@ -86,3 +87,18 @@ def test_a_study_without_canal_grades_does_not_count_for_any_severe():
     probabilities = uniform(2)
     probabilities[1, CANAL] = [[0, 0, 1]] * 5
     assert score_arrays(grades, probabilities).any_severe == pytest.approx(-math.log(2 / 3))
+
+
+def test_rows_that_do_not_sum_to_1_are_scored_as_the_competitions_code_does():
+    """Its log loss divides each row by its sum, but any-severe takes the column of the table as it stands."""
+    rng = np.random.default_rng(3)
+    grades = rng.integers(0, 3, (30, 25)).astype(float)
+    raw = rng.uniform(0.05, 0.9, (30, 25, 3))
+    score = score_arrays(grades, raw)
+    worst = grades[:, CANAL].max(axis=1)
+    weights = 2.0**worst
+    expected = log_loss(worst == 2, raw[:, CANAL, 2].max(axis=1), sample_weight=weights)
+    assert score.any_severe == pytest.approx(expected)
+    rows = (raw / raw.sum(-1, keepdims=True))[:, CANAL].reshape(-1, 3)
+    canal = grades[:, CANAL].ravel()
+    assert score.spinal == pytest.approx(log_loss(canal, rows, sample_weight=2.0**canal))

@@ -27,6 +27,9 @@ from tests.volumes.oracle import AXIAL, CORONAL, SAGITTAL, reference, write_seri
         ("SAT1", None),
         ("levels T11-T12", None),
         ("localizer", None),
+        ("SPINE T1-L5 SAG", None),
+        ("SAG TSE T2-S1", None),
+        ("SAG T2 T1-L5", Contrast.T2),
         ("Sagittal \u7ffb\u8bd1 T2", Contrast.T2),
         ("", None),
     ],
@@ -44,6 +47,7 @@ def test_contrast_from_the_name(description, contrast):
         (45, 4000, 160, Contrast.T2),  # STIR
         (15, 3000, None, None),  # proton density
         (10, None, None, None),
+        (3, 8, None, None),  # a gradient echo, as scouts are
         (None, 500, None, None),
         (0, 0, None, None),
         (-5, 400, None, None),
@@ -61,8 +65,8 @@ def test_the_name_counts_before_the_times():
     ("told", "plane", "kind"),
     [
         (SeriesKind.SAGITTAL_T1, Plane.SAGITTAL, SeriesKind.SAGITTAL_T1),
-        (SeriesKind.AXIAL_T2, Plane.SAGITTAL, SeriesKind.SAGITTAL_T2),
-        (SeriesKind.SAGITTAL_T2, Plane.AXIAL, SeriesKind.AXIAL_T2),
+        (SeriesKind.AXIAL_T2, Plane.SAGITTAL, SeriesKind.UNKNOWN),
+        (SeriesKind.SAGITTAL_T2, Plane.AXIAL, SeriesKind.UNKNOWN),
         (SeriesKind.SAGITTAL_T1, Plane.AXIAL, SeriesKind.UNKNOWN),
         (SeriesKind.SAGITTAL_T2, Plane.CORONAL, SeriesKind.UNKNOWN),
         (None, Plane.SAGITTAL, SeriesKind.UNKNOWN),
@@ -99,7 +103,7 @@ def test_a_study_without_a_table(tmp_path):
         SeriesKind.UNKNOWN,
     ]
     assert [volume.series_id for volume in reading.of_kind(SeriesKind.AXIAL_T2)] == ["3"]
-    assert reading.problems == ()
+    assert [(problem.what, problem.series_id) for problem in reading.problems] == [("kind-unknown", "5")]
 
 
 def test_a_name_in_another_alphabet_is_read(tmp_path):

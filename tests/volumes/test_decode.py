@@ -275,3 +275,108 @@ def test_a_stream_of_another_size_than_the_header_is_not_decoded(tmp_path):
     reading = read_series(reference(tmp_path / "1"))
     assert {problem.what for problem in reading.problems} == {"undecodable-pixels", "no-volume"}
     assert "48 x 64" in reading.problems[0].detail
+
+
+def _left_justified(data):
+    """12 bits in the upper part of 16."""
+    values = stored_values(data) & 0x0FFF
+    data.BitsStored, data.HighBit, data.PixelData = 12, 15, (values << 4).astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless])
+def test_high_bit_tells_where_the_value_stands(tmp_path, syntax):
+    folder = write_series(tmp_path / "1", change=_left_justified)
+    if syntax == uid.RLELossless:
+        for path in folder.iterdir():
+            LOSSLESS[syntax](path)
+    assert_linear(read_series(reference(folder)).volumes[0])
+
+
+def test_a_high_bit_that_the_values_contradict_is_not_believed(tmp_path):
+    def change(data):
+        data.BitsStored, data.HighBit = 12, 15
+
+    assert_linear(read_series(reference(write_series(tmp_path / "1", change=change))).volumes[0])
+
+
+@pytest.mark.parametrize(
+    ("signed", "value", "limit", "representation"),
+    [(True, -32768, None, "SS"), (True, 32768, None, "US"), (False, 65535, None, "US"), (False, 65000, 65535, "US")],
+    ids=["signed", "written unsigned", "unsigned", "range"],
+)
+def test_padding_is_as_dark_as_the_darkest_place_of_the_image(tmp_path, signed, value, limit, representation):
+    def pad(data):
+        values = stored_values(data).astype(np.int64)
+        values[:, :3] = value - 65536 if signed and value > 0 else value
+        values[0, 0] = limit or values[0, 0]
+        data.PixelRepresentation = int(signed)
+        data.PixelData = values.astype("<i2" if signed else "<u2").tobytes()
+        data.add_new("PixelPaddingValue", representation, value)
+        if limit is not None:
+            data.add_new("PixelPaddingRangeLimit", representation, limit)
+
+    plain = read_series(reference(write_series(tmp_path / "1"))).volumes[0].pixels
+    (volume,) = read_series(reference(write_series(tmp_path / "2", change=pad))).volumes
+    outside = np.zeros(plain.shape, bool)
+    outside[:, :, :3] = True
+    assert np.array_equal(volume.pixels[~outside], plain[~outside])
+    for image, mask in zip(volume.pixels, outside, strict=True):
+        assert np.all(image[mask] == image[~mask].min())
+
+
+def test_undeclared_padding_with_the_least_value_is_known_and_dark_images_are_not(tmp_path):
+    def pad(data):
+        values = stored_values(data).astype("<i2")
+        values[:, :3] = -32768
+        data.PixelRepresentation, data.PixelData = 1, values.tobytes()
+
+    def sink(data):
+        values = stored_values(data).astype(np.int64)
+        data.PixelRepresentation, data.PixelData = 1, (values - values.min() - 32768).astype("<i2").tobytes()
+
+    (padded,) = read_series(reference(write_series(tmp_path / "1", change=pad))).volumes
+    assert padded.pixels.min() == padded.pixels[:, :, 3:].min()
+    (plain,) = read_series(reference(write_series(tmp_path / "2"))).volumes
+    (dark,) = read_series(reference(write_series(tmp_path / "3", change=sink))).volumes
+    assert np.ptp(dark.pixels[0]) == pytest.approx(np.ptp(plain.pixels[0]))
+
+
+def _with_palette(data, tables, first=0):
+    """The values as places in palettes of 16-bit entries."""
+    for colour, table in zip(("Red", "Green", "Blue"), tables, strict=True):
+        data.add_new(f"{colour}PaletteColorLookupTableDescriptor", "US", [len(table), first, 16])
+        data.add_new(f"{colour}PaletteColorLookupTableData", "OW", table.astype("<u2").tobytes())
+    data.PhotometricInterpretation = "PALETTE COLOR"
+
+
+def test_a_grey_palette_is_looked_up(tmp_path):
+    order = np.random.default_rng(0).permutation(4096)
+    place = np.argsort(order)
+
+    def change(data):
+        data.PixelData = (place[stored_values(data)] + 10).astype("<u2").tobytes()
+        _with_palette(data, [order] * 3, first=10)
+
+    reading = read_series(reference(write_series(tmp_path / "1", change=change)))
+    assert reading.problems == ()
+    assert_linear(reading.volumes[0])
+
+
+def test_a_palette_of_colours_is_a_problem(tmp_path):
+    grey = np.arange(4096)
+    folder = write_series(tmp_path / "1", change=lambda data: _with_palette(data, [grey, grey, grey[::-1]]))
+    assert codes(read_series(reference(folder))) == ["unsupported-pixels"] * 4 + ["no-volume"]
+
+
+def test_a_palette_without_its_tables_is_a_problem(tmp_path):
+    folder = write_series(
+        tmp_path / "1", change=lambda data: setattr(data, "PhotometricInterpretation", "PALETTE COLOR")
+    )
+    assert codes(read_series(reference(folder))) == ["unsupported-pixels"] * 4 + ["no-volume"]
+
+
+def test_a_file_whose_preamble_is_gone_is_read(tmp_path):
+    folder = write_series(tmp_path / "1")
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[128:])
+    assert_linear(read_series(reference(folder)).volumes[0])

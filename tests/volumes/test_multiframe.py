@@ -136,7 +136,7 @@ def test_frames_without_functional_groups_are_stacked_in_order_and_flagged(tmp_p
     write_enhanced(tmp_path / "1" / "1.dcm", slices, change=flatten)
     reading = read_series(reference(tmp_path / "1"))
     (volume,) = reading.volumes
-    assert volume.flags == ("missing-position",)
+    assert volume.flags == ("assumed-place", "assumed-sides", "missing-position")
     assert volume.instance_numbers.tolist() == [1, 2, 3]
     assert np.allclose(volume.slice_steps_mm, 4)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.volumes import normalise, read_series, resample_in_plane, sample_patch
+from pipeline.volumes import normalise, read_series, resample_in_plane, sample_patch, thickened
 from tests.volumes.oracle import (
     AXIAL,
     SAGITTAL,
@@ -133,3 +133,27 @@ def test_normalise_of_mostly_background_uses_the_whole_range():
     values = np.zeros((1, 100, 100), np.float32)
     values[0, 0, :50] = np.arange(50)
     assert np.ptp(normalise(values)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("step", "distance"), [(0.5, 4.0), (1.0, 4.0), (1.5, 4.5), (2.0, 4.0)])
+def test_thin_slices_are_averaged_to_about_4_mm(tmp_path, step, distance):
+    volume = make(tmp_path / "1", turned(SAGITTAL, Z, 9), np.arange(0, 24, step))
+    thick = thickened(volume)
+    assert thick.slice_spacing_mm == pytest.approx(distance)
+    assert_linear(thick)
+    assert set(thick.instance_numbers) <= set(volume.instance_numbers)
+
+
+@pytest.mark.parametrize("step", [2.5, 3.0, 4.0, 5.5])
+def test_usual_slices_and_single_ones_stay_as_they_are(tmp_path, step):
+    volume = make(tmp_path / "1", steps=np.arange(5) * step)
+    assert thickened(volume) is volume
+    single = make(tmp_path / "2", steps=[0])
+    assert thickened(single) is single
+
+
+def test_nothing_is_averaged_across_a_gap(tmp_path):
+    volume = make(tmp_path / "1", AXIAL, [*range(8), *range(30, 38)])
+    thick = thickened(volume)
+    assert_linear(thick)
+    assert thick.slice_steps_mm == pytest.approx([4, 26, 4])

@@ -150,15 +150,11 @@ def test_mixed_sizes_and_spacings_become_stacks_of_their_own(tmp_path):
         assert_linear(volume)
 
 
-def test_a_scout_of_three_planes_is_three_stacks(tmp_path):
+def test_a_scout_of_three_planes_is_three_stacks_of_no_kind(tmp_path):
     for number, axes in enumerate((SAGITTAL, CORONAL, AXIAL)):
         write_series(tmp_path / "1", axes, positions(axes, (0, 0, 0), [0, 10]), first_instance=1 + 2 * number)
     volumes = read_series(reference(tmp_path / "1", SeriesKind.SAGITTAL_T2)).volumes
-    assert {volume.plane: volume.kind for volume in volumes} == {
-        Plane.SAGITTAL: SeriesKind.SAGITTAL_T2,
-        Plane.AXIAL: SeriesKind.AXIAL_T2,
-        Plane.CORONAL: SeriesKind.UNKNOWN,
-    }
+    assert {volume.plane: volume.kind for volume in volumes} == dict.fromkeys(Plane, SeriesKind.UNKNOWN)
 
 
 def test_a_single_slice_is_a_stack(tmp_path):
@@ -212,8 +208,8 @@ def test_no_geometry_at_all_is_instance_order_and_flagged(tmp_path, told):
     reading = read_series(reference(folder, told))
     (volume,) = reading.volumes
     assert volume.kind is told
-    assert volume.flags == ("missing-orientation", "missing-position")
-    assert codes(reading) == ["missing-orientation", "missing-position"]
+    assert volume.flags == ("assumed-place", "assumed-sides", "missing-orientation", "missing-position")
+    assert codes(reading) == list(volume.flags)
     assert volume.instance_numbers.tolist() == [1, 2, 3, 4]
     assert np.allclose(volume.slice_steps_mm, 4.5)
 
@@ -228,7 +224,7 @@ def test_positions_alone_tell_the_plane(tmp_path):
 def test_missing_spacing_is_assumed_and_flagged(tmp_path):
     folder = write_series(tmp_path / "1", change=lambda data: data.pop("PixelSpacing"))
     reading = read_series(reference(folder))
-    assert codes(reading) == ["missing-spacing"]
+    assert codes(reading) == ["assumed-place", "missing-spacing"]
     assert reading.volumes[0].spacing_mm == pytest.approx((300 / 16, 300 / 16))
 
 
