@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from pipeline.names import shown
 
 OUTPUT = "standard output"
-_NOBODY_READS = (errno.EPIPE, errno.EIO)
+_NOBODY_READS = (errno.EPIPE, errno.EIO, *((errno.EINVAL,) if sys.platform == "win32" else ()))
 """The reader of a pipe has gone (``| head -1``), or the terminal was closed."""
 
 EXIT_STATUS: dict[str, int] = {
@@ -135,10 +135,15 @@ class Parser(argparse.ArgumentParser):
         super().error(shown(message))
 
 
+def closed_terminal() -> tuple[signal.Signals, ...]:
+    """The signal that says that the terminal was closed: SIGHUP, on Windows SIGBREAK."""
+    return tuple(getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(signal, name))
+
+
 def end_signals() -> tuple[signal.Signals, ...]:
     """The signals that ask a program to end; a closed terminal does not where ``nohup`` said so."""
-    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-    return (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hangs_up else ()))
+    heard = (number for number in closed_terminal() if signal.getsignal(number) is not signal.SIG_IGN)
+    return (signal.SIGINT, signal.SIGTERM, *heard)
 
 
 def open_streams() -> None:
@@ -157,6 +162,9 @@ def open_streams() -> None:
         if before is not None:
             with contextlib.suppress(OSError):
                 before.flush()
+            if sys.platform == "win32" and os.isatty(number):  # its console takes text, not bytes
+                before.reconfigure(errors="backslashreplace")
+                continue
         stream = io.TextIOWrapper(
             io.BufferedWriter(_Patient(number, "w", closefd=False)),
             encoding="utf-8" if before is None else before.encoding,

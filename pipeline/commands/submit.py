@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("running")
     run.add_argument("--weights", type=Path, metavar="DIR", help="set of weights (default: weights/default)")
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
-    run.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: a GPU if one works")
+    run.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="default: a GPU if one works")
     run.add_argument(
         "--time-budget", type=float, metavar="MINUTES", help="finish in this time, whatever is graded by then"
     )

@@ -177,8 +177,9 @@ class RunReport:
                 f"{prior} of {rows} rows are class frequencies and say nothing of the images; submission.log says why "
                 f"({hint})"
             )
-        if self.extra["device"] == "cuda" and (studies := self.extra["devices"].get("cpu")):
-            found.append(f"--device cuda, but no GPU completed a convolution: {studies} studies ran on the CPU")
+        asked = self.extra["device"]
+        if asked not in ("auto", "cpu") and (studies := self.extra["devices"].get("cpu")):
+            found.append(f"--device {asked}, but no such GPU completed a convolution: {studies} studies ran on the CPU")
         return [f"submit: WARNING: {text}" for text in found]
 
 

@@ -218,13 +218,13 @@ def predict_batch(
                     pixels[name], present[name] = slices.to(device), there.to(device)
                 logits.append(model.log_probabilities(pixels, present, level))  # type: ignore[operator]
             answers.append(torch.log_softmax(torch.stack(logits).mean(0), -1))
-        log_p = torch.stack(answers).double()
-        expected_grade = (log_p.exp() * torch.arange(len(GRADES), device=device)).sum(-1)
-        weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]].to(device)
+        log_p = torch.stack(answers).cpu().double()  # mps has no double precision
+        expected_grade = (log_p.exp() * torch.arange(len(GRADES))).sum(-1)
+        weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]]
         believed = weights.T.clamp(min=1e-9).log()[..., None]
         weights = torch.log_softmax(believed + settings.worst * expected_grade, 0)
         mean = torch.logsumexp(log_p + weights[..., None], 0)
-    return np.asarray(torch.log_softmax(mean, -1).cpu().numpy(), dtype=np.float64)
+    return np.asarray(torch.log_softmax(mean, -1).numpy(), dtype=np.float64)
 
 
 def _slice_weights(batch: Mapping[str, Tensor], views: Sequence[ViewSettings], beside: float) -> Tensor:

@@ -26,9 +26,10 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from pipeline.device import release_memory
 from pipeline.files import write_text
 from pipeline.training import checkpoint
-from pipeline.training.accelerator import open_accelerator, release_memory
+from pipeline.training.accelerator import open_accelerator
 from pipeline.training.checkpoint import ResumeError
 from pipeline.training.folder import claim_run, clear_run
 from pipeline.training.interruption import StopRequest, TrainingStopped, pause_file

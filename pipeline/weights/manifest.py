@@ -10,7 +10,6 @@ and of a bounded size, and what is used is the very bytes whose checksum was com
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -307,10 +306,7 @@ def _write(path: Path, content: bytes) -> None:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    # Nothing is written into it, and a link of that name is not followed to where it leads.
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    from filelock import FileLock
+
+    with FileLock(folder / ".lock"):  # it writes nothing into the file, and follows no link of that name
         yield
-    finally:
-        os.close(handle)
