@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.labels import CELL_COLUMNS, GRADE_NAMES
 
@@ -14,6 +15,9 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+settings.register_profile("always the same", derandomize=True, deadline=None)  # others: python -m tests.fuzz properties
+settings.load_profile("always the same")
 
 
 @pytest.fixture(scope="session")

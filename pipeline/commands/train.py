@@ -29,6 +29,7 @@ class TrainOptions(argparse.Namespace):
         fold: that is held out; None for none.
         folds: ``all`` to train every fold in turn, each in ``out/foldK``; None to train ``fold``.
         restart: start over instead of continuing the run in ``out``.
+        verbose: of the command line, where it was heeded.
     """
 
     data: list[Path]
@@ -40,6 +41,7 @@ class TrainOptions(argparse.Namespace):
     fold: int | None = 0
     folds: str | None = None
     restart: bool = False
+    verbose: bool = False
 
 
 @dataclass

@@ -208,9 +208,10 @@ def describe_weights(manifest: Manifest, members: Sequence[Member]) -> dict[str,
 
 
 class Tally:
-    """Counts over results; a study that comes again in a later round counts once."""
+    """Counts over results; a study that comes again in a later round counts once. Problems are said to ``listener``."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Callable[[str], None] | None = None) -> None:
+        self._listener = listener
         self.problems: Counter[str] = Counter()
         self.faulty: set[str] = set()
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -227,6 +228,8 @@ class Tally:
         if problem.what == "study-failed" and self.first_failure is None:
             self.first_failure = problem.detail
         log.write(f"{problem}\n")
+        if self._listener is not None:
+            self._listener(str(problem))
 
     def add(self, result: StudyResult, log: TextIO) -> None:
         """Count what is new in a result."""

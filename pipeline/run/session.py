@@ -53,6 +53,7 @@ class Request:
     schedule: Schedule
     stages: Path | None
     quiet: bool
+    verbose: bool
     command: Mapping[str, Any]
 
 
@@ -89,7 +90,7 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
         threads=max(usable_cpus() // workers, 1),
         keep_gib=settings.keep_gib,
     )
-    tally = Tally()
+    tally = Tally(say if request.verbose else None)
     with open_log(board.out.with_suffix(".log")) as log:
         for problem in problems:
             tally.note(problem, log)

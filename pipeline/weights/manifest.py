@@ -37,6 +37,8 @@ MOST_NETWORK_BYTES = 2**28
 """More than the largest network that is of use here, a ConvNeXt-large as bytes (200 MB)."""
 MOST_FILE_BYTES = 2**26
 MOST_FILES = 1000
+LOCK_SECONDS = 120.0
+"""Adding a network takes a second; a lock of a file system without locks stays when its holder is killed."""
 
 
 class WeightsError(ValueError):
@@ -306,7 +308,13 @@ def _write(path: Path, content: bytes) -> None:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
-    with FileLock(folder / ".lock"):  # it writes nothing into the file, and follows no link of that name
-        yield
+    try:
+        with FileLock(folder / ".lock", timeout=LOCK_SECONDS):  # follows no link and writes nothing into the file
+            yield
+    except Timeout:
+        raise WeightsError(
+            f"{folder}: another process has been writing there for {LOCK_SECONDS:.0f} s; wait for it, or remove "
+            f"{folder / '.lock'} where there is none"
+        ) from None
