@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+WINDOWS = os.name == "nt"
 WAITS = (0.01, 0.05, 0.2, 0.5)
 """Seconds before a refused rename is tried again on Windows."""
 
@@ -50,7 +51,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
 
 def _replace(partial: Path, path: Path) -> None:
     """Rename; on Windows a scanner or an indexer that just looks at either file refuses it for a moment."""
-    for wait in WAITS if os.name == "nt" else ():
+    for wait in WAITS if WINDOWS else ():
         try:
             partial.replace(path)
         except PermissionError:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +21,21 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 settings.register_profile("always the same", derandomize=True, deadline=None)  # others: python -m tests.fuzz properties
 settings.load_profile("always the same")
+
+NOT_EVERYWHERE = re.compile(
+    r"/proc|/dev/(full|null|zero|shm)|mkfifo|SIGKILL|SIGHUP|SIGALRM|start_new_session|unshare|killpg|umask|chown|"
+    r"os\.link|O_NOFOLLOW|surrogate|fsencode|setrlimit|pthread_sigmask|b\"caf"
+)
+"""What a test does by which it can be a test of Linux alone, or of POSIX."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On other systems leave out the tests that themselves need what those have not; what is left has to pass."""
+    if sys.platform == "linux":
+        return
+    for item in items:
+        if (code := getattr(item, "function", None)) and (found := NOT_EVERYWHERE.search(inspect.getsource(code))):
+            item.add_marker(pytest.mark.skip(f"does with {found.group()} what is Linux's"))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.device import channels_last, seconds_on_one_thread, torch_threads
+from pipeline.device import GpuFallback, channels_last, seconds_on_one_thread, torch_threads
 
 
 def test_a_volumetric_network_keeps_its_layout():
@@ -34,3 +34,27 @@ def test_time_is_taken_on_one_thread_and_threads_come_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_apples_gpu_refuses_is_done_on_the_cpu():
+    """It has no double precision, and says so with a TypeError."""
+    tried = []
+
+    def work(device, parts):
+        tried.append(device)
+        if device == "mps":
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return parts
+
+    gpus = GpuFallback(lambda: None)
+    assert [gpus.run("canal", "mps", work), gpus.run("canal", "mps", work)] == [1, 1]
+    assert tried == ["mps", "cpu", "cpu"], "and not tried again"
+
+
+def test_operations_that_mps_lacks_are_the_cpus():
+    import os
+
+    import pipeline
+
+    assert pipeline.__version__
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
