@@ -30,7 +30,9 @@ def test_the_console_commands_are_the_two_programs():
 
 def test_every_file_that_is_no_code_is_packed():
     package = ROOT / "pipeline"
-    found = {path.relative_to(ROOT) for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    found = {
+        path.relative_to(ROOT) for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
     packed = {
         path.relative_to(ROOT)
         for name, patterns in PROJECT["tool"]["setuptools"]["package-data"].items()

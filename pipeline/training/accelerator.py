@@ -52,7 +52,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the batch did not fit, on a GPU or in main memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, Exception) and (should_reduce_batch_size(error) or "MPS backend out of memory" in str(error))
+    return isinstance(error, Exception) and (
+        should_reduce_batch_size(error) or "MPS backend out of memory" in str(error)
+    )
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

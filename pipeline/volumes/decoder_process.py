@@ -9,9 +9,9 @@ also the program of that process, and imports nothing of this package: pandas wo
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
-import faulthandler
 import signal
 import subprocess
 import sys

@@ -27,11 +27,11 @@ def properties() -> dict[str, Any]:
     return found
 
 
-def prepare(folder: Path) -> None:  # noqa: ARG001
+def prepare(folder: Path) -> None:
     """There is nothing to mutate."""
 
 
-def begin(corpus: None, folder: Path) -> Callable[[int, int], tuple[str, list[str], str | None]]:  # noqa: ARG001
+def begin(corpus: None, folder: Path) -> Callable[[int, int], tuple[str, list[str], str | None]]:
     """A case is one of the tests, with examples of its own seed."""
     settings.register_profile("others", derandomize=False, database=None, deadline=None)
     settings.load_profile("others")  # before the tests are imported
@@ -48,7 +48,7 @@ def begin(corpus: None, folder: Path) -> Callable[[int, int], tuple[str, list[st
     return run
 
 
-def keep(corpus: None, seed: int, number: int, path: Path) -> None:  # noqa: ARG001
+def keep(corpus: None, seed: int, number: int, path: Path) -> None:
     """What failed is in the message; here is how to have it again."""
     test = list(properties())[number % len(properties())]
     text = f"{test}: the message has the example; all of them: @seed({1_000_000 * seed + number})\n"

@@ -1,4 +1,4 @@
-"""``submit.py`` and the commands on Windows and macOS, as far as Linux can play them (see ``hook/sitecustomize.py``)."""
+"""``submit.py`` and the commands on Windows and macOS, as far as Linux can play them (``hook/sitecustomize.py``)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def test_a_study_is_graded_as_on_linux(system, disk):
         for _, row in truth.iterrows() for cell, grade in row.drop("study_id").dropna().items()
     ]  # fmt: skip
     assert np.mean(told) > 0.6, "what the networks say is what is in the images"
-    refused = run(system, disk, [str(ROOT / "submit.py"), *given[:2], "--out", "MÜLLER ÜBUNG/phantom/s.csv", *arguments])
+    refused = run(
+        system, disk, [str(ROOT / "submit.py"), *given[:2], "--out", "MÜLLER ÜBUNG/phantom/s.csv", *arguments]
+    )
     assert refused.returncode == 2, "one case makes it a file inside of --data"
     assert "lies inside --data" in refused.stderr
 

@@ -6,7 +6,7 @@ otherwise, open files can be neither deleted nor replaced, and names may not hol
 ``sys.platform``, because Python's own library would look for the other system's modules; so a branch on it in the
 program is only tried by the workflow that runs on those systems.
 """
-# ruff: noqa: PTH  # this is what stands in for the system below pathlib
+# ruff: noqa: PTH100, PTH109, PTH112, PTH117, PTH118, PTH119, PTH206  # pathlib lies above all this
 
 import builtins
 import errno
@@ -60,7 +60,7 @@ def _actual(path):
     if isinstance(path, int) or not DISK:
         return path
     text = os.fspath(path)
-    if isinstance(text, bytes) or not os.path.isabs(text) and not os.getcwd().startswith(DISK):
+    if isinstance(text, bytes) or (not os.path.isabs(text) and not os.getcwd().startswith(DISK)):
         return path
     full = os.path.abspath(text)
     if not full.startswith(DISK + os.sep):
@@ -151,7 +151,7 @@ _open, _os_open, _fsync, _rename, _import = io.open, os.open, os.fsync, os.renam
 def _check_name(path):
     if SYSTEM == "windows" and isinstance(path, (str, os.PathLike)):
         name = os.path.basename(os.fspath(path))
-        if isinstance(name, str) and (set(name) & set(FORBIDDEN) or name.endswith((" ", ".")) and name.strip(".")):
+        if isinstance(name, str) and (set(name) & set(FORBIDDEN) or (name.endswith((" ", ".")) and name.strip("."))):
             raise OSError(errno.EINVAL, "the file name, folder name or volume label syntax is incorrect", name)
 
 
@@ -203,7 +203,7 @@ def _synced(handle):
     _fsync(number)
 
 
-def _imported(name, globals=None, *given, **named):  # noqa: A002
+def _imported(name, globals=None, *given, **named):
     if name in MODULES_NOT_ON_WINDOWS and str((globals or {}).get("__file__")).startswith(PROGRAM):
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     return _import(name, globals, *given, **named)
