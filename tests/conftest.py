@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import random
 import re
 import sys
 from collections.abc import Callable
@@ -36,6 +37,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if (code := getattr(item, "function", None)) and (found := NOT_EVERYWHERE.search(inspect.getsource(code))):
             item.add_marker(pytest.mark.skip(f"does with {found.group()} what is Linux's"))
+
+
+@pytest.fixture(autouse=True)
+def _same_chance() -> None:
+    """The global generators begin each test alike, whatever other tests this process has run."""
+    random.seed(0)
+    for name, seed in (("numpy.random", "seed"), ("torch", "manual_seed")):
+        if name in sys.modules:
+            getattr(sys.modules[name], seed)(0)
 
 
 @pytest.fixture(scope="session")
