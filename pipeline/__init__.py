@@ -11,4 +11,8 @@ The order of imports, from what is used to what uses it, stands in pyproject.tom
 ``training`` and ``scoring`` lie below ``volumes``, because weights carry settings of the one and fits use the other.
 """
 
+import os
+
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # what mps lacks, the CPU does; read when torch is loaded
+
 __version__ = "0.1.0"

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import importlib
 import sys
+import time
 from collections.abc import Sequence
 
-from pipeline.console import complain, run_command, run_program, say
+from pipeline.console import VERSION, complain, run_command, run_program, say
 
 COMMANDS: dict[str, str] = {
     "phantom": "write a synthetic competition folder with exact ground truth",
@@ -42,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = importlib.import_module(f"pipeline.commands.{name.replace(' ', '_')}")
             prog, summary = f"python -m pipeline {name}", f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}."
             return run_command(prog, summary, module.add_arguments, module.run, arguments[words:])
+    if arguments[:1] == ["--version"]:
+        say(VERSION)
+        return 0
     asked = bool({"-h", "--help"} & set(arguments[:2]))
     group = [name for name in COMMANDS if name.split()[0] in arguments[:1]]  # of "train": train landmarks, ...
     if asked or (len(arguments) < 2 and (group or not arguments)):
@@ -52,5 +56,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
+def run_pipeline() -> int:
+    """``python -m pipeline`` and, of the installed package, ``lumbar-pipeline``; returns the exit status."""
+    return run_program("python -m pipeline", main)
+
+
+def run_submit() -> int:
+    """``submit.py`` and, of the installed package, ``lumbar-grading``; returns the exit status."""
+    started = time.monotonic()
+
+    def grade() -> int:
+        """Import what is needed only now, on streams that hold."""
+        from pipeline.commands.submit import main as submit
+
+        return submit(sys.argv[1:], started)
+
+    return run_program("submit.py", grade)
+
+
 if __name__ == "__main__":
-    sys.exit(run_program("python -m pipeline", main))
+    sys.exit(run_pipeline())

@@ -14,13 +14,16 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
+from pipeline import __version__
 from pipeline.names import shown
 
+VERSION = f"lumbar-grading {__version__}"
 OUTPUT = "standard output"
-_NOBODY_READS = (errno.EPIPE, errno.EIO)
+_NOBODY_READS = (errno.EPIPE, errno.EIO, *((errno.EINVAL,) if sys.platform == "win32" else ()))
 """The reader of a pipe has gone (``| head -1``), or the terminal was closed."""
 
 EXIT_STATUS: dict[str, int] = {
@@ -102,21 +105,28 @@ def run_command(
     """Parse a command's arguments and run it; returns the exit status, also of ``--help`` and of a wrong argument."""
     parser = Parser(prog=prog, description=summary)
     add_arguments(parser)
+    parser.add_argument("--version", action="version", version=VERSION)
+    parser.add_argument("--verbose", action="store_true", help="say more: where an error arose, what is worked around")
     try:
         args = parser.parse_args(argv)
     except SystemExit as stop:
         return int(stop.code or 0)
-    return exit_status(prog.removeprefix("python -m pipeline "), lambda: run(args))
+    return exit_status(prog.removeprefix("python -m pipeline "), lambda: run(args), args.verbose)
 
 
-def exit_status(name: str, work: Callable[[], int]) -> int:
-    """The status that ``work`` returns; an error of :data:`EXIT_STATUS` becomes a line and its status."""
+def exit_status(name: str, work: Callable[[], int], verbose: bool = False) -> int:
+    """The status that ``work`` returns; an error of :data:`EXIT_STATUS` becomes a line and its status.
+
+    Before that line goes, if it is to be ``verbose``, where the error arose.
+    """
     try:
         return work()
     except Exception as error:
         status = next((EXIT_STATUS[cls.__name__] for cls in type(error).__mro__ if cls.__name__ in EXIT_STATUS), None)
         if status is None:
             raise
+        if verbose:
+            complain(*traceback.format_exc().splitlines())
         complain(f"{name}: {_reason(error)}")
         return status
 
@@ -135,10 +145,15 @@ class Parser(argparse.ArgumentParser):
         super().error(shown(message))
 
 
+def closed_terminal() -> tuple[signal.Signals, ...]:
+    """The signal that says that the terminal was closed: SIGHUP, on Windows SIGBREAK."""
+    return tuple(getattr(signal, name) for name in ("SIGHUP", "SIGBREAK") if hasattr(signal, name))
+
+
 def end_signals() -> tuple[signal.Signals, ...]:
     """The signals that ask a program to end; a closed terminal does not where ``nohup`` said so."""
-    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-    return (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if hangs_up else ()))
+    heard = (number for number in closed_terminal() if signal.getsignal(number) is not signal.SIG_IGN)
+    return (signal.SIGINT, signal.SIGTERM, *heard)
 
 
 def open_streams() -> None:
@@ -157,6 +172,9 @@ def open_streams() -> None:
         if before is not None:
             with contextlib.suppress(OSError):
                 before.flush()
+            if sys.platform == "win32" and os.isatty(number):  # its console takes text, not bytes
+                before.reconfigure(errors="backslashreplace")
+                continue
         stream = io.TextIOWrapper(
             io.BufferedWriter(_Patient(number, "w", closefd=False)),
             encoding="utf-8" if before is None else before.encoding,

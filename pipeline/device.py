@@ -6,6 +6,7 @@ A GPU can be listed and still fail at its first operation, so one operation is t
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 import time
@@ -56,49 +57,72 @@ def _start_blas() -> None:
     import scipy.special  # noqa: F401
 
 
-def usable_gpus() -> list[int]:
-    """The GPUs that carry out a convolution."""
+def _listed_gpus() -> list[str]:
+    """What PyTorch calls the GPUs that the machine says it has: ``cuda:0``, ..., or an Apple computer's ``mps``."""
+    import torch
+
+    if torch.cuda.is_available():
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return ["mps"] if torch.backends.mps.is_available() else []
+
+
+def usable_gpus() -> list[str]:
+    """The GPUs that carry out a convolution, as PyTorch calls them."""
     _start_blas()
     import torch
 
     usable = []
-    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    for name in _listed_gpus():
         try:
-            layer = torch.nn.Conv2d(1, 2, 3).to(f"cuda:{number}")
-            layer(torch.ones(1, 1, 8, 8, device=f"cuda:{number}")).sum().item()
+            layer = torch.nn.Conv2d(1, 2, 3).to(name)
+            layer(torch.ones(1, 1, 8, 8, device=name)).sum().item()
         except RuntimeError:  # listed, but too old for this build, broken, or taken by another process
             continue
-        usable.append(number)
+        usable.append(name)
     return usable
 
 
 def usable_cpus() -> int:
     """The cores this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0))
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def own_gpu() -> torch.device:
-    """The CUDA device of this process, one of several under ``torchrun``, where there is one."""
+    """The GPU of this process, one of several under ``torchrun``, where there is one."""
     import torch
 
     # Not simply "cuda": every process of torchrun would open a context on the first card.
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    listed = _listed_gpus()
+    return torch.device(listed[int(os.environ.get("LOCAL_RANK", "0")) % len(listed)])
 
 
 def working_gpu() -> bool:
-    """Whether this process's CUDA device is there and survives one forward and backward convolution."""
+    """Whether this process's GPU is there and survives one forward and backward convolution."""
     import torch
 
-    if not torch.cuda.is_available():
+    if not _listed_gpus():
         return False
     device = own_gpu()
     try:
         layer = torch.nn.Conv2d(1, 2, 3).to(device)
         layer(torch.ones(1, 1, 8, 8, device=device)).sum().backward()
-        torch.cuda.synchronize(device)
+        layer.weight.grad.sum().item()  # type: ignore[union-attr]  # waits until it is done
     except RuntimeError:
         return False
     return True
+
+
+def release_memory() -> None:
+    """Give cached memory of GPUs back to the driver, so that other processes can have it."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 class GpuFallback:
@@ -133,7 +157,7 @@ class GpuFallback:
             parts = self._parts.get(name, 1)
             try:
                 return work(device, parts)
-            except RuntimeError as error:
+            except (RuntimeError, TypeError) as error:  # mps refuses double precision with a TypeError
                 if _is_short_of_memory(error):
                     self._parts[name] = min(2 * parts, MOST_PARTS)
                     self._free()
@@ -142,7 +166,7 @@ class GpuFallback:
         return work("cpu", 1)
 
 
-def _is_short_of_memory(error: RuntimeError) -> bool:
+def _is_short_of_memory(error: Exception) -> bool:
     import torch
 
     text = str(error).lower()

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,9 @@ LEFTOVERS = frozenset(
     ]
 ) | {"system volume information"}
 """Names, in small letters, of what no user puts among images: bins, thumbnails, indexes."""
+WINDOWS = os.name == "nt"
+WAITS = (0.01, 0.05, 0.2, 0.5)
+"""Seconds before a refused rename is tried again on Windows."""
 
 
 class DamagedError(ValueError):
@@ -51,15 +55,27 @@ def write_atomically(path: Path, write: Callable[[Path], object], sync: bool = T
     try:
         write(partial)
         if sync:
-            with partial.open("rb") as file:
+            with partial.open("rb+") as file:  # Windows brings nothing to the disk through a handle that only reads
                 os.fsync(file.fileno())
-        partial.replace(path)
+        _replace(partial, path)
     except OSError as error:
         if error.filename in (None, str(partial)):
             error.filename = str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Rename; on Windows a scanner or an indexer that just looks at either file refuses it for a moment."""
+    for wait in WAITS if WINDOWS else ():
+        try:
+            partial.replace(path)
+        except PermissionError:
+            time.sleep(wait)
+        else:
+            return
+    partial.replace(path)
 
 
 def read_bounded(path: Path, most: int) -> bytes:
@@ -69,11 +85,14 @@ def read_bounded(path: Path, most: int) -> bytes:
         OSError: it is missing, cannot be read, is no regular file, is larger, or grows while it is read.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    a_link = OSError(errno.ELOOP, "is a link; put the file itself there", str(path))
+    if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():  # Windows
+        raise a_link
     try:
         handle = os.open(path, flags)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "is a link; put the file itself there", str(path)) from error
+            raise a_link from error
         raise
     try:
         found = os.fstat(handle)

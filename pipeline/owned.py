@@ -208,9 +208,13 @@ def hold(path: Path, what: str) -> Iterator[str]:
         yield why
     finally:
         if lock is not None:
-            with contextlib.suppress(OSError):
+            try:
                 path.unlink()  # while it is held, so that nobody waits for a file that is about to go
-            lock.release()
+                lock.release()
+            except OSError:  # Windows deletes no file that somebody has open, be it another run by then
+                lock.release()
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
 
 def _lock(path: Path) -> tuple[BaseFileLock | None, str]:

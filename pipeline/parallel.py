@@ -6,9 +6,12 @@ main process is killed.
 
 from __future__ import annotations
 
+import copyreg
+import mmap
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -16,9 +19,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.console import complain
+import numpy as np
+
+from pipeline.console import closed_terminal, complain
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # joblib says what :func:`why_no_workers` says in words for people
@@ -47,12 +53,24 @@ def open_executor(workers: int, threads: int = 1, begin: Callable[[], None] | No
     Each worker calls ``begin``, the same object in every call of a pool, before its first job.
     """
     environment = dict.fromkeys(THREAD_VARIABLES, str(threads))
-    # A closed terminal must not end loky's own process that keeps the locks, and which begins here, before this one.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
+    with _terminal_kept_open():
         return get_reusable_executor(
             workers, timeout=IDLE_SECONDS, env=environment, initializer=_begin_worker, initargs=(os.getpid(), begin)
         )
+
+
+@contextmanager
+def _terminal_kept_open() -> Iterator[None]:
+    """A closed terminal must not end loky's own process that keeps the locks, and which begins here, before this one.
+
+    Windows has neither that process nor masks of signals.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, closed_terminal())
+    try:
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -60,7 +78,9 @@ def open_executor(workers: int, threads: int = 1, begin: Callable[[], None] | No
 def why_no_workers() -> str | None:
     """What the system lacks for worker processes, in one line; None where it lacks nothing."""
     try:
-        multiprocessing.get_context("fork").Lock()
+        # By fork where there is one, because it makes a lock without starting a process that keeps it.
+        methods = multiprocessing.get_all_start_methods()
+        multiprocessing.get_context("fork" if "fork" in methods else None).Lock()
     except (OSError, ImportError) as error:
         return f"locks between processes cannot be made ({error}): is /dev/shm there, with room?"
     return None
@@ -136,7 +156,7 @@ def _alone(function: Callable[..., T], job: tuple[Any, ...], lost: Callable[...,
 
 def _begin_worker(main_process: int, begin: Callable[[], None] | None) -> None:
     """Leave Ctrl-C and a closed terminal to the main process, and end when it has ended."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, *closed_terminal()):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(main_process,), daemon=True).start()
     if begin is not None:
@@ -144,6 +164,25 @@ def _begin_worker(main_process: int, begin: Callable[[], None] | None) -> None:
 
 
 def _end_with(main_process: int) -> None:
-    while os.getppid() == main_process:
-        time.sleep(WATCH_SECONDS)
+    if sys.platform == "win32":  # where the id of the parent outlives it
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+    else:
+        while os.getppid() == main_process:
+            time.sleep(WATCH_SECONDS)
     os._exit(1)
+
+
+def _reduce_mapped(array: np.memmap[Any, Any]) -> Any:
+    """A memory map goes to another process as the path of its file; as an array it would be gigabytes for each.
+
+    Under ``spawn``, which Windows and macOS know alone, every loading process gets what it loads from by pickle.
+    """
+    if not isinstance(array.base, mmap.mmap) or array.filename is None:  # a part of one, or of a nameless file
+        return array.__reduce__()
+    mode = "r+" if array.mode == "w+" else array.mode
+    order = "C" if array.flags.c_contiguous else "F"
+    return np.memmap, (str(array.filename), array.dtype, mode, array.offset, array.shape, order)
+
+
+copyreg.pickle(np.memmap, _reduce_mapped)  # type: ignore[arg-type]

@@ -108,7 +108,7 @@ def read_submission(path: Path) -> pd.DataFrame:
 
 
 def probabilities_of(submission: pd.DataFrame, study_ids: Sequence[str], path: Path | str) -> np.ndarray:
-    """(studies, 25, 3) from a table of :func:`read_submission`, rows normalised; other studies are left out.
+    """(studies, 25, 3) from a table of :func:`read_submission`, as they stand; other studies are left out.
 
     Raises:
         TableError: a row of one of the studies is missing.
@@ -118,8 +118,7 @@ def probabilities_of(submission: pd.DataFrame, study_ids: Sequence[str], path: P
     if (positions < 0).any():
         missing = [name for name, position in zip(names, positions, strict=True) if position < 0]
         raise TableError(path, None, "row_id", f"{len(missing)} rows are missing, the first is {missing[0]!r}")
-    values = submission[list(GRADES)].to_numpy()[positions]
-    return (values / values.sum(axis=1, keepdims=True)).reshape(len(study_ids), len(CELLS), len(GRADES))
+    return submission[list(GRADES)].to_numpy()[positions].reshape(len(study_ids), len(CELLS), len(GRADES))
 
 
 def _quoted(text: str) -> str:

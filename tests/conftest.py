@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import random
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.labels import CELL_COLUMNS, GRADE_NAMES
 
@@ -14,6 +19,33 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+settings.register_profile("always the same", derandomize=True, deadline=None)  # others: python -m tests.fuzz properties
+settings.load_profile("always the same")
+
+NOT_EVERYWHERE = re.compile(
+    r"/proc|/dev/(full|null|zero|shm)|mkfifo|SIGKILL|SIGHUP|SIGALRM|start_new_session|unshare|killpg|umask|chown|"
+    r"os\.link|O_NOFOLLOW|surrogate|fsencode|setrlimit|pthread_sigmask|b\"caf"
+)
+"""What a test does by which it can be a test of Linux alone, or of POSIX."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On other systems leave out the tests that themselves need what those have not; what is left has to pass."""
+    if sys.platform == "linux":
+        return
+    for item in items:
+        if (code := getattr(item, "function", None)) and (found := NOT_EVERYWHERE.search(inspect.getsource(code))):
+            item.add_marker(pytest.mark.skip(f"does with {found.group()} what is Linux's"))
+
+
+@pytest.fixture(autouse=True)
+def _same_chance() -> None:
+    """The global generators begin each test alike, whatever other tests this process has run."""
+    random.seed(0)
+    for name, seed in (("numpy.random", "seed"), ("torch", "manual_seed")):
+        if name in sys.modules:
+            getattr(sys.modules[name], seed)(0)
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
-from pipeline.device import channels_last, seconds_on_one_thread, torch_threads
+import pipeline
+from pipeline.device import GpuFallback, channels_last, seconds_on_one_thread, torch_threads, usable_cpus
 
 
 def test_a_volumetric_network_keeps_its_layout():
     plane, volume = torch.nn.Conv2d(3, 4, 3), torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv3d(1, 2, 3))
     assert channels_last(plane).weight.is_contiguous(memory_format=torch.channels_last)
     assert channels_last(volume)[0].weight.is_contiguous()
+
+
+def test_cores_are_counted_where_the_system_knows_no_affinity(monkeypatch):
+    here = usable_cpus()
+    monkeypatch.delattr("os.sched_getaffinity")
+    assert usable_cpus() >= here >= 1
 
 
 def test_threads_are_as_before_afterwards():
@@ -34,3 +43,23 @@ def test_time_is_taken_on_one_thread_and_threads_come_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_apples_gpu_refuses_is_done_on_the_cpu():
+    """It has no double precision, and says so with a TypeError."""
+    tried = []
+
+    def work(device, parts):
+        tried.append(device)
+        if device == "mps":
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return parts
+
+    gpus = GpuFallback(lambda: None)
+    assert [gpus.run("canal", "mps", work), gpus.run("canal", "mps", work)] == [1, 1]
+    assert tried == ["mps", "cpu", "cpu"], "and not tried again"
+
+
+def test_operations_that_mps_lacks_are_the_cpus():
+    assert pipeline.__version__
+    assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from pipeline.files import check_space, write_atomically, write_text
+from pipeline import files
+from pipeline.files import check_space, read_bounded, write_atomically, write_text
 
 
 def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_other(tmp_path):
@@ -43,3 +45,43 @@ def test_a_disk_that_is_too_small_is_said_before_the_work(tmp_path, monkeypatch)
     with pytest.raises(OSError, match=r"65\.0 GB are needed for cubes, 3\.0 GB are free") as error:
         check_space(tmp_path, 65_000_000_000, "cubes")
     assert error.value.filename == str(tmp_path)
+
+
+def test_what_is_brought_to_the_disk_can_be_written_to(tmp_path, monkeypatch):
+    """Windows refuses to sync a handle that only reads."""
+    monkeypatch.setattr(os, "fsync", lambda number: os.write(number, b""))
+    write_text(tmp_path / "table.csv", "one\n")
+    assert (tmp_path / "table.csv").read_text() == "one\n"
+
+
+def test_a_rename_that_windows_refuses_for_a_moment_is_tried_again(tmp_path, monkeypatch):
+    waited, rename = [], Path.replace
+
+    def refuse_twice(self, target):
+        if len(waited) < 2:
+            raise PermissionError(13, "is being used by another process")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse_twice)
+    monkeypatch.setattr("time.sleep", waited.append)
+    with pytest.raises(PermissionError):
+        write_text(tmp_path / "s.csv", "elsewhere it is an error at once")
+    monkeypatch.setattr(files, "WINDOWS", True)
+    write_text(tmp_path / "s.csv", "whole")
+    assert (tmp_path / "s.csv").read_text() == "whole"
+    assert waited == list(files.WAITS[:2])
+    waited.clear()
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(PermissionError(13, "is open in Excel")))
+    with pytest.raises(PermissionError) as refused:
+        write_text(tmp_path / "s.csv", "never")
+    assert refused.value.filename == str(tmp_path / "s.csv")
+    assert len(waited) == len(files.WAITS)
+
+
+def test_no_link_is_followed_where_the_system_cannot_be_told_so(tmp_path, monkeypatch):
+    (tmp_path / "theirs").write_text("years of work")
+    (tmp_path / "link").symlink_to(tmp_path / "theirs")
+    monkeypatch.delattr(os, "O_NOFOLLOW")
+    with pytest.raises(OSError, match="is a link"):
+        read_bounded(tmp_path / "link", 100)
+    assert read_bounded(tmp_path / "theirs", 100) == b"years of work"

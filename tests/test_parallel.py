@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline import parallel
@@ -105,7 +107,7 @@ def test_no_worker_outlives_a_main_process_that_was_killed(tmp_path):
     main.kill()
     main.wait()
     workers = [int(path.stem) for path in found]
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while any(is_running(pid) for pid in workers):
         assert time.monotonic() < until, "a worker is still there"
         time.sleep(0.05)
@@ -116,3 +118,26 @@ def is_running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("order", [np.ascontiguousarray, np.asfortranarray])
+def test_a_memory_map_travels_as_the_path_of_its_file(tmp_path, order):
+    """Under spawn what a loading process reads from is pickled: as an array it would be gigabytes."""
+    whole = order(np.arange(300_000, dtype=np.float32).reshape(3, 1000, 100))
+    np.save(tmp_path / "cubes.npy", whole)
+    mapped = np.load(tmp_path / "cubes.npy", mmap_mode="r")
+    sent = pickle.dumps({"pixels": mapped})
+    assert len(sent) < 1000
+    there = pickle.loads(sent)["pixels"]
+    assert isinstance(there, np.memmap)
+    assert np.array_equal(there, whole)
+    assert not there.flags.writeable
+    assert np.array_equal(pickle.loads(pickle.dumps(mapped[1:2])), whole[1:2]), "a part of one goes as it is"
+
+
+def test_without_signals_of_a_terminal_workers_begin_all_the_same(tmp_path, monkeypatch):
+    for name in ("SIGHUP", "pthread_sigmask"):
+        monkeypatch.delattr(signal, name)
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    assert why_no_workers() is None
+    assert list(in_processes(slow_first, [(n, tmp_path) for n in range(4)], 2)) == [0, 10, 20, 30]

@@ -1,7 +1,11 @@
 """Every command of ``python -m pipeline`` and ``submit.py``: its arguments, and what it says at the end."""
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder of ``submit.py``."""
-DEFAULT_WEIGHTS = ROOT / "weights" / "default"
+"""The folder of ``submit.py``, or where the package is installed."""
+IS_CLONE = (ROOT / "submit.py").is_file()
+"""Whether this is a clone of the repository, or a copy of it such as the one for Kaggle, and no installed package."""
+DEFAULT_WEIGHTS = Path(os.environ.get("LUMBAR_WEIGHTS") or (ROOT if IS_CLONE else Path()) / "weights" / "default")
+"""The set of the repository; of an installed package, which brings none, that below the current folder."""

@@ -67,13 +67,13 @@ def predict_and_compare(
     Raises:
         CompetitionError: the folder has no coordinates.
     """
-    from pipeline.device import torch_threads, working_gpu
+    from pipeline.device import own_gpu, torch_threads, working_gpu
     from pipeline.landmarks.load import load_predictor
     from pipeline.volumes import read_study
 
     if competition.coordinates is None:
         raise CompetitionError(f"{competition.root}: no label coordinates to compare with")
-    device = "cuda" if working_gpu() else "cpu"
+    device = str(own_gpu()) if working_gpu() else "cpu"
     predicted, errors = [], []
     with torch_threads(1):
         for study in studies:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.commands import DEFAULT_WEIGHTS, ROOT
+from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE, ROOT
 from pipeline.files import read_bounded, write_text
 from pipeline.untrusted import parse_json
 
@@ -91,6 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the folders and print sizes and commands."""
+    if not IS_CLONE:
+        raise CallError("what is uploaded is the repository; run python -m pipeline kaggle in a clone of it")
     if not re.fullmatch(r"3\.\d{1,2}", args.python_version):
         raise CallError(f"--python-version {args.python_version}: expected two numbers such as 3.12")
     if args.user is not None and not re.fullmatch(r"[A-Za-z0-9-]+", args.user):

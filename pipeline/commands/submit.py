@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.commands import DEFAULT_WEIGHTS
+from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE
 from pipeline.competition import Competition, StudyRef, no_study, open_competition
 from pipeline.config import load_settings
 from pipeline.console import CallError, run_command
@@ -42,6 +43,8 @@ from pipeline.volumes.limits import ReadLimits
 from pipeline.weights.manifest import MANIFEST_NAME, Manifest, WeightsError
 
 FOLDS_FILE = "folds.csv"
+PROGRAM = "lumbar-grading" if Path(sys.argv[0]).stem == "lumbar-grading" else "submit.py"
+"""What the user called: the command of the installed package, or the file of a clone."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,9 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     out.add_argument("--quiet", action="store_true", help="do not show a progress bar")
     run = parser.add_argument_group("running")
-    run.add_argument("--weights", type=Path, metavar="DIR", help="set of weights (default: weights/default)")
+    run.add_argument(
+        "--weights", type=Path, metavar="DIR", help="set of weights (default: $LUMBAR_WEIGHTS, else weights/default)"
+    )
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
-    run.add_argument("--device", choices=["auto", "cpu", "cuda"], help="default: a GPU if one works")
+    run.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="default: a GPU if one works")
     run.add_argument(
         "--time-budget", type=float, metavar="MINUTES", help="finish in this time, whatever is graded by then"
     )
@@ -82,7 +87,7 @@ def main(argv: Sequence[str], started: float | None = None) -> int:
     """Parse, run, report; returns the exit status."""
     begin = time.monotonic() if started is None else started
     summary = "Grade lumbar spine MRI studies: five conditions at five levels, three probabilities each."
-    return run_command("submit.py", summary, add_arguments, lambda args: run(args, begin), argv)
+    return run_command(PROGRAM, summary, add_arguments, lambda args: run(args, begin), argv)
 
 
 def run(args: argparse.Namespace, started: float) -> int:
@@ -134,6 +139,7 @@ def run(args: argparse.Namespace, started: float) -> int:
             schedule=Schedule(started, args.time_budget, time.monotonic() - started),
             stages=args.stages,
             quiet=args.quiet,
+            verbose=args.verbose,
             command={name: None if value is None else str(value) for name, value in vars(args).items()},
         )
         return run_session(request, board, work, problems)
@@ -150,6 +156,11 @@ def _check(args: argparse.Namespace) -> None:
         raise CallError(f"--time-budget {args.time_budget}: expected minutes above 0")
     if args.weights is not None and not (args.weights / MANIFEST_NAME).is_file():
         raise CallError(f"--weights {args.weights}: no {MANIFEST_NAME} there; expected a set such as weights/default")
+    if args.weights is None and not IS_CLONE and not (DEFAULT_WEIGHTS / MANIFEST_NAME).is_file():
+        raise CallError(
+            f"no weights: {DEFAULT_WEIGHTS} has no {MANIFEST_NAME}, and the installed package brings none; name a set "
+            "with --weights DIR or LUMBAR_WEIGHTS=DIR, such as the folder weights/default of a clone of the repository"
+        )
     if args.stages is not None and args.stages.exists() and not args.stages.is_dir():
         raise CallError(f"--stages {args.stages}: is a file; expected a folder")
 

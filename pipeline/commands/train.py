@@ -31,6 +31,7 @@ class TrainOptions(argparse.Namespace):
         folds: ``all`` to train every fold in turn, each in ``out/foldK``; None to train ``fold``.
         restart: start over instead of continuing the run in ``out``.
         sweep: file that says which settings are tried, each in a folder of ``out``; None for those of ``set`` alone.
+        verbose: of the command line, where it was heeded.
     """
 
     data: list[Path]
@@ -43,6 +44,7 @@ class TrainOptions(argparse.Namespace):
     folds: str | None = None
     restart: bool = False
     sweep: Path | None = None
+    verbose: bool = False
 
 
 @dataclass

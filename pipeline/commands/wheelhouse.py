@@ -51,7 +51,8 @@ def build_wheelhouse(out: Path, requirements: Path, python_version: str, present
         FileExistsError: ``out`` is there.
     """
     out.mkdir(parents=True)
-    done = subprocess.run(_pip_download(out, requirements, python_version), capture_output=True, text=True, check=False)
+    command = _pip_download(out, requirements, python_version)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
         raise WheelError(

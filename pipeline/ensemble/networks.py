@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pipeline.config import ConfigError, from_dict
-from pipeline.device import GpuFallback, limit_torch_threads
+from pipeline.device import GpuFallback, limit_torch_threads, release_memory
 from pipeline.labels import CELLS, GRADES, LEVELS, Family
 from pipeline.problem import Problem
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
@@ -185,11 +185,9 @@ class Networks:
         return make_predictor(self.manifest.folder, [self.named(name) for name in names], device)
 
     def _free(self) -> None:
-        import torch
-
         self._grader.cache_clear()
         self._finder.cache_clear()
-        torch.cuda.empty_cache()
+        release_memory()
 
     def combine(self, predictions: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Blend the members' log probabilities, calibrate, and let the study's cells correct and complete each other.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import _thread
 import faulthandler
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 AGAIN_SECONDS = 5.0
 """The alarm of a slow study rings again, should the first exception have been swallowed by a callback."""
+_BELL = getattr(signal, "SIGALRM", signal.SIGABRT)
+"""The signal that carries the alarm. Windows has no SIGALRM; a real abort ends a process there as before."""
 
 
 class StudyTimeout(BaseException):
@@ -29,15 +34,18 @@ def alarm(seconds: float, hang_seconds: float | None) -> Iterator[Callable[[floa
         A function that gives what follows so many seconds, after which, and the hang's, the process is ended.
     """
 
+    over = False
+
     def ring(_number: int, _frame: FrameType | None) -> None:
-        raise StudyTimeout
+        if not over:
+            raise StudyTimeout
 
     try:
-        before = signal.signal(signal.SIGALRM, ring)
+        before = signal.signal(_BELL, ring)
     except ValueError:  # not the main thread: the limits of the reader remain
         yield lambda _: None
         return
-    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
+    stop = _start_timer(seconds)
     try:
         with Path(os.devnull).open("w") as nowhere:
 
@@ -49,9 +57,27 @@ def alarm(seconds: float, hang_seconds: float | None) -> Iterator[Callable[[floa
             try:
                 yield watch
             finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                over = True
                 if hang_seconds is not None:
                     faulthandler.cancel_dump_traceback_later()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        over = True
+        stop()
+        signal.signal(_BELL, before)
+
+
+def _start_timer(seconds: float) -> Callable[[], object]:
+    """Ring after the seconds, and then again and again, until what is returned is called."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_SECONDS)
+        return partial(signal.setitimer, signal.ITIMER_REAL, 0)
+    ended = threading.Event()
+
+    def count() -> None:
+        wait = seconds
+        while not ended.wait(wait):
+            _thread.interrupt_main(_BELL)
+            wait = AGAIN_SECONDS
+
+    threading.Thread(target=count, daemon=True).start()
+    return ended.set

@@ -203,8 +203,9 @@ class RunReport:
                 f"{prior} of {rows} rows are class frequencies and say nothing of the images; submission.log says why "
                 f"({hint})"
             )
-        if self.extra["device"] == "cuda" and (studies := self.extra["devices"].get("cpu")):
-            found.append(f"--device cuda, but no GPU completed a convolution: {studies} studies ran on the CPU")
+        asked = self.extra["device"]
+        if asked not in ("auto", "cpu") and (studies := self.extra["devices"].get("cpu")):
+            found.append(f"--device {asked}, but no such GPU completed a convolution: {studies} studies ran on the CPU")
         return [f"submit: WARNING: {text}" for text in found]
 
 
@@ -233,9 +234,10 @@ def describe_weights(manifest: Manifest, members: Sequence[Member]) -> dict[str,
 
 
 class Tally:
-    """Counts over results; a study that comes again in a later round counts once."""
+    """Counts over results; a study that comes again in a later round counts once. Problems are said to ``listener``."""
 
-    def __init__(self) -> None:
+    def __init__(self, listener: Callable[[str], None] | None = None) -> None:
+        self._listener = listener
         self.problems: Counter[str] = Counter()
         self.faulty: set[str] = set()
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -252,6 +254,8 @@ class Tally:
         if problem.what == "study-failed" and self.first_failure is None:
             self.first_failure = problem.detail
         log.write(f"{problem}\n")
+        if self._listener is not None:
+            self._listener(str(problem))
 
     def add(self, result: StudyResult, log: TextIO) -> None:
         """Count what is new in a result."""

@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipeline.competition import Competition, StudyRef
 from pipeline.config import to_dict
-from pipeline.console import complain, say
+from pipeline.console import closed_terminal, complain, say
 from pipeline.device import usable_cpus
 from pipeline.ensemble.combine import ENSEMBLE_FILE
 from pipeline.labels import CELL_COLUMNS
@@ -53,6 +53,7 @@ class Request:
     schedule: Schedule
     stages: Path | None
     quiet: bool
+    verbose: bool
     command: Mapping[str, Any]
 
 
@@ -89,7 +90,7 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
         threads=max(usable_cpus() // workers, 1),
         keep_gib=settings.keep_gib,
     )
-    tally = Tally()
+    tally = Tally(say if request.verbose else None)
     with open_log(board.out.with_suffix(".log")) as log:
         for problem in problems:
             tally.note(problem, log)
@@ -122,7 +123,7 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
                 "fitted on them, which flatters a little; ensemble_report.json of the weights is cross-fitted"
             )
     stop = run.ended_by
-    return 128 + stop.signal if stop is not None and stop.signal in (signal.SIGINT, signal.SIGHUP) else 0
+    return 128 + stop.signal if stop is not None and stop.signal in (signal.SIGINT, *closed_terminal()) else 0
 
 
 def open_networks(manifest: Manifest | None, problems: list[Problem]) -> Networks | None:

@@ -19,14 +19,14 @@ class RunSettings:
             while the other computes.
         folds: number of folds where neither weights nor a file define them.
         keep_gib: cubes are kept for later rounds while the disk has this much space left.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
     """
 
     study_seconds: float = 600.0
     workers: int = 0
     folds: int = FOLDS
     keep_gib: float = 4.0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
     def __post_init__(self) -> None:
         check_range(self, "study_seconds", above=0)

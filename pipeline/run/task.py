@@ -115,7 +115,7 @@ class Workbench:
         run: names this run among those that used the work folder.
         networks: the weights, None where there are none.
         limits: for reading.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda or mps.
         threads: of each library in this worker.
         keep_gib: cubes are kept for later rounds while the disk has this much space left.
         main_process: its id; any other process is a worker and may be ended.

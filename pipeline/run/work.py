@@ -190,19 +190,19 @@ def code_version() -> str:
 
 @functools.cache
 def work_device(choice: str, work: WorkFolder, run: str) -> str:
-    """The device of this process: ``cpu`` or ``cuda:N``, each GPU to every n-th worker.
+    """The device of this process: ``cpu``, ``mps`` or ``cuda:N``, each GPU to every n-th worker.
 
     Args:
-        choice: auto, cpu or cuda; where no GPU works it is the CPU in any case.
+        choice: auto, cpu, cuda or mps; where no GPU of the kind works it is the CPU in any case.
         work: where workers claim their numbers.
         run: the run they count in.
     """
     if choice == "cpu":
         return "cpu"
-    usable = usable_gpus()
+    usable = [name for name in usable_gpus() if choice == "auto" or name.startswith(choice)]
     if not usable:
         return "cpu"
-    return f"cuda:{usable[work.claim_slot(run) % len(usable)]}"
+    return usable[work.claim_slot(run) % len(usable)]
 
 
 def _digest(content: Mapping[str, Any]) -> str:

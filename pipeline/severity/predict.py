@@ -228,13 +228,13 @@ def predict_batch(
                 present[name] = torch.cat([mask for _, mask in windows]).to(device)
             answers.append(model.log_probabilities(pixels, present, level.repeat(len(some))))  # type: ignore[operator]
         of_looks = torch.cat(answers).unflatten(0, (len(steps), len(shifts), len(level)))
-        log_p = torch.log_softmax(of_looks.mean(1), -1).double()
-        expected_grade = (log_p.exp() * torch.arange(len(GRADES), device=device)).sum(-1)
-        weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]].to(device)
+        log_p = torch.log_softmax(of_looks.mean(1), -1).cpu().double()  # mps has no double precision
+        expected_grade = (log_p.exp() * torch.arange(len(GRADES))).sum(-1)
+        weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]]
         believed = weights.T.clamp(min=1e-9).log()[..., None]
         weights = torch.log_softmax(believed + settings.worst * expected_grade, 0)
         mean = torch.logsumexp(log_p + weights[..., None], 0)
-    return np.asarray(torch.log_softmax(mean, -1).cpu().numpy(), dtype=np.float64)
+    return np.asarray(torch.log_softmax(mean, -1).numpy(), dtype=np.float64)
 
 
 def _slice_weights(batch: Mapping[str, Tensor], views: Sequence[ViewSettings], beside: float) -> Tensor:

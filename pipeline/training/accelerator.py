@@ -8,7 +8,6 @@ tried before it is believed. Half precision is bf16 from compute capability 8.0 
 from __future__ import annotations
 
 import datetime
-import gc
 import shutil
 import sys
 from typing import Any
@@ -21,7 +20,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from accelerate.utils.memory import should_reduce_batch_size
 
 from pipeline.config import ConfigError
-from pipeline.device import working_gpu
+from pipeline.device import own_gpu, working_gpu
 from pipeline.weights.recipe import Device, Precision
 
 WAIT = datetime.timedelta(days=1)
@@ -32,16 +31,17 @@ def open_accelerator(device: Device, precision: Precision) -> Accelerator:
     """The accelerator of this process, one of several under ``torchrun`` or ``accelerate launch``.
 
     Raises:
-        ConfigError: if ``cuda`` is asked for and no GPU works, or if fp16 is asked for on a CPU, whose gradients
-            nothing would scale.
+        ConfigError: if ``cuda`` or ``mps`` is asked for and no such GPU works, or if fp16 is asked for elsewhere than
+            on ``cuda``, where nothing would scale the gradients.
     """
-    gpu = device != "cpu" and working_gpu()
-    if device == "cuda" and not gpu:
-        raise ConfigError("device=cuda was asked for, but no CUDA GPU completes one convolution; use device=auto")
-    if precision == "fp16" and not gpu:
-        raise ConfigError("precision=fp16 needs a GPU; on a CPU use auto, fp32 or bf16")
+    kind = own_gpu().type if device != "cpu" and working_gpu() else "cpu"
+    gpu = kind != "cpu"
+    if device not in ("auto", kind):
+        raise ConfigError(f"device={device} was asked for, but no such GPU completes one convolution; use device=auto")
+    if precision == "fp16" and kind != "cuda":
+        raise ConfigError(f"precision=fp16 needs a GPU of kind cuda; on {kind} use auto, fp32 or bf16")
     if precision == "auto":
-        precision = "fp32" if not gpu else "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+        precision = "fp32" if kind != "cuda" else "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
     # The state is a singleton; without a reset, the second fit of a process could not choose another precision.
     AcceleratorState._reset_state()
     return Accelerator(
@@ -93,22 +93,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the batch did not fit, on a GPU or in main memory."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, Exception) and bool(should_reduce_batch_size(error))
-
-
-def release_memory() -> None:
-    """Give cached accelerator memory back to the driver, so that other processes can have it."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    return isinstance(error, Exception) and (
+        should_reduce_batch_size(error) or "MPS backend out of memory" in str(error)
+    )
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch with its tensors on a device; lists stay."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
+    """A batch with its tensors on a device; lists stay. ``mps`` has no double precision and gets single."""
+    return {name: _moved(value, device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
+def _moved(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if device.type == "mps" and value.dtype == torch.float64:
+        value = value.float()
+    return value.to(device, non_blocking=True)
 
 
 def move_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pipeline.device import channels_last
+from pipeline.device import channels_last, release_memory
 from pipeline.training import accelerator as devices
 from pipeline.training.averaging import AveragedModel
 from pipeline.training.processes import Processes
@@ -130,7 +130,7 @@ class Learner:
             MemoryError: if a micro-batch is a single item already.
         """
         self.optimizer.zero_grad()
-        devices.release_memory()
+        release_memory()
         parts = self.settings.accumulate * self.split
         if parts >= items:
             raise MemoryError(f"{self.task.name}: not one item fits into memory; choose a smaller input or network")

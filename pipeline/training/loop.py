@@ -26,9 +26,10 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from pipeline.device import release_memory
 from pipeline.files import write_text
 from pipeline.training import checkpoint
-from pipeline.training.accelerator import describe, open_accelerator, peak_megabytes, release_memory
+from pipeline.training.accelerator import describe, open_accelerator, peak_megabytes
 from pipeline.training.charts import draw_curves
 from pipeline.training.checkpoint import ResumeError
 from pipeline.training.folder import claim_run, clear_run, is_begun

@@ -9,14 +9,15 @@ also the program of that process, and imports nothing of this package: pandas wo
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import os
-import resource
-import select
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,19 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, MRImageStorage
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 ITK = "SimpleITK"
 ROOM_BYTES, ROOM_BYTES_A_PIXEL = 128 * 2**20, 48
 """What decoding a slice may take in memory; JPEG 2000 in the smallest code blocks takes 36 bytes a pixel."""
 START_SECONDS = 60.0
 """A process that has not begun to answer after this time and the slice's own never will: it was stopped or lost."""
+_OVERSTAYED = -signal.SIGALRM if hasattr(signal, "SIGALRM") else 1
+"""The status of a process that used up its seconds; :mod:`faulthandler` ends one with 1."""
+_MEMORY = Path("/proc/self/statm")
 _FAILED = "failed: "
 _INTEGERS = {"|u1": 1, "|i1": 1, "<u2": 2, "<i2": 2, "<u4": 4, "<i4": 4}
 
@@ -110,16 +119,29 @@ def _by_itk(stream: bytes, wanted: Wanted) -> Integers:
     data.PixelRepresentation = int(wanted.signed)
     data.PixelData = encapsulate([stream], has_bot=False)
     data["PixelData"].is_undefined_length = True
-    with os.fdopen(os.memfd_create("frame.dcm"), "wb") as file:
-        data.save_as(file, enforce_file_format=True)
-        file.flush()
+    with _written(data) as place:
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(f"/proc/self/fd/{file.fileno()}")
+        reader.SetFileName(place)
         pixels = sitk.GetArrayFromImage(reader.Execute())
     if pixels.ndim != 3 or len(pixels) != 1 or not np.issubdtype(pixels.dtype, np.integer):
         raise RuntimeError(f"decoded to {pixels.dtype} of shape {pixels.shape}")
     return np.asarray(pixels[0])
+
+
+@contextlib.contextmanager
+def _written(data: Dataset) -> Iterator[str]:
+    """The path of a file that holds the data: in memory where the system can (Linux), else a temporary one."""
+    if hasattr(os, "memfd_create"):
+        with os.fdopen(os.memfd_create("frame.dcm"), "wb") as file:
+            data.save_as(file, enforce_file_format=True)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows opens no file twice
+        path = Path(folder) / "frame.dcm"
+        data.save_as(path, enforce_file_format=True)
+        yield str(path)
 
 
 class DecoderProcess:
@@ -159,22 +181,32 @@ class DecoderProcess:
         assert process.stdin is not None
         assert process.stdout is not None
         question = {"names": names, "bytes": len(stream), "wanted": asdict(wanted), "seconds": seconds}
-        waiting = select.poll()
-        waiting.register(process.stdout)
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(question).encode() + b"\n")
-            process.stdin.write(stream)
-            process.stdin.flush()
-        if not waiting.poll(1000 * (seconds + START_SECONDS)):
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        watch = threading.Timer(seconds + START_SECONDS, end)
+        watch.daemon = True
+        watch.start()
+        try:
+            with contextlib.suppress(OSError):  # it has died: a broken pipe, on Windows an invalid argument
+                process.stdin.write(json.dumps(question).encode() + b"\n")
+                process.stdin.write(stream)
+                process.stdin.flush()
+            kind = process.stdout.readline(65536).decode(errors="replace").rstrip("\n")
+        finally:
+            watch.cancel()
+        if late.is_set():
             raise UndecodableError("the decoder does not answer")
-        kind = process.stdout.readline(65536).decode(errors="replace").rstrip("\n")
         if kind.startswith(_FAILED):
             return kind.removeprefix(_FAILED)
         size = wanted.rows * wanted.cols * _INTEGERS.get(kind, 0)
         content = process.stdout.read(size)
         if not size or len(content) != size:
             self.end()
-            if process.returncode == -signal.SIGALRM:
+            if process.returncode == _OVERSTAYED:
                 raise UndecodableError(f"not decoded after {seconds:.3g} s")
             raise UndecodableError(f"the decoder ended with status {process.returncode}")
         return np.frombuffer(content, kind).reshape(wanted.rows, wanted.cols)
@@ -196,18 +228,20 @@ class DecoderProcess:
 
 
 def _serve() -> None:
-    """Answer until nobody asks any more. The kernel ends this process where a decoder overstays its seconds."""
+    """Answer until nobody asks any more. This process is ended from below where a decoder overstays its seconds."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asks
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
     while line := sys.stdin.buffer.readline():
         question = json.loads(line)
         stream = sys.stdin.buffer.read(question["bytes"])
-        signal.setitimer(signal.ITIMER_REAL, question["seconds"])
+        _end_after(question["seconds"])
         found = _first(question["names"], stream, Wanted(**question["wanted"]))
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _end_after(0)
         if isinstance(found, str):
             answers.write(f"{_FAILED}{found}\n".encode(errors="replace"))
         else:
@@ -215,6 +249,16 @@ def _serve() -> None:
             answers.write(f"{kind.str}\n".encode())
             answers.write(np.ascontiguousarray(found, kind).data)
         answers.flush()
+
+
+def _end_after(seconds: float) -> None:
+    """End this process once the seconds are over, whatever compiled code does; never for 0."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    elif seconds:
+        faulthandler.dump_traceback_later(seconds, exit=True)
+    else:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _first(names: list[str], stream: bytes, wanted: Wanted) -> Integers | str:
@@ -234,12 +278,14 @@ def _first(names: list[str], stream: bytes, wanted: Wanted) -> Integers | str:
 
 
 def _limit_memory(room: int | None) -> None:
-    """Let the process have this many bytes more than it has now; None for no limit."""
+    """Let the process have this many bytes more than it has now; None for no limit. Only Linux keeps such a limit."""
+    if resource is None or not _MEMORY.is_file():
+        return
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if room is None:
         limit = hard
     else:
-        limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + room
+        limit = int(_MEMORY.read_text().split()[0]) * resource.getpagesize() + room
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 

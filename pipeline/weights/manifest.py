@@ -10,7 +10,6 @@ and of a bounded size, and what is used is the very bytes whose checksum was com
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -38,6 +37,8 @@ MOST_NETWORK_BYTES = 2**28
 """More than the largest network that is of use here, a ConvNeXt-large as bytes (200 MB)."""
 MOST_FILE_BYTES = 2**26
 MOST_FILES = 1000
+LOCK_SECONDS = 120.0
+"""Adding a network takes a second; a lock of a file system without locks stays when its holder is killed."""
 
 
 class WeightsError(ValueError):
@@ -313,10 +314,13 @@ def _write(path: Path, content: bytes) -> None:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
-    # Nothing is written into it, and a link of that name is not followed to where it leads.
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    from filelock import FileLock, Timeout
+
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+        with FileLock(folder / ".lock", timeout=LOCK_SECONDS):  # follows no link and writes nothing into the file
+            yield
+    except Timeout:
+        raise WeightsError(
+            f"{folder}: another process has been writing there for {LOCK_SECONDS:.0f} s; wait for it, or remove "
+            f"{folder / '.lock'} where there is none"
+        ) from None

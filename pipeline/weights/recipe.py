@@ -9,7 +9,7 @@ from pipeline.config import check_range
 
 Schedule = Literal["cosine", "onecycle", "constant"]
 Precision = Literal["auto", "fp32", "fp16", "bf16"]
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True)

@@ -85,3 +85,13 @@ def test_a_study_of_any_name_is_scored_under_its_id(files):
     truth.write_text(truth.read_text().replace("\n1000,", "\n\x1b[1m,"))
     out.write_text(out.read_text().replace("\n1000_", "\n\\x1b[1m_"))
     assert score_files(truth, out) == before
+
+
+def test_any_severe_is_taken_from_the_column_as_it_stands(files):
+    truth, submission = files
+    lines = submission.read_text().splitlines()
+    submission.write_text("\n".join([lines[0], *(f"{line.split(',')[0]},0.9,0.9,0.9" for line in lines[1:])]) + "\n")
+    score = score_files(truth, submission)
+    assert score.spinal == pytest.approx(math.log(3))
+    assert score.any_severe == pytest.approx(-math.log(0.9), abs=0.3)
+    assert score.any_severe != pytest.approx(score_files(truth, submission).foraminal)

@@ -14,4 +14,5 @@ TARGETS = {
     "work": "tests.fuzz.work",
     "weights": "tests.fuzz.weights",
     "tables": "tests.fuzz.tables",
+    "properties": "tests.fuzz.properties",
 }

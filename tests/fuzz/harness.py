@@ -11,7 +11,6 @@ import argparse
 import importlib
 import json
 import multiprocessing
-import resource
 import shutil
 import sys
 import tempfile
@@ -62,6 +61,8 @@ def _child(target: str, corpus: Any, seed: int, first: int, last: int, pipe: Con
 
 
 def _memory_mb() -> float:
+    import resource  # which Windows has not
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

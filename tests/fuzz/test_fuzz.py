@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import settings
 
 from tests.fuzz import dicom as target
-from tests.fuzz import harness, work
+from tests.fuzz import harness, properties, work
 from tests.fuzz.mutate import mutate
 from tests.volumes.oracle import write_series
 
@@ -100,3 +102,15 @@ def test_a_stale_result_and_a_lost_file_count_as_failures(tmp_path, monkeypatch,
     monkeypatch.setattr(f"pipeline.run.work.{name}", instead)
     run = work.begin(None, tmp_path)
     assert any(found in (run(7, number)[2] or "") for number in range(40))
+
+
+def test_every_property_test_draws_the_same_examples_here_and_is_fuzzed_with_others():
+    assert settings().derandomize
+    assert settings().database is None
+    tests = Path(__file__).parents[1]
+    found = {
+        ".".join(path.relative_to(tests.parent).with_suffix("").parts)
+        for path in tests.rglob("test_*.py")
+        if re.search("^@given", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert found == set(properties.MODULES) == {name.rpartition(".")[0] for name in properties.properties()}

@@ -27,4 +27,4 @@ def test_a_later_round_names_them_once():
 def test_a_study_that_only_lacks_a_series_has_no_fault():
     note = Problem("1", None, None, NOTE, "canal points from sagittal T1")
     assert with_rows("1", (note,), LOST) == (note,)
-    assert with_rows("1", (), (Reason.MODEL_ABSENT,) * 25) == ()
+    assert with_rows("1", (), (Reason.NO_NETWORK,) * 25) == ()

@@ -15,9 +15,9 @@ ONES = torch.ones
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """A machine with so many GPUs, some of which fail at the first operation."""
+    """A machine with so many GPUs, or Apple's, some of which fail at the first operation."""
 
-    def install(count, broken=()):
+    def install(count, broken=(), apple=False):
         class Layer:
             def __init__(self, *_):
                 self.device = ""
@@ -32,6 +32,7 @@ def gpus(monkeypatch):
                 return images
 
         monkeypatch.setattr("torch.cuda.is_available", lambda: count > 0)
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda: apple)
         monkeypatch.setattr("torch.cuda.device_count", lambda: count)
         monkeypatch.setattr("torch.nn.Conv2d", Layer)
         monkeypatch.setattr("torch.ones", lambda *size, device: ONES(*size))
@@ -66,7 +67,7 @@ def test_a_worker_keeps_its_gpu(tmp_path, gpus):
 
 def test_a_gpu_that_fails_at_its_first_operation_is_not_given_out(tmp_path, gpus):
     gpus(2, broken=("cuda:0",))
-    assert usable_gpus() == [1]
+    assert usable_gpus() == ["cuda:1"]
     assert devices(tmp_path, 3) == ["cuda:1"] * 3
     gpus(2, broken=("cuda:0", "cuda:1"))
     assert devices(tmp_path, 2, "cuda") == ["cpu", "cpu"]
@@ -77,3 +78,12 @@ def test_without_a_gpu_and_where_none_is_wanted_it_is_the_cpu(tmp_path, gpus, mo
     assert devices(tmp_path, 2) == ["cpu", "cpu"]
     monkeypatch.setattr("pipeline.run.work.usable_gpus", lambda: pytest.fail("a GPU was tried"))
     assert devices(tmp_path, 2, "cpu") == ["cpu", "cpu"]
+
+
+def test_apples_gpu_is_tried_and_given_to_every_worker(tmp_path, gpus):
+    gpus(0, apple=True)
+    assert usable_gpus() == ["mps"]
+    assert devices(tmp_path, 2) == devices(tmp_path, 2, "mps") == ["mps", "mps"]
+    assert devices(tmp_path, 2, "cuda") == ["cpu", "cpu"]
+    gpus(0, broken=("mps",), apple=True)
+    assert devices(tmp_path, 2, "mps") == ["cpu", "cpu"]

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.config import ConfigError
 from pipeline.device import working_gpu
-from pipeline.training.accelerator import describe, is_out_of_memory, move_optimizer, open_accelerator
+from pipeline.training.accelerator import describe, is_out_of_memory, move_optimizer, on_device, open_accelerator
 from pipeline.training.loop import fit
 from tests.training.toy import SETTINGS, ToyTask
 
@@ -31,6 +31,29 @@ def test_fp16_is_refused_on_a_cpu():
         open_accelerator("cpu", "fp16")
 
 
+def test_apples_gpu_computes_in_single_precision_and_is_no_cuda(monkeypatch):
+    monkeypatch.setattr("pipeline.training.accelerator.working_gpu", lambda: True)
+    monkeypatch.setattr("pipeline.training.accelerator.own_gpu", lambda: torch.device("mps"))
+    asked = {}
+    monkeypatch.setattr("pipeline.training.accelerator.Accelerator", lambda **given: asked.update(given))
+    open_accelerator("auto", "auto")
+    assert (asked["cpu"], asked["mixed_precision"]) == (False, "no")
+    open_accelerator("mps", "auto")
+    with pytest.raises(ConfigError, match="device=cuda was asked for"):
+        open_accelerator("cuda", "auto")
+    with pytest.raises(ConfigError, match="on mps use auto, fp32 or bf16"):
+        open_accelerator("mps", "fp16")
+
+
+def test_mps_gets_no_double_precision(monkeypatch):
+    sent = []
+    monkeypatch.setattr("torch.Tensor.to", lambda self, device, **_: sent.append(self.dtype))
+    batch = {"weight": torch.zeros(2, dtype=torch.float64), "level": torch.zeros(2, dtype=torch.int64), "name": ["a"]}
+    assert on_device(batch, torch.device("mps"))["name"] == ["a"]
+    on_device(batch, torch.device("cpu"))
+    assert sent == [torch.float32, torch.int64, torch.float64, torch.int64]
+
+
 def test_bf16_trains_on_a_cpu_with_weights_in_fp32(tmp_path):
     task = ToyTask()
     result = fit(task, dataclasses.replace(SETTINGS, precision="bf16"), tmp_path)
@@ -47,6 +70,7 @@ def test_bf16_trains_on_a_cpu_with_weights_in_fp32(tmp_path):
             True,
         ),
         (MemoryError(), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB, other allocations: 1.00 GB)"), True),
         (RuntimeError("shape mismatch"), False),
         (KeyboardInterrupt(), False),
     ],

@@ -85,15 +85,17 @@ class ToyTask(Task):
 def in_two_processes(target: Callable[..., None], *args: object) -> list[int | None]:
     """Call a function as ``torchrun`` would in two processes; returns their exit codes."""
     with socket.socket() as free:
+        # Kept until the end, so that nobody else is given the port; who sets this option too may listen on it.
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_ranked, args=(rank, port, target, args)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(180)
-        process.kill()
+        context = multiprocessing.get_context("fork")
+        processes = [context.Process(target=_ranked, args=(rank, port, target, args)) for rank in range(2)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(180)
+            process.kill()
     return [process.exitcode for process in processes]
 
 

@@ -203,9 +203,9 @@ def test_more_items_than_there_can_be(tmp_path, where):
         sequence + items + whole[tag:] if where == "sequence" else whole[tag : tag + 12] + items + whole[tag + 12 :]
     )
     (folder / "2.dcm").write_bytes(whole[:tag] + inside)
-    started = time.monotonic()
+    started = time.process_time()  # of this process, whatever else the machine does
     assert "200" in one_bad(folder, "too-large")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_an_offset_table_for_more_frames_than_there_are(tmp_path):

@@ -72,9 +72,9 @@ def test_a_file_of_a_million_tiny_elements_ends_in_time(tmp_path):
     tag = whole.rindex(b"\xe0\x7f\x10\x00OW")
     tiny = struct.pack("<HH2sH", 0x0029, 0x1001, b"LO", 0) * 1_000_000
     (folder / "2.dcm").write_bytes(whole[:tag] + tiny + whole[tag:])
-    started = time.monotonic()
+    started = time.process_time()  # of this process, whatever else the machine does
     reading = read_series(reference(folder), ReadLimits(study_seconds=0.2))
-    assert time.monotonic() - started < 3
+    assert time.process_time() - started < 3
     assert codes(reading)[0] == "out-of-time"
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from filelock import FileLock
 
 from pipeline.owned import RefusedError
 from pipeline.weights.manifest import Manifest, Member, WeightsError
@@ -192,6 +193,13 @@ def test_the_lock_is_not_written_through_a_link(tmp_path, manifest):
     with pytest.raises(OSError, match="lock"):
         add(replace(manifest, folder=folder))
     assert theirs.read_text() == "years of work"
+
+
+def test_a_lock_that_somebody_keeps_is_named_and_not_waited_for_without_end(manifest, monkeypatch):
+    monkeypatch.setattr("pipeline.weights.manifest.LOCK_SECONDS", 0.1)
+    with FileLock(manifest.folder / ".lock"), pytest.raises(WeightsError, match=r"another process .* remove .*\.lock"):
+        add(manifest)
+    assert add(manifest).members
 
 
 def test_a_file_that_the_manifest_does_not_name_is_not_written_over(tmp_path, manifest):
