@@ -7,9 +7,10 @@ technologist's screen saves, or another patient.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pipeline.volumes.headers import Frame
-from pipeline.volumes.origin import names_scout
+from pipeline.volumes.origin import Origin, names_scout
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _MR_CLASSES = {f"{_STORAGE}{end}" for end in ("4", "4.1", "4.3", "4.4")}
@@ -45,30 +46,30 @@ def why_unusable(frame: Frame, told: bool) -> tuple[str, str] | None:
     return None
 
 
-def split_by_origin(frames: Sequence[Frame]) -> list[list[Frame]]:
+def split_by_origin(frames: Sequence[Frame]) -> list[tuple[Origin, list[Frame]]]:
     """The frames of a folder by patient, examination and series, in the order in which they came.
 
-    An id that every file has for itself (some anonymisers write such) tells nothing, and a file without one belongs to
-    the others if these have but one.
+    An id that every file has for itself (some anonymisers write such) tells nothing and is left out of the origin, and
+    a file without one belongs to the others if these have but one.
     """
-    keys = [
-        _told_apart(frames, lambda frame: frame.origin.patient),
-        _told_apart(frames, lambda frame: frame.origin.study),
-        _told_apart(frames, lambda frame: frame.origin.series),
-    ]
+    patients = _believed(frames, lambda origin: origin.patient)
+    studies = _believed(frames, lambda origin: origin.study)
+    series = _believed(frames, lambda origin: origin.series)
     parts: dict[tuple[str, ...], list[Frame]] = {}
-    for frame, *key in zip(frames, *keys, strict=True):
+    for frame, *key in zip(frames, patients, studies, series, strict=True):
         parts.setdefault(tuple(key), []).append(frame)
-    return list(parts.values())
+    return [
+        (replace(members[0].origin, patient=patient, study=study, series=one), members)
+        for (patient, study, one), members in parts.items()
+    ]
 
 
-def _told_apart(frames: Sequence[Frame], text_of_frame: Callable[[Frame], str]) -> list[str]:
-    values = [text_of_frame(frame) for frame in frames]
+def _believed(frames: Sequence[Frame], id_of: Callable[[Origin], str]) -> list[str]:
+    values = [id_of(frame.origin) for frame in frames]
     known = set(values) - {""}
-    files = {frame.file for frame in frames}
-    if len(known) == 1 or len(known) == len(files) > 2:
-        return [""] * len(values)
-    return values
+    if len(known) == 1:
+        return [next(iter(known))] * len(values)
+    return [""] * len(values) if len(known) == len({frame.file for frame in frames}) > 2 else values
 
 
 def contrast_key(frame: Frame) -> ContrastKey:

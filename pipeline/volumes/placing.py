@@ -205,7 +205,7 @@ def _is_copied(frames: Sequence[Frame], positions: Sequence[Floats | None]) -> b
 
 
 def location_signs(placed: Sequence[PlacedFrame]) -> dict[Plane, int]:
-    """Which way SliceLocation counts on the sound slices of a study, by plane; without planes that do not agree."""
+    """Which way SliceLocation counts on the sound slices of a series, by plane; without planes that do not agree."""
     votes: dict[Plane, list[set[int]]] = {}
     for one in placed:
         if one.frame.location is not None and not one.flags:

@@ -22,7 +22,7 @@ from pipeline.problem import Problem
 from pipeline.volumes.affine import Affine
 from pipeline.volumes.belonging import split_by_origin, why_unusable
 from pipeline.volumes.choosing import choose_kinds
-from pipeline.volumes.classify import contrast_of, told_plane
+from pipeline.volumes.classify import Acquisition, contrast_of, told_plane
 from pipeline.volumes.decode import decode, padded, stored_range
 from pipeline.volumes.elements import BadFileError
 from pipeline.volumes.geometry import (
@@ -40,6 +40,7 @@ from pipeline.volumes.placing import (
     REPEATED_POSITIONS,
     PlacedFrame,
     group_stacks,
+    location_signs,
     number_frames,
     place_frames,
 )
@@ -63,25 +64,25 @@ class SeriesReader:
         signs: which way SliceLocation counts in the study, where that is known: see :func:`place_frames`.
 
     Attributes:
-        origins: where each volume comes from, by its ``id``; volumes of one series share one object.
-        placed: the slices, with undecoded pixels.
+        parts: the series that lie in the folder, and the stacks of each.
+        signs: which way SliceLocation counts, by the slices of the folder that have a position.
     """
 
     def __init__(self, ref: SeriesRef, budget: Budget, signs: Mapping[Plane, int] | None = None) -> None:
         self._ref = ref
         self._budget = budget
         self._limits = budget.limits
-        self._signs = signs
+        self._known_signs = signs
         self._problems: list[Problem] = []
         self.series_id = ref.series_id
-        self.origins: dict[int, Origin] = {}
-        self.placed: list[PlacedFrame] = []
+        self.parts: list[tuple[Origin, list[Volume]]] = []
+        self.signs: dict[Plane, int] = {}
+        self._acquisitions: set[Acquisition] = set()
 
     @property
     def is_unnamed(self) -> bool:
         """Whether neither the table nor any header tells T1 from T2."""
-        acquisitions = {one.frame.acquisition for one in self.placed}
-        return self._ref.description is None and all(contrast_of(acquisition) is None for acquisition in acquisitions)
+        return self._ref.description is None and all(contrast_of(one) is None for one in self._acquisitions)
 
     def read(self) -> SeriesReading:
         volumes: list[Volume] = []
@@ -103,18 +104,19 @@ class SeriesReader:
         stacks: list[list[PlacedFrame]] = []
         sources: list[int] = []
         parts = split_by_origin(self._usable(self._frames()))
-        for number, part in enumerate(parts):
-            placed, lost = place_frames(number_frames(part), told_plane(told), self._signs)
-            self.placed += placed
+        for number, (_, part) in enumerate(parts):
+            placed, lost = place_frames(number_frames(part), told_plane(told), self._known_signs)
+            self.signs |= location_signs(placed)
+            self._acquisitions |= {one.frame.acquisition for one in placed}
             for frame in lost:
                 self._problem("no-position", "no ImagePositionPatient, and the other slices are on no line", frame.file)
             found = [piece for group in group_stacks(placed) for piece in split_contrasts(group)]
             stacks += found
             sources += [number] * len(found)
-        origins = [part[0].origin for part in parts]
+        self.parts = [(origin, []) for origin, _ in parts]
         for stack, source, kind in zip(stacks, sources, self._kinds(stacks, sources), strict=True):
             for volume in self._volumes(stack, kind):
-                self.origins[id(volume)] = origins[source]
+                self.parts[source][1].append(volume)
                 yield volume
 
     def _usable(self, frames: list[Frame]) -> list[Frame]:

@@ -116,7 +116,7 @@ def find_strangers(stacks: Sequence[Sequence[PlacedFrame]], told: Plane | None) 
             strangers |= {n: why for n, why in other.items() if planes[n] is not main}
     for number, plane in enumerate(planes):
         if told not in (None, plane):
-            sentence = f"the table names a {told} series, the slices are {plane}; not used"
+            sentence = f"the slices are {plane}, where the table says {told}; not used"
             strangers.setdefault(number, ("plane-differs", sentence))
     return strangers | _coarse(stacks, strangers)
 

@@ -6,7 +6,7 @@ from pipeline.competition import StudyRef
 from pipeline.problem import Problem
 from pipeline.volumes.limits import DEFAULT_LIMITS, Budget, ReadLimits
 from pipeline.volumes.origin import same_study
-from pipeline.volumes.placing import SLICE_LOCATION, location_signs
+from pipeline.volumes.placing import SLICE_LOCATION
 from pipeline.volumes.reader import SeriesReader
 from pipeline.volumes.volume import ASSUMED_SIDES, StudyVolumes
 
@@ -21,33 +21,30 @@ def read_study(ref: StudyRef, limits: ReadLimits = DEFAULT_LIMITS) -> StudyVolum
     budget = Budget(limits)
     readers = [SeriesReader(series, budget) for series in ref.series]
     readings = [reader.read() for reader in readers]
-    signs = location_signs([placed for reader in readers for placed in reader.placed])
+    votes = [vote for reader in readers for vote in reader.signs.items()]
+    signs = {plane: sign for plane, sign in votes if (plane, -sign) not in votes}
     for number, reading in enumerate(readings):
         unsided = (volume.plane for volume in reading.volumes if {SLICE_LOCATION, ASSUMED_SIDES} <= set(volume.flags))
         if signs.keys() & set(unsided):
             readers[number] = SeriesReader(ref.series[number], budget, signs)
             readings[number] = readers[number].read()
-    origins = [(reader, origin) for reader in readers for origin in reader.origins.values()]
-    kept, why = same_study([origin for _, origin in origins])
+    parts = [(reader.series_id, origin, stacks) for reader in readers for origin, stacks in reader.parts if stacks]
+    kept, why = same_study([origin for _, origin, _ in parts])
     problems = [problem for reading in readings for problem in reading.problems]
     problems += [
         Problem(ref.study_id, reader.series_id, None, "kind-unknown", _KIND_UNKNOWN)
         for reader, reading in zip(readers, readings, strict=True)
         if reader.is_unnamed and reading.volumes
     ]
-    left_out = {reader.series_id for (reader, _), keep in zip(origins, kept, strict=True) if not keep}
-    if not any(kept) and why is not None:
+    left_out = [part for part, keep in zip(parts, kept, strict=True) if not keep]
+    if why is not None and not any(kept):
         problems.append(Problem(ref.study_id, None, None, "mixed-study", why))
     elif why is not None:
-        problems += [Problem(ref.study_id, series_id, None, "other-study", why) for series_id in sorted(left_out)]
-    strangers = {id(origin) for (_, origin), keep in zip(origins, kept, strict=True) if not keep}
+        names = sorted({series_id for series_id, _, _ in left_out})
+        problems += [Problem(ref.study_id, series_id, None, "other-study", why) for series_id in names]
+    strangers = {id(volume) for _, _, stacks in left_out for volume in stacks}
     return StudyVolumes(
         study_id=ref.study_id,
-        volumes=tuple(
-            volume
-            for reader, reading in zip(readers, readings, strict=True)
-            for volume in reading.volumes
-            if id(reader.origins[id(volume)]) not in strangers
-        ),
+        volumes=tuple(volume for reading in readings for volume in reading.volumes if id(volume) not in strangers),
         problems=tuple(problems),
     )

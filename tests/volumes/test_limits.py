@@ -8,6 +8,7 @@ import time
 import pytest
 
 from pipeline.competition import StudyRef
+from pipeline.labels import SeriesKind
 from pipeline.volumes import ReadLimits, read_series, read_study
 from tests.volumes.oracle import codes, reference, write_series
 
@@ -28,7 +29,7 @@ def test_pixels_of_a_series_and_of_a_study(tmp_path):
     reading = read_series(reference(tmp_path / "1"), ReadLimits(series_pixels=3 * count))
     assert codes(reading) == ["too-large"]
     assert sum(len(volume.pixels) for volume in reading.volumes) == 3
-    study = StudyRef("100", tmp_path, (reference(tmp_path / "1"), reference(tmp_path / "2")))
+    study = StudyRef("100", tmp_path, tuple(reference(tmp_path / name, SeriesKind.SAGITTAL_T2) for name in "12"))
     both = read_study(study, ReadLimits(study_pixels=6 * count))
     assert codes(both) == ["too-large"] * 2
     assert sum(len(volume.pixels) for volume in both.volumes) == 6

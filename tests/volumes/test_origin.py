@@ -22,6 +22,7 @@ from tests.volumes.oracle import (
     positions,
     reference,
     slice_dataset,
+    turned,
     write_series,
 )
 
@@ -108,6 +109,29 @@ def write_two(folder, first, second):
     for number, path in zip(order, sorted(folder.glob("*.dcm")), strict=True):
         shutil.move(path, folder / f"MR.{number}.{path.stem}")
     return folder
+
+
+@pytest.mark.parametrize("tag", ["SeriesInstanceUID", "StudyInstanceUID", "PatientID"])
+def test_ids_of_every_file_make_no_two_studies_of_two_series(tmp_path, tag):
+    for name in "ab":
+        write_series(tmp_path / name, change=lambda data, name=name: setattr(data, tag, f"{name}{data.InstanceNumber}"))
+    reading = read_study(StudyRef("100", tmp_path, tuple(reference(tmp_path / name, T2) for name in "ab")))
+    assert len(reading.volumes) == 2
+    assert reading.problems == ()
+
+
+def test_a_patient_of_many_stacks_has_no_more_say_than_one_of_few(tmp_path):
+    """An axial series of several angles is several stacks, but one series."""
+    for number, angle in enumerate((-20, -10, 0, 10, 20)):
+        axes = turned(AXIAL, X, angle)
+        places = positions(axes, (5, -7, 40 * number), [-4, 0, 4])
+        change = tagged(PatientID="1")
+        write_series(tmp_path / "a", axes, places, first_instance=1 + 3 * number, change=change)
+    write_series(tmp_path / "b", change=tagged(PatientID="2"))
+    refs = (reference(tmp_path / "a", AXIAL_T2), reference(tmp_path / "b", T2))
+    reading = read_study(StudyRef("100", tmp_path, refs))
+    assert reading.volumes == ()
+    assert codes(reading) == ["mixed-study"]
 
 
 @pytest.mark.parametrize("told", [None, T1, T2])
