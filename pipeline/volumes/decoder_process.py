@@ -182,7 +182,12 @@ class DecoderProcess:
         assert process.stdout is not None
         question = {"names": names, "bytes": len(stream), "wanted": asdict(wanted), "seconds": seconds}
         late = threading.Event()
-        watch = threading.Timer(seconds + START_SECONDS, lambda: (late.set(), process.kill()))
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        watch = threading.Timer(seconds + START_SECONDS, end)
         watch.daemon = True
         watch.start()
         try:
