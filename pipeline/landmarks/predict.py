@@ -112,7 +112,9 @@ class LandmarkPredictor:
         if axial:
             if canal is None:
                 canal = levels_from_stacks(axial)
-                notes.append("no sagittal level found: levels from the order of the axial stacks")
+                known = np.isfinite(canal).any()
+                how = "from the order of the axial stacks" if known else "of the axial slices are not known"
+                notes.append(f"no sagittal level found: levels {how}")
                 guessed = True
             else:
                 guessed = False
