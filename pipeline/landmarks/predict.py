@@ -1,8 +1,9 @@
 """Stage two at inference: the volumes of a study → its 25 level points.
 
 Sagittal T2 gives the canal, sagittal T1 the foramina; each stands in for the other where one is missing. Axial points
-hang on the canal points. Where only axial series exist, levels are taken from the stacks' own order, with low
-confidence, because nothing in an axial slice counts vertebrae.
+hang on the canal points. Where only axial series exist, five stacks are taken for the five levels, with low confidence,
+because nothing in an axial slice counts vertebrae. A series whose place or sides are assumed (see ``Volume``) gives
+only what does not rest on them.
 """
 
 from __future__ import annotations
@@ -112,7 +113,9 @@ class LandmarkPredictor:
         if axial:
             if canal is None:
                 canal = levels_from_stacks(axial)
-                notes.append("no sagittal level found: levels from the order of the axial stacks")
+                known = np.isfinite(canal).any()
+                how = "from the order of the axial stacks" if known else "of the axial slices are not known"
+                notes.append(f"no sagittal level found: levels {how}")
                 guessed = True
             else:
                 guessed = False

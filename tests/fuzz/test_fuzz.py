@@ -42,7 +42,7 @@ def test_most_mutations_change_the_file(corpus):
 
 
 def test_an_unforeseen_error_counts_as_a_failure(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.volumes.reader.place_frames", lambda frames, told: 1 / 0)
+    monkeypatch.setattr("pipeline.volumes.reader.place_frames", lambda *_: 1 / 0)
     _, wrong = target.read_one(tmp_path, corpus["plain"][0], corpus["plain"][1])
     assert wrong is not None
     assert "ZeroDivisionError" in wrong
