@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import errno
 import io
 import json
@@ -63,6 +64,11 @@ def say(*lines: object) -> None:
     """Print lines for people, each as it is :func:`shown`."""
     if lines:
         print(_text(lines), flush=True)
+
+
+def clock_after(seconds: float) -> str:
+    """The local time in so many seconds, e.g. ``Fri 14:05``."""
+    return (datetime.datetime.now().astimezone() + datetime.timedelta(seconds=seconds)).strftime("%a %H:%M")
 
 
 def say_json(content: Any, indent: int | None = None) -> None:

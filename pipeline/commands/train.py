@@ -116,7 +116,7 @@ def _train_sweep(
 
 
 def _train_folds(train: Callable[[argparse.Namespace], object], options: TrainOptions) -> None:
-    from pipeline.console import say
+    from pipeline.console import clock_after, say
     from pipeline.training.folder import check_run, claim_run
     from pipeline.training.memory import keep_freed_memory
 
@@ -132,9 +132,7 @@ def _train_folds(train: Callable[[argparse.Namespace], object], options: TrainOp
     began = time.monotonic()
     for number, fold in enumerate(folds):
         left = (time.monotonic() - began) / number * (len(folds) - number) if number else 0.0
-        ends = (
-            f"; the last ends about {time.strftime('%a %H:%M', time.localtime(time.time() + left))}" if number else ""
-        )
+        ends = f"; the last ends about {clock_after(left)}" if number else ""
         say(f"{options.out}: fold {number + 1} of {len(folds)}{ends}")
         train(fold)
 

@@ -26,6 +26,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
+from pipeline.console import clock_after
 from pipeline.device import release_memory
 from pipeline.files import write_text
 from pipeline.training import checkpoint
@@ -156,7 +157,7 @@ class _Run:
                 self.totals.add_step({"loss": learnt.loss, **learnt.parts}, self.order.batch_size, seconds, waited)
                 shown = f"loss {self.totals.means()['loss']:.4f}, {self.totals.images_per_second:.0f} images/s"
                 if left := self._seconds_left():
-                    shown += f", run ends {time.strftime('%a %H:%M', time.localtime(time.time() + left))}"
+                    shown += f", run ends {clock_after(left)}"
                 bar.set_postfix_str(shown, refresh=False)
                 bar.update()
                 self._obey(bar)

@@ -152,7 +152,7 @@ def test_a_run_leaves_weights_settings_and_the_hashes_of_what_it_saw(folder, tmp
 
 def test_a_run_of_another_fold_is_refused_and_changes_nothing(folder, tmp_path):
     train("landmarks", arguments(folder, tmp_path, 2))
-    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("seen.txt", "config.yaml", "last.ckpt")}
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("seen.txt", "config.yaml", "complete.ckpt")}
     with pytest.raises(ResumeError, match=r"another run \(studies was"):
         train("landmarks", arguments(folder, tmp_path, 1, "loop.learning_rate=0.001"))
     assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
