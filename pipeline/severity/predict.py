@@ -202,7 +202,8 @@ def predict_batch(
         settings: ``shift_mm``, ``beside`` and ``worst`` say what is averaged and how.
         device: of the network.
     """
-    level = batch["level"].to(device)
+    batch = {name: values.to(device) for name, values in batch.items()}  # once, and not for each window cut from it
+    level = batch["level"]
     shifts = [(0, 0)] if not settings.shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
     steps = (-1, 0, 1) if settings.beside else (0,)
     answers = []
@@ -215,12 +216,12 @@ def predict_batch(
                     name, shift = view_name(view.kind), round(settings.shift_mm / view.spacing_mm)
                     window = middle_window(batch[f"pixels_{name}"], view.pixels, (rows * shift, cols * shift))
                     slices, there = slices_around(window, batch[f"present_{name}"], view.slices, step)
-                    pixels[name], present[name] = slices.to(device), there.to(device)
+                    pixels[name], present[name] = slices, there
                 logits.append(model.log_probabilities(pixels, present, level))  # type: ignore[operator]
             answers.append(torch.log_softmax(torch.stack(logits).mean(0), -1))
         log_p = torch.stack(answers).double()
         expected_grade = (log_p.exp() * torch.arange(len(GRADES), device=device)).sum(-1)
-        weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]].to(device)
+        weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]]
         believed = weights.T.clamp(min=1e-9).log()[..., None]
         weights = torch.log_softmax(believed + settings.worst * expected_grade, 0)
         mean = torch.logsumexp(log_p + weights[..., None], 0)
@@ -229,7 +230,9 @@ def predict_batch(
 
 def _slice_weights(batch: Mapping[str, Tensor], views: Sequence[ViewSettings], beside: float) -> Tensor:
     """(B, 3) what the slice before, the middle one and the one after count: as believed, else as ``beside`` says."""
-    weights = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64).repeat(len(batch["level"]), 1)
+    level = batch["level"]
+    each = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64, device=level.device)
+    weights = each.repeat(len(level), 1)
     for view in views:
         shares = batch.get(f"shares_{view_name(view.kind)}")
         if shares is not None:

@@ -119,8 +119,6 @@ def train_fold(
     task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
     if settings.loop.device != "cpu" and working_gpu():
         task.model.to(own_gpu())  # the ladder climbs where the training will run
-        if settings.loop.loader_workers == 0 and settings.in_plane is None:  # both need the pixels in main memory
-            data.cache.keep_on(own_gpu())
     if is_main_process() and not (resume and (out / "last.ckpt").exists()):
         review(task, data, fold, out)
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,19 +77,29 @@ def read_stacks(path: Path, kinds: Sequence[SeriesKind] = tuple(SeriesKind)) -> 
         ValueError: the file is damaged.
         OSError: it cannot be read.
     """
+    with _opened(path) as (file, content):
+        stacks = tuple(
+            _stack(file, n, about, content["study_id"])
+            for n, about in enumerate(content["stacks"])
+            if SeriesKind(about["kind"]) in kinds
+        )
+        points = pd.DataFrame(content["points"], columns=list(POINT_COLUMNS))
+    return StudyStacks(content["study_id"], stacks, points)
+
+
+def describe_stacks(path: Path) -> list[tuple[SeriesKind, tuple[int, int, int]]]:
+    """Kind and (slices, rows, cols) of each stack in the file of a study; raises what :func:`read_stacks` raises."""
+    with _opened(path) as (_, content):
+        return [(SeriesKind(about["kind"]), tuple(about["shape"])) for about in content["stacks"]]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     try:
         with safe_open(path, "np") as file:
-            content = json.loads(file.metadata()["content"])
-            wanted = {kind.value for kind in kinds}
-            stacks = tuple(
-                _stack(file, n, about, content["study_id"])
-                for n, about in enumerate(content["stacks"])
-                if about["kind"] in wanted
-            )
-        points = pd.DataFrame(content["points"], columns=list(POINT_COLUMNS))
+            yield file, json.loads(file.metadata()["content"])
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path}: a damaged cache ({error}); remove the file and run again") from error
-    return StudyStacks(content["study_id"], stacks, points)
 
 
 def _stack(file: Any, n: int, about: dict[str, Any], study_id: str) -> KeptStack:
