@@ -18,7 +18,7 @@ from pipeline.volumes.resample import grey_limits
 
 CROP_MM = {False: (260.0, 100.0), True: (90.0, 110.0)}
 """Least height and width that is kept of a sagittal (False) and of an axial slice (True)."""
-AROUND_MM = {False: (45.0, 45.0), True: (40.0, 42.0)}
+AROUND_MM = {False: (45.0, 40.0), True: (40.0, 42.0)}
 """Kept above, below and beside the outermost points."""
 LEVEL_MM = 14.0
 """An axial slice further than this from every level is left out."""
