@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.device import channels_last, seconds_on_one_thread, torch_threads
+from pipeline.device import channels_last, half_precision, half_type, seconds_on_one_thread, torch_threads
 
 
 def test_a_volumetric_network_keeps_its_layout():
@@ -34,3 +34,15 @@ def test_time_is_taken_on_one_thread_and_threads_come_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_half_precision_is_what_the_gpu_computes_in(monkeypatch, capability, expected):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    assert half_type(torch.device("cuda", 0)) is expected
+    assert half_type(torch.device("cpu")) is None
+
+
+def test_a_cpu_computes_in_full_precision():
+    with half_precision(torch.device("cpu")):
+        assert torch.nn.Linear(3, 2)(torch.ones(1, 3)).dtype is torch.float32

@@ -7,10 +7,9 @@ torch is imported where a training starts, so ``--help`` answers without it. Run
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.labels import FOLDS
 
@@ -23,7 +22,7 @@ class TrainOptions(argparse.Namespace):
         data: competition folders.
         out: folder of the run.
         cache: folder for what is made from the images once.
-        workers: processes that fill the cache.
+        workers: processes that fill the cache; 0 for one a core.
         preset: name or path of a preset; None for the defaults.
         set: settings to change, as ``key=value``.
         fold: that is held out; None for none.
@@ -34,7 +33,7 @@ class TrainOptions(argparse.Namespace):
     data: list[Path]
     out: Path
     cache: Path
-    workers: int = 1
+    workers: int = 0
     preset: str | None = None
     set: list[str] = field(default_factory=list)
     fold: int | None = 0
@@ -54,6 +53,9 @@ class SeverityOptions(TrainOptions):
     oof: Path | None = None
 
 
+Options = TypeVar("Options", bound=TrainOptions)
+
+
 def train_points(task: str, options: TrainOptions) -> None:
     """Train the point network ``landmarks`` or ``axial``.
 
@@ -63,31 +65,31 @@ def train_points(task: str, options: TrainOptions) -> None:
     """
     from pipeline.landmarks.train import train
 
-    _train_folds(partial(train, task), options)
+    for run in _runs(options):
+        train(task, run)
 
 
 def train_classifier(options: SeverityOptions) -> None:
     """Train the classifier of one condition family; raises what :func:`train_points` raises."""
     from pipeline.severity.train import train
 
-    _train_folds(train, options)
+    train(*_runs(options))
 
 
-def _train_folds(train: Callable[[argparse.Namespace], object], options: TrainOptions) -> None:
+def _runs(options: Options) -> list[Options]:
+    """The options of every run that these ask for, whose folders may be written."""
     from pipeline.training.folder import check_run, claim_run
     from pipeline.training.memory import keep_freed_memory
 
     keep_freed_memory()
     check_run(options.out)
     if options.folds != "all":
-        train(options)
-        return
+        return [options]
     folds = [replace(options, fold=fold, out=options.out / f"fold{fold}") for fold in range(FOLDS)]
     for fold in folds:
         check_run(fold.out)
     claim_run(options.out)
-    for fold in folds:
-        train(fold)
+    return folds
 
 
 def add_point_arguments(task: str, parser: argparse.ArgumentParser) -> None:
@@ -154,7 +156,7 @@ def add_cache_arguments(parser: argparse.ArgumentParser, content: str) -> None:
         "--cache", type=Path, default=Path("cache"), metavar="DIR", help=f"folder for {content} (default: %(default)s)"
     )
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes that fill the cache (default: %(default)s)"
+        "--workers", type=int, default=0, metavar="N", help="processes that fill the cache (default: one a core)"
     )
 
 

@@ -127,6 +127,7 @@ def axial_examples(
     images, affines, marks, sides = [], [], [], []
     subarticular = points[_of_family(points, Family.SUBARTICULAR)]
     canal = points[points["condition"] == Condition.CANAL].drop_duplicates("level").set_index("level")
+    stacks = [normalised(volume) for volume in volumes.of_kind(SeriesKind.AXIAL_T2)] if len(subarticular) else []
     for level, rows in subarticular.groupby("level"):
         if len(rows) < 2:
             continue
@@ -134,8 +135,7 @@ def axial_examples(
         centre = place.mean(axis=0)
         if level in canal.index:
             centre = canal.loc[level, ["x_mm", "y_mm", "z_mm"]].to_numpy(float)
-        for volume in volumes.of_kind(SeriesKind.AXIAL_T2):
-            pixels = normalised(volume)
+        for volume in stacks:
             count = len(volume.pixels)
             _, _, offset = volume.to_pixel(np.repeat(centre[None], count, axis=0), np.arange(count))
             for index in np.nonzero(np.abs(offset) <= 12.0)[0]:
@@ -144,7 +144,7 @@ def axial_examples(
                     & (rows["instance_number"] == volume.instance_numbers[index])
                 ]
                 image, affine = window_canvas(
-                    pixels, int(index), centre, settings.axial_size_px, settings.axial_pixel_mm
+                    volume, int(index), centre, settings.axial_size_px, settings.axial_pixel_mm
                 )
                 images.append(image)
                 affines.append(affine)

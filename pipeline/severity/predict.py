@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.config import from_dict, to_dict
 from pipeline.cubes import Cube, CubeSettings, StudyCubes
 from pipeline.cubes.settings import ViewSettings
-from pipeline.device import channels_last
+from pipeline.device import channels_last, half_precision
 from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind, companion, family_cells
 from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
@@ -155,7 +155,8 @@ class SeverityGrader:
             # A cell with fewer series sits out the further rounds.
             chosen = [n for n, c in enumerate(cells) if any(len(cubes.get(CELLS[c], k)) > number for k in kinds)]
             batch = self._batch(cubes, [cells[n] for n in chosen], kinds, number)
-            total[chosen] += predict_batch(self.model, batch, self.views, self.settings, self.device)
+            with half_precision(self.device):
+                total[chosen] += predict_batch(self.model, batch, self.views, self.settings, self.device)
             counted[chosen] += 1
         return by_cell(cells, total / counted, families)
 
