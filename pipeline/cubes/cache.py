@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -61,9 +61,14 @@ class Places(NamedTuple):
             np.zeros((*shape, slices, 2, 3), np.float32),
         )
 
+    def put(self, index: int | NDArray[Any], other: Places) -> None:
+        """Take over those of ``other`` at an index of the leading axes."""
+        self.first[index], self.extent[index] = other.first, other.extent
+        self.slices[index], self.matrix[index] = other.slices, other.matrix
+
     def at(self, *index: NDArray[np.int64]) -> Places:
         """Those of some cells."""
-        return Places(*(values[index] for values in self))
+        return Places(self.first[index], self.extent[index], self.slices[index], self.matrix[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +149,9 @@ def build_cache(
     views = tuple(view.widened(0, margin_slices) for view in settings.of(family))
     sources: tuple[Source, ...] = SOURCES if predicted is not None else SOURCES[:1]
     places = {
-        (view.kind, source): Places.none((len(studies), len(cells)), view.slices) for view in views for source in sources
+        (view.kind, source): Places.none((len(studies), len(cells)), view.slices)
+        for view in views
+        for source in sources
     }
     found = [files for files in studies.values() if files.stacks.exists()]
     pixels: dict[SeriesKind, Scratch] = {}
@@ -156,7 +163,7 @@ def build_cache(
         pixels[view.kind] = Scratch(root, (int(starts[view.kind][-1]),), np.float16, what)
     guesses, wide = by_study(predicted), _with_views(settings, family, views)
     tasks = [
-        (files.stacks, guesses.get(files.ref.study_id), family, wide, sources,
+        (files.stacks, guesses.get(files.ref.study_id), family, wide,
          {view.kind: (pixels[view.kind].path, int(starts[view.kind][n])) for view in views})
         for n, files in enumerate(found)
     ]  # fmt: skip
@@ -164,8 +171,7 @@ def build_cache(
     runs = in_processes(_place_study, tasks, jobs if len(tasks) > 8 else 1)
     for files, mine in tqdm(zip(found, runs, strict=True), total=len(found), desc=f"{family} windows", unit="study"):
         for key, windows in mine.items():
-            for whole, part in zip(places[key], windows, strict=True):
-                whole[order[files.ref.study_id]] = part
+            places[key].put(order[files.ref.study_id], windows)
     if lost := sorted(set(studies) - {files.ref.study_id for files in found}):
         say(f"{family}: nothing could be read of {len(lost)} graded studies, for example {lost[0]}")
     return WindowCache(family, tuple(studies), cells, settings.of(family), margin_slices, pixels, places)
@@ -193,7 +199,6 @@ def _place_study(
     guesses: pd.DataFrame | None,
     family: Family,
     settings: CubeSettings,
-    sources: Sequence[Source],
     targets: Mapping[SeriesKind, tuple[str, int]],
 ) -> dict[tuple[SeriesKind, Source], Places]:
     """Write the slices that a study's windows show into the prepared pixels; returns where its windows lie."""
@@ -207,11 +212,11 @@ def _place_study(
         kept = [stack for stack in study.stacks if stack.volume.kind is view.kind]
         volumes = [prepared(stack.volume, view.spacing_mm, stack.limits) for stack in kept]
         chosen = {
-            source: [place_cell(CELLS[cell], view, volumes, landmarks[source], settings) for cell in family_cells(family)]
-            for source in sources if source in landmarks
-        }  # fmt: skip
+            source: [place_cell(CELLS[cell], view, volumes, points, settings) for cell in family_cells(family)]
+            for source, points in landmarks.items()
+        }
         used: dict[Volume, list[int]] = {}
-        for (place, *_) in filter(None, (found for cells in chosen.values() for found in cells)):
+        for place, *_ in filter(None, (found for cells in chosen.values() for found in cells)):
             used.setdefault(place.volume, []).extend(index for index in place.slices if index is not None)
         target, first = targets[view.kind]
         begin: dict[Volume, int] = {}

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from pipeline.competition import Competition, CompetitionError, StudyRef
 from pipeline.console import say
 from pipeline.files import check_space, file_states, write_atomically
-from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, condition_from_title, level_from_title
+from pipeline.labels import CELL_INDEX, CELLS, Cell, condition_from_title, level_from_title
 from pipeline.landmarks.examples import ExampleSettings, Targets, axial_examples, sagittal_examples
 from pipeline.landmarks.labelled import find_mislabelled, labelled_points
 from pipeline.names import stem
@@ -36,7 +36,7 @@ from pipeline.owned import claim
 from pipeline.parallel import in_processes
 from pipeline.stacks import StudyStacks, keep_stack, write_stacks
 from pipeline.stacks.coding import pack, unpack
-from pipeline.volumes import StudyVolumes, read_study
+from pipeline.volumes import read_study
 
 Kind = Literal["sagittal", "axial"]
 _FORMAT = 6
@@ -180,7 +180,7 @@ def read_examples(path: Path) -> tuple[NDArray[np.float16], dict[str, NDArray[An
     about = _about(path)
     with safe_open(path, "np") as file:
         values = {name: file.get_tensor(name) for name in ("pixel_mm", *(field.name for field in fields(Targets)))}
-        numbers = unpack(*(file.get_tensor(name).tobytes() for name in ("lower", "upper")), tuple(about["shape"]))
+        numbers = unpack(file.get_tensor("lower"), file.get_tensor("upper"), tuple(about["shape"]))
     images = (numbers.astype(np.float32) / _STEP - 1).astype(np.float16)
     if about["mirrored"]:
         images = np.stack([images, images[:, :, ::-1]], 1).reshape(-1, *images.shape[1:])

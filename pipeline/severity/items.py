@@ -154,7 +154,7 @@ class WindowItems(Dataset[dict[str, Any]]):
         All randomness comes from numpy's global generator, which the loop seeds.
 
         Returns:
-            ``level`` (B,), ``grade`` (B, families), and by view ``around_<view>`` (B, S, side, side) float16, the pixels
+            ``level`` (B,), ``grade`` (B, families), and by view ``around_<view>`` (B, S, side, side) float16, what is
             around the window, ``place_<view>`` (B, S, 2, 3) that gives (col, row) there of (mm right, mm down, 1) from
             its middle, and ``present_<view>`` (B, S).
         """
@@ -168,9 +168,7 @@ class WindowItems(Dataset[dict[str, Any]]):
             places = Places.none((count,), view.slices + 2 * cache.margin_slices)
             for source, rows in (("true", ~use_predicted), ("predicted", use_predicted)):
                 if rows.any():
-                    mine = cache.places[view.kind, source].at(study[rows], cell[rows])  # type: ignore[index]
-                    for whole, part in zip(places, mine, strict=True):
-                        whole[rows] = part
+                    places.put(rows, cache.places[view.kind, source].at(study[rows], cell[rows]))  # type: ignore[index]
             at, middle = np.arange(count), places.slices.shape[1] // 2
             shift = np.where(chance[2] < 0.5, 1, -1) * (chance[1] < self.jitter_slices) * bool(cache.margin_slices)
             centre = np.where(places.slices[at, middle + shift] >= 0, middle + shift, middle)
@@ -178,7 +176,7 @@ class WindowItems(Dataset[dict[str, Any]]):
             chosen = centre[:, None] + np.arange(-half, half + 1)
             slices, matrix = places.slices[at[:, None], chosen], places.matrix[at[:, None], chosen]
             around = np.zeros((count, slices.shape[1], side, side), np.float16)
-            for n in np.flatnonzero(places.first >= 0):
+            for n in np.flatnonzero(places.first >= 0).tolist():
                 corner = _copy(self.cache.pixels[view.kind].values, places, n, slices[n], matrix[n], around[n])
                 matrix[n, :, :, 2] -= corner
             if self.in_plane:

@@ -192,4 +192,3 @@ def starting_point(grades: np.ndarray, loss: Loss) -> tuple[list[float], float |
     shares = counts * np.asarray(GRADE_WEIGHTS) if loss == "weighted" else counts
     p = shares / shares.sum()
     return p.tolist(), float(-(p * np.log(p)).sum()) if loss in ("weighted", "plain") else None
-

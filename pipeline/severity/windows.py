@@ -1,6 +1,6 @@
-"""Windows out of stacks while training: where the point is, or shifted, turned and scaled at random; and mixtures of them.
+"""Windows out of stacks while training: where the point is, or shifted, turned and scaled at random; and mixtures.
 
-All of it runs on batches on the training device. A shift is in millimetres, like the localiser's error that it imitates.
+All of it runs on batches on the training device. A shift is in mm, like the localiser's error that it imitates.
 """
 
 from __future__ import annotations

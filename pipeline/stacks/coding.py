@@ -30,7 +30,9 @@ def pack(stored: NDArray[np.uint16]) -> tuple[bytes, bytes]:
     return lower, zlib.compress((folded >> 8).astype(np.uint8).tobytes(), 1)
 
 
-def unpack(lower: bytes, upper: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint16]:
+def unpack(
+    lower: bytes | NDArray[np.uint8], upper: bytes | NDArray[np.uint8], shape: tuple[int, int, int]
+) -> NDArray[np.uint16]:
     """The inverse of :func:`pack`.
 
     Raises:

@@ -70,6 +70,6 @@ class Scratch:
 
 def write_at(path: str, first: int, values: NDArray[Any]) -> None:
     """Write into the file of another process's :class:`Scratch` from its element ``first`` on."""
-    with open(path, "r+b") as file:
+    with Path(path).open("r+b") as file:
         file.seek(first * values.dtype.itemsize)
         file.write(np.ascontiguousarray(values).data)

@@ -106,7 +106,7 @@ def _stack(file: Any, n: int, about: dict[str, Any], study_id: str) -> KeptStack
     lower, upper, scale = (file.get_tensor(f"{name}{n}") for name in ("lower", "upper", "scale"))
     low, high = file.get_tensor(f"limits{n}")
     volume = Volume(
-        pixels=from_levels(unpack(lower.tobytes(), upper.tobytes(), tuple(about["shape"])), scale),
+        pixels=from_levels(unpack(lower, upper, tuple(about["shape"])), scale),
         affines=Affine(file.get_tensor(f"affines{n}")),
         source_affines=Affine(file.get_tensor(f"source{n}")),
         instance_numbers=file.get_tensor(f"instances{n}"),

@@ -168,7 +168,7 @@ def normalise(pixels: NDArray[np.float32], limits: tuple[float, float] | None = 
 
 
 def grey_limits(pixels: NDArray[np.float32]) -> tuple[float, float]:
-    """The 1st and 99th percentiles of a stack, its extremes where those are one, and equal numbers if it is constant."""
+    """The 1st and 99th percentiles of a stack, or its extremes where those are one; equal numbers if it is constant."""
     sample = pixels.ravel()[:: max(1, pixels.size // 2**18)]
     sample = sample[np.isfinite(sample)]
     if not sample.size:

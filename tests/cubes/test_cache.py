@@ -213,4 +213,3 @@ def _look(scratch, pipe):
     value, scratch.values[7, 5] = float(scratch.values[7, 5]), 4
     pipe.send((value, isinstance(scratch.values, np.memmap)))
     pipe.recv()
-

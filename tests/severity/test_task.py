@@ -20,8 +20,8 @@ from pipeline.severity.review import noisy_labels
 from pipeline.severity.settings import JitterSettings, NetworkSettings, SeveritySettings
 from pipeline.severity.task import SeverityTask
 from pipeline.severity.train import train_fold
-from pipeline.stacks.scratch import Scratch
 from pipeline.severity.windows import cut_windows
+from pipeline.stacks.scratch import Scratch
 from pipeline.training.ladder import LadderError
 from pipeline.training.sampling import Draw, SeededItems
 from pipeline.weights.recipe import InPlaneSettings, LoopSettings
@@ -39,7 +39,7 @@ SETTINGS = SeveritySettings(
 
 
 def cache_of(names, cells, pixels, present):
-    """Windows of :data:`VIEW`, each in the middle of a little stack of its own: (studies, cells, slices, rows, cols)."""
+    """Windows of :data:`VIEW`, each amid a little stack of its own: (studies, cells, slices, rows, cols)."""
     scratch = Scratch(Path(tempfile.gettempdir()), (pixels.size,), np.float16, "a test")
     scratch.values[:] = pixels.ravel()
     count, (rows, cols) = pixels[0, 0].size, pixels.shape[3:]

@@ -41,13 +41,13 @@ def test_a_sagittal_stack_keeps_its_slices_and_the_spine_of_each():
     assert 258 < height < 264
     assert 98 < width < 104
     assert kept.shows(POINTS[0], 7)
-    for point in POINTS:
-        for volume in (whole, kept):
-            index = volume.nearest_slice(point[None])
-            col, row, offset = volume.to_pixel(point[None], index)
-            found = volume.pixels[index[0], round(row[0]), round(col[0])], offset[0]
-            expected = found if volume is whole else expected
-        assert found == expected, "the same pixel at the same place"
+    before, after = (
+        [volume.pixels[index, round(row), round(col)] for index, col, row in zip(nearest, *places, strict=True)]
+        for volume in (whole, kept)
+        for nearest in [volume.nearest_slice(POINTS)]
+        for places in [volume.to_pixel(POINTS, nearest)[:2]]
+    )
+    assert before == after, "the same pixel at the same place"
 
 
 def test_an_axial_stack_keeps_the_slices_of_the_levels():
@@ -75,8 +75,8 @@ def test_foramina_stand_in_for_a_level_without_other_points():
 def test_nothing_is_kept_where_no_point_says_what():
     whole = stack(SeriesKind.AXIAL_T2, np.arange(-8, 9, 4.0), (50, 50))
     assert keep_stack(whole, np.full((25, 3), np.nan)) is None
-    assert keep_stack(whole, POINTS + [0, 0, 500.0]) is None
-    assert keep_stack(whole, POINTS + [500.0, 0, 0]) is None
+    assert keep_stack(whole, POINTS + np.array([0, 0, 500.0])) is None
+    assert keep_stack(whole, POINTS + np.array([500.0, 0, 0])) is None
 
 
 @pytest.mark.parametrize(
