@@ -125,6 +125,28 @@ def release_memory() -> None:
         torch.mps.empty_cache()
 
 
+def half_type(device: torch.device) -> torch.dtype | None:
+    """Half precision on a device: bf16 where a GPU computes it, from compute capability 8.0 on, fp16 before (T4).
+
+    None on a CPU. PyTorch's own ``is_bf16_supported`` is also true where bf16 is emulated, several times slower.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+@contextmanager
+def half_precision(device: torch.device) -> Iterator[None]:
+    """Networks compute in :func:`half_type` inside, where the device has one; their weights stay as they are."""
+    import torch
+
+    half = half_type(device)
+    with torch.autocast(device.type, dtype=half, enabled=half is not None):
+        yield
+
+
 class GpuFallback:
     """What one process does where a GPU fails.
 

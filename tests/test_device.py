@@ -8,7 +8,15 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.device import GpuFallback, channels_last, seconds_on_one_thread, torch_threads, usable_cpus
+from pipeline.device import (
+    GpuFallback,
+    channels_last,
+    half_precision,
+    half_type,
+    seconds_on_one_thread,
+    torch_threads,
+    usable_cpus,
+)
 
 
 def test_a_volumetric_network_keeps_its_layout():
@@ -63,3 +71,15 @@ def test_what_apples_gpu_refuses_is_done_on_the_cpu():
 def test_operations_that_mps_lacks_are_the_cpus():
     assert pipeline.__version__
     assert os.environ["PYTORCH_ENABLE_MPS_FALLBACK"] == "1"
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16)])
+def test_half_precision_is_what_the_gpu_computes_in(monkeypatch, capability, expected):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: capability)
+    assert half_type(torch.device("cuda", 0)) is expected
+    assert half_type(torch.device("cpu")) is None
+
+
+def test_a_cpu_computes_in_full_precision():
+    with half_precision(torch.device("cpu")):
+        assert torch.nn.Linear(3, 2)(torch.ones(1, 3)).dtype is torch.float32

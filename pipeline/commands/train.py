@@ -7,11 +7,10 @@ torch is imported where a training starts, so ``--help`` answers without it. Run
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.labels import FOLDS
 
@@ -24,7 +23,7 @@ class TrainOptions(argparse.Namespace):
         data: competition folders.
         out: folder of the run.
         cache: folder for what is made from the images once.
-        workers: processes that fill the cache.
+        workers: processes that fill the cache; 0 for one a core.
         preset: name or path of a preset; None for the defaults.
         set: settings to change, as ``key=value``.
         fold: that is held out; None for none.
@@ -37,7 +36,7 @@ class TrainOptions(argparse.Namespace):
     data: list[Path]
     out: Path
     cache: Path
-    workers: int = 1
+    workers: int = 0
     preset: str | None = None
     set: list[str] = field(default_factory=list)
     fold: int | None = 0
@@ -59,6 +58,9 @@ class SeverityOptions(TrainOptions):
     oof: Path | None = None
 
 
+Options = TypeVar("Options", bound=TrainOptions)
+
+
 def train_points(task: str, options: TrainOptions) -> None:
     """Train the point network ``landmarks`` or ``axial``.
 
@@ -67,11 +69,14 @@ def train_points(task: str, options: TrainOptions) -> None:
         RefusedError: a folder that would be written holds what this program did not write.
     """
     from pipeline.landmarks.train import load_train_settings, train
+    from pipeline.training.folder import in_turn
 
     def check(one: TrainOptions) -> object:
         return load_train_settings(task, one.preset, one.set, len(one.data))
 
-    _train_sweep(partial(train, task), check, options)
+    for one in _sweep(options, check):
+        for run in in_turn(_runs(one)):
+            train(task, run)
 
 
 def train_classifier(options: SeverityOptions) -> None:
@@ -83,15 +88,17 @@ def train_classifier(options: SeverityOptions) -> None:
     def check(one: TrainOptions) -> object:
         return load_settings(SeveritySettings, one.preset, options.condition, one.set)
 
-    _train_sweep(train, check, options)
+    for one in _sweep(options, check):
+        train(*_runs(one))
 
 
-def _train_sweep(
-    train: Callable[[argparse.Namespace], object], check: Callable[[TrainOptions], object], options: TrainOptions
-) -> None:
-    """Train the settings, or all that ``options.sweep`` names; every one of them is checked before the first starts."""
+def _sweep(options: Options, check: Callable[[TrainOptions], object]) -> Iterator[Options]:
+    """The options themselves, or in turn all that ``options.sweep`` names, and at the end how they compare.
+
+    Every setting is checked before the first training starts.
+    """
     if options.sweep is None:
-        _train_folds(train, options)
+        yield options
         return
     from pipeline.commands import runs
     from pipeline.console import say
@@ -110,31 +117,25 @@ def _train_sweep(
     claim_run(options.out)
     for number, one in enumerate(tries):
         say(f"sweep {number + 1} of {len(tries)}: {one.out.name}")
-        _train_folds(train, one)
+        yield one
     if is_main_process():
         say(*runs.lines(runs.compare([runs.read_recipe(one.out) for one in tries])))
 
 
-def _train_folds(train: Callable[[argparse.Namespace], object], options: TrainOptions) -> None:
-    from pipeline.console import clock_after, say
+def _runs(options: Options) -> list[Options]:
+    """The options of every run that these ask for, whose folders may be written."""
     from pipeline.training.folder import check_run, claim_run
     from pipeline.training.memory import keep_freed_memory
 
     keep_freed_memory()
     check_run(options.out)
     if options.folds != "all":
-        train(options)
-        return
+        return [options]
     folds = [replace(options, fold=fold, out=options.out / f"fold{fold}") for fold in range(FOLDS)]
     for fold in folds:
         check_run(fold.out)
     claim_run(options.out)
-    began = time.monotonic()
-    for number, fold in enumerate(folds):
-        left = (time.monotonic() - began) / number * (len(folds) - number) if number else 0.0
-        ends = f"; the last ends about {clock_after(left)}" if number else ""
-        say(f"{options.out}: fold {number + 1} of {len(folds)}{ends}")
-        train(fold)
+    return folds
 
 
 def add_point_arguments(task: str, parser: argparse.ArgumentParser) -> None:
@@ -208,7 +209,7 @@ def add_cache_arguments(parser: argparse.ArgumentParser, content: str) -> None:
         "--cache", type=Path, default=Path("cache"), metavar="DIR", help=f"folder for {content} (default: %(default)s)"
     )
     parser.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes that fill the cache (default: %(default)s)"
+        "--workers", type=int, default=0, metavar="N", help="processes that fill the cache (default: one a core)"
     )
 
 

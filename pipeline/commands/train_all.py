@@ -3,6 +3,7 @@
 The steps are the commands that a person would give one after the other; each is resumed, or skipped where its result is
 there, so a run that was stopped continues with the same command:
 
+0. the training cache: one decode of every series for all networks, once the disk has room for all that will be written;
 1. ``train landmarks`` and ``train axial``, every fold, into ``OUT/landmarks`` and ``OUT/axial``;
 2. ``evaluate landmarks`` by the networks that did not see each study: out-of-fold points, and the distribution of their
    errors, which sets the jitter of stage four;
@@ -81,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
     for left_out in (family for family in Family if family not in known):
         say(f"train all: no folder has {left_out} points, so its networks are left out")
 
+    if is_main_process():
+        _fill_cache(args, competitions, networks, families, settings)
+    wait_for_everyone()
     for task in networks:
         say(f"train all: the {task} networks, into {args.out / task}")
         train_points(task, TrainOptions(**_common(args, task, settings)))
@@ -150,6 +154,31 @@ def _worse_than_nothing(family: Family, oof: Path) -> list[str]:
         f"the {family} networks score {score:.3f} out of fold, worse than class frequencies ({constant:.3f}): look at "
         f"{oof.parent}"
     ]
+
+
+def _fill_cache(
+    args: argparse.Namespace,
+    competitions: Sequence[Competition],
+    networks: Sequence[str],
+    families: Sequence[Family],
+    settings: dict[str, list[str]],
+) -> None:
+    """Decode every series once, for all networks; before that, see that the disks have room for the whole run.
+
+    Raises:
+        OSError: a disk is too small.
+    """
+    from pipeline.config import load_settings
+    from pipeline.landmarks.prepare import prepare
+    from pipeline.landmarks.train import load_train_settings
+    from pipeline.severity.settings import SeveritySettings
+    from pipeline.severity.space import Space
+
+    points = {name: load_train_settings(name, args.preset, settings[name], len(args.data)) for name in networks}
+    graders = {one: load_settings(SeveritySettings, args.preset, one.value, settings[one.value]) for one in families}
+    space = Space.of(competitions, points, graders)
+    space.check(args.cache, args.out)
+    prepare(competitions, args.cache, space.examples, workers=args.workers)
 
 
 def _common(args: argparse.Namespace, section: str, settings: dict[str, list[str]]) -> dict[str, Any]:

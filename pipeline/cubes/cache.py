@@ -1,321 +1,266 @@
-"""The training cache: cubes of all studies as memory-mapped float16 arrays, so that an epoch reads no DICOM file.
+"""Where the windows of all training cells lie, and the prepared stacks they are cut from while training.
 
-Cubes are stored wider than the network wants them (a margin in plane, slices on both ends), so that jitter is a crop.
-One array holds one kind of series and one source of points: the labelled ones (``true``) or predicted ones
-(``predicted``). Plain ``.npy`` because zarr, npz and nii.gz are slower than reading the DICOM again.
+The training cache (:mod:`pipeline.landmarks.prepare`) keeps stacks as the scanner wrote them. A classifier's training
+unpacks the slices that its windows need once, normalised and at the resolution of its recipe as grading does it, into
+a :class:`~pipeline.stacks.scratch.Scratch` that ends with the process. Windows are cut from that at every step.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.competition import Competition, StudyRef
-from pipeline.config import to_dict
+from pipeline.competition import Competition
 from pipeline.console import say
-from pipeline.cubes.cut import cut_cubes
+from pipeline.cubes.cut import Place, place_cell, prepared
 from pipeline.cubes.settings import CubeSettings, ViewSettings
-from pipeline.files import check_space, file_states, write_atomically
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind, family_cells
-from pipeline.landmarks.labelled import find_mislabelled, labelled_points
 from pipeline.landmarks.landmarks import Landmarks
-from pipeline.owned import claim
+from pipeline.landmarks.prepare import StudyFiles, by_study, prepare
 from pipeline.parallel import in_processes
-from pipeline.tables import guarded_frame
-from pipeline.volumes import StudyVolumes, read_study
+from pipeline.stacks import StudyStacks, read_stacks
+from pipeline.stacks.scratch import Scratch, write_at
+from pipeline.stacks.store import describe_stacks
+from pipeline.volumes import Volume
 
 Source = Literal["true", "predicted"]
 SOURCES: tuple[Source, ...] = get_args(Source)
-_FORMAT = 4
-"""Counts up when cubes are cut differently, so that old caches are not mistaken for new ones."""
 
 
-@dataclass(frozen=True)
-class Margin:
-    """How much more a cached cube holds than the network sees.
+class Places(NamedTuple):
+    """Where windows lie, by leading axes of any shape.
 
     Attributes:
-        mm: on every side of the window, for shifts, turns and scaling.
-        slices: on both ends, for a shift along the stack.
+        first: (...) int64, where the cell's stack begins in the prepared pixels; -1 without a window.
+        extent: (..., 2) int64, rows and columns of its slices.
+        slices: (..., S) int16, in the stack; -1 where there is none.
+        matrix: (..., S, 2, 3) float32: (col, row) = matrix @ (mm to the window's right, mm down, 1).
     """
 
-    mm: float = 9.0
-    slices: int = 1
+    first: NDArray[np.int64]
+    extent: NDArray[np.int64]
+    slices: NDArray[np.int16]
+    matrix: NDArray[np.float32]
+
+    @classmethod
+    def none(cls, shape: tuple[int, ...], slices: int) -> Places:
+        """No windows anywhere."""
+        return cls(
+            np.full(shape, -1, np.int64),
+            np.zeros((*shape, 2), np.int64),
+            np.full((*shape, slices), -1, np.int16),
+            np.zeros((*shape, slices, 2, 3), np.float32),
+        )
+
+    def put(self, index: int | NDArray[Any], other: Places) -> None:
+        """Take over those of ``other`` at an index of the leading axes."""
+        self.first[index], self.extent[index] = other.first, other.extent
+        self.slices[index], self.matrix[index] = other.slices, other.matrix
+
+    def at(self, *index: NDArray[np.int64]) -> Places:
+        """Those of some cells."""
+        return Places(self.first[index], self.extent[index], self.slices[index], self.matrix[index])
 
 
 @dataclass(frozen=True, eq=False)
-class CubeCache:
-    """Cached cubes of one family.
+class WindowCache:
+    """The windows of one family.
 
     Attributes:
         family: the condition family.
         study_ids: the studies, in the order of the first axis of every array.
         cells: positions in ``CELLS``, in the order of the second axis.
-        views: the views as they are cached, that is with the margin.
-        margin: what was added to them.
-        pixels: by (kind, source): (studies, cells, slices, rows, cols) float16, memory-mapped.
-        present: by (kind, source): (studies, cells, slices) bool.
-        held: those of ``pixels`` that are kept on a device, see :meth:`keep_on`.
+        views: the views of the networks.
+        margin_slices: slices that are known on both ends beyond those of the views.
+        pixels: by kind: the prepared slices one after the other, float16, 1-D.
+        places: by (kind, source): (studies, cells) windows.
     """
 
     family: Family
     study_ids: tuple[str, ...]
     cells: tuple[int, ...]
     views: tuple[ViewSettings, ...]
-    margin: Margin
-    pixels: Mapping[tuple[SeriesKind, Source], NDArray[np.float16]]
-    present: Mapping[tuple[SeriesKind, Source], NDArray[np.bool_]]
-    held: dict[tuple[SeriesKind, Source], torch.Tensor] = field(default_factory=dict)
-
-    def keep_on(self, device: torch.device) -> bool:
-        """Copy all cubes to a GPU where they take at most half of its free memory; returns whether they did.
-
-        The memory maps stay the source of everything else; on a CPU nothing is copied.
-        """
-        needed = sum(values.nbytes for values in self.pixels.values())
-        if device.type != "cuda" or self.held or needed > 0.5 * torch.cuda.mem_get_info(device)[0]:
-            return bool(self.held)
-        for key, values in self.pixels.items():
-            target = torch.empty(values.shape, dtype=torch.float16, device=device)
-            for first in range(0, len(values), 64):
-                target[first : first + 64] = torch.from_numpy(np.array(values[first : first + 64])).to(device)
-            self.held[key] = target
-        return True
+    margin_slices: int
+    pixels: Mapping[SeriesKind, Scratch]
+    places: Mapping[tuple[SeriesKind, Source], Places]
 
     def shown(self, source: Source) -> NDArray[np.bool_]:
         """(studies, cells) whether any view shows the cell at the points of ``source``."""
-        half = {view.kind: view.slices // 2 for view in self.views}
-        found = [values[:, :, half[kind]] for (kind, which), values in self.present.items() if which == source]
-        if not found:
-            return np.zeros((len(self.study_ids), len(self.cells)), dtype=bool)
-        return np.asarray(np.logical_or.reduce(found))
+        found = [places.first >= 0 for (_, which), places in self.places.items() if which == source]
+        nothing = np.zeros((len(self.study_ids), len(self.cells)), dtype=bool)
+        return np.logical_or.reduce([nothing, *found])
+
+    def side_px(self, view: ViewSettings, margin_mm: float) -> int:
+        """Side of a square of a stack's pixels, along its rows, that holds any window of a view with a margin."""
+        half = view.size_mm / 2 + margin_mm
+        reaches = [
+            np.abs(places.matrix[..., :2]).sum(-1).max(initial=0)
+            for (kind, _), places in self.places.items()
+            if kind is view.kind
+        ]
+        return 2 * (int(np.ceil(half * max(reaches, default=0))) + 2)
 
 
 def build_cache(
     competitions: Sequence[Competition],
     family: Family,
     settings: CubeSettings,
-    margin: Margin,
+    margin_slices: int,
     root: Path,
     predicted: pd.DataFrame | None = None,
-    jobs: int = 2,
-) -> CubeCache:
-    """Cut the cubes of every study that has a grade of the family; what is cached already is not cut again.
-
-    Other points or other descriptions of the series make another cache. A study whose files have changed since, or of
-    which nothing could be read, is cut again by the next call.
+    jobs: int = 0,
+) -> WindowCache:
+    """Place the windows of every study that has a grade of the family, and prepare the slices they show.
 
     Args:
         competitions: folders with ``train.csv``; a study in two of them is taken from the first.
-        family: whose cubes.
-        settings: views of the networks, without margin.
-        margin: to add.
-        root: folder of all caches; this one becomes a folder in it, named after its content.
+        family: whose windows.
+        settings: views of the networks.
+        margin_slices: to know on both ends.
+        root: the training cache, which is filled where it must be.
         predicted: label_coordinates tables of predicted points with patient mm, concatenated; None for none.
-        jobs: processes, each a study at a time (processes scale, threads do not).
+        jobs: processes, each a study at a time; 0 for one a core.
 
     Raises:
         ValueError: no study has a grade of the family, there are neither labelled nor predicted points, or the cache is
             damaged.
-        RefusedError: the folder of these cubes holds something else.
+        RefusedError: a folder of the cache holds something else.
+        OSError: the disk is too small.
     """
     cells = family_cells(family)
-    work = list(_graded_studies(competitions, cells, predicted))
-    if not work:
+    graded = [_graded(competition, cells) for competition in competitions]
+    if not any(graded):
         raise ValueError(f"no study of {', '.join(str(c.root) for c in competitions)} has a grade of {family}")
-    states = np.array([_state(job.study) for job in work], np.uint64)
-    sources: list[Source] = [s for s in SOURCES if any(getattr(job, s) is not None for job in work)]
-    if not sources:
+    if predicted is None and all(competition.coordinates is None for competition in competitions):
         raise ValueError(f"{family}: no labelled points (train_label_coordinates.csv) and no table of predicted points")
-    views = tuple(view.widened(margin.mm, margin.slices) for view in settings.of(family))
-    wide = CubeSettings(**{**_fields(settings), family.value: views})
-    pixels: dict[tuple[SeriesKind, Source], NDArray[np.float16]] = {}
-    present: dict[tuple[SeriesKind, Source], NDArray[np.bool_]] = {}
-    for source in sources:
-        folder = root / f"{family}-{source}-{_fingerprint(work, family, wide, source)}"
-        _fill(folder, work, states, family, wide, source, jobs)
-        for view in views:
-            pixels[view.kind, source] = _open(_file(folder, view.kind, "pixels"), "r")
-            present[view.kind, source] = _open(_file(folder, view.kind, "present"))
-    return CubeCache(family, tuple(job.study.study_id for job in work), cells, views, margin, pixels, present)
+    studies: dict[str, StudyFiles] = {}
+    for files in prepare(competitions, root, predicted=predicted, workers=jobs):
+        if files.ref.study_id in graded[files.competition]:
+            studies.setdefault(files.ref.study_id, files)
+    views = tuple(view.widened(0, margin_slices) for view in settings.of(family))
+    sources: tuple[Source, ...] = SOURCES if predicted is not None else SOURCES[:1]
+    places = {
+        (view.kind, source): Places.none((len(studies), len(cells)), view.slices)
+        for view in views
+        for source in sources
+    }
+    found = [files for files in studies.values() if files.stacks.exists()]
+    pixels: dict[SeriesKind, Scratch] = {}
+    starts: dict[SeriesKind, NDArray[np.int64]] = {}
+    for view in views:
+        sizes = [_most_pixels(files.stacks, view) for files in found]
+        starts[view.kind] = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+        what = f"unpacked {view.kind} slices of {len(found)} studies (--cache may be on another disk)"
+        pixels[view.kind] = Scratch(root, (int(starts[view.kind][-1]),), np.float16, what)
+    guesses, wide = by_study(predicted), _with_views(settings, family, views)
+    tasks = [
+        (files.stacks, guesses.get(files.ref.study_id), family, wide,
+         {view.kind: (pixels[view.kind].path, int(starts[view.kind][n])) for view in views})
+        for n, files in enumerate(found)
+    ]  # fmt: skip
+    order = {study_id: n for n, study_id in enumerate(studies)}
+    runs = in_processes(_place_study, tasks, jobs if len(tasks) > 8 else 1)
+    for files, mine in tqdm(zip(found, runs, strict=True), total=len(found), desc=f"{family} windows", unit="study"):
+        for key, windows in mine.items():
+            places[key].put(order[files.ref.study_id], windows)
+    if lost := sorted(set(studies) - {files.ref.study_id for files in found}):
+        say(f"{family}: nothing could be read of {len(lost)} graded studies, for example {lost[0]}")
+    return WindowCache(family, tuple(studies), cells, settings.of(family), margin_slices, pixels, places)
 
 
-def _fill(
-    folder: Path,
-    work: Sequence[_Job],
-    states: NDArray[np.uint64],
+def _graded(competition: Competition, cells: Sequence[int]) -> set[str]:
+    """The studies of a folder with a grade of some of these cells."""
+    labels = competition.labels
+    if labels is None:
+        return set()
+    return set(labels.index[labels[[CELLS[cell].column for cell in cells]].notna().any(axis=1)])
+
+
+def _with_views(settings: CubeSettings, family: Family, views: tuple[ViewSettings, ...]) -> CubeSettings:
+    return CubeSettings(**{family.value: views}, max_tilt_degrees=settings.max_tilt_degrees, series=1)  # type: ignore[arg-type]
+
+
+def _most_pixels(path: Path, view: ViewSettings) -> int:
+    """At most so many pixels are prepared of a study's stacks of a kind."""
+    return sum(math.prod(shape) for kind, shape in describe_stacks(path) if kind is view.kind)
+
+
+def _place_study(
+    path: Path,
+    guesses: pd.DataFrame | None,
     family: Family,
     settings: CubeSettings,
-    source: Source,
-    jobs: int,
-) -> None:
-    """Cut the cubes that are not in the folder yet, or were cut from other states of the studies' files."""
-    shapes = _shapes(settings, family)
-    _allocate(folder, {kind: (len(work), *shape) for kind, shape in shapes.items()}, work, family)
-    done = _open(folder / "done.npy", "r+")
-    left = [int(n) for n in np.flatnonzero(done != states)]
-    a_study = sum(math.prod(shape) for shape in shapes.values()) * np.dtype(np.float16).itemsize
-    check_space(folder, a_study * len(left), f"{family} cubes of {len(left)} studies (--cache may be on another disk)")
-    tasks = [(work[n], n, family, settings, folder, source) for n in left]
-    runs = in_processes(_cut_study, tasks, jobs if len(left) > 8 else 1, lost=lambda _, n, *__: (n, False))
-    unread = []
-    for n, read in tqdm(runs, total=len(left), desc=f"cubes {family} {source}", unit="study", disable=not left):
-        done[n] = states[n] if read else 0
-        if not read:
-            unread.append(work[n].study.study_id)
-    done.flush()
-    if unread:
-        say(f"{family}: nothing could be read of {len(unread)} graded studies, for example {min(unread)}")
-
-
-def _shapes(settings: CubeSettings, family: Family) -> dict[SeriesKind, tuple[int, int, int, int]]:
-    """(cells, slices, rows, cols) of one study by kind of series."""
-    count = len(family_cells(family))
-    return {view.kind: (count, view.slices, view.pixels, view.pixels) for view in settings.of(family)}
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One study to cut, with its rows of the tables of points (None: the table does not exist)."""
-
-    study: StudyRef
-    true: pd.DataFrame | None
-    predicted: pd.DataFrame | None
-
-
-def _graded_studies(
-    competitions: Sequence[Competition], cells: tuple[int, ...], predicted: pd.DataFrame | None
-) -> Iterator[_Job]:
-    columns = [CELLS[index].column for index in cells]
-    guesses = _by_study(predicted)
-    seen: set[str] = set()
-    for competition in competitions:
-        labels = competition.labels
-        if labels is None:
-            continue
-        graded = set(labels.index[labels[columns].notna().any(axis=1)])
-        points = _by_study(competition.coordinates)
-        for study in competition.studies:
-            if study.study_id in graded and study.study_id not in seen and study.series:
-                seen.add(study.study_id)
-                yield _Job(study, points.get(study.study_id), guesses.get(study.study_id))
-
-
-def _by_study(table: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
-    return {} if table is None else {str(name): rows for name, rows in table.groupby("study_id", sort=False)}
-
-
-def _fields(settings: CubeSettings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
-
-
-def _fingerprint(work: Sequence[_Job], family: Family, settings: CubeSettings, source: Source) -> str:
-    content = hashlib.sha256(json.dumps([_FORMAT, family, to_dict(settings)], default=str).encode())
-    for job in work:
-        series = [(one.series_id, one.description) for one in job.study.series]
-        content.update(repr((str(job.study.path), series)).encode())
-        table: pd.DataFrame | None = getattr(job, source)
-        if table is not None:
-            content.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
-    return content.hexdigest()[:10]
-
-
-def _state(study: StudyRef) -> int:
-    """Of the study's files, never 0; what is cut again where it differs."""
-    states = repr([file_states(series.path) for series in study.series])
-    return int.from_bytes(hashlib.sha256(states.encode(errors="surrogateescape")).digest()[:8], "little") | 1
-
-
-def _open(path: Path, mapped: Literal["r", "r+"] | None = None) -> Any:
-    try:
-        return np.load(path, mapped, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: a damaged cache ({error}); remove the folder {path.parent} and run again") from error
-
-
-def _file(folder: Path, kind: SeriesKind, what: str) -> Path:
-    return folder / f"{kind.name.lower()}_{what}.npy"
-
-
-def _allocate(folder: Path, shapes: Mapping[SeriesKind, tuple[int, ...]], work: Sequence[_Job], family: Family) -> None:
-    """Make the arrays and the index; ``done.npy`` comes last, so a half-made folder is made again."""
-    if (folder / "done.npy").exists():
-        return
-    claim(folder, "cache")
-    for kind, shape in shapes.items():
-        for what, extent, dtype in (("pixels", shape, np.float16), ("present", shape[:3], np.bool_)):
-            _file(folder, kind, what).unlink(missing_ok=True)  # half-made; or a link, and none is written through
-            np.lib.format.open_memmap(_file(folder, kind, what), mode="w+", dtype=dtype, shape=extent)
-    columns = [CELLS[cell].column for cell in family_cells(family)]
-    rows = [(n, c, job.study.study_id, column) for n, job in enumerate(work) for c, column in enumerate(columns)]
-    index = pd.DataFrame(rows, columns=["study", "cell", "study_id", "column"])
-    index = guarded_frame(index)
-    write_atomically(folder / "index.csv", lambda partial: index.to_csv(partial, index=False))
-    np.lib.format.open_memmap(folder / "done.npy", mode="w+", dtype=np.uint64, shape=(len(work),)).flush()
-
-
-def _cut_study(
-    job: _Job, number: int, family: Family, settings: CubeSettings, folder: Path, source: Source
-) -> tuple[int, bool]:
-    """Write one study's cubes; returns its number, and False where no image can be read yet."""
-    # Windows are small and studies run in parallel: threads inside SimpleITK only wait for each other.
+    targets: Mapping[SeriesKind, tuple[str, int]],
+) -> dict[tuple[SeriesKind, Source], Places]:
+    """Write the slices that a study's windows show into the prepared pixels; returns where its windows lie."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    rows: pd.DataFrame | None = getattr(job, source)
-    if rows is None:
-        return number, True
-    shapes = _shapes(settings, family)
-    study = _only_kinds(job.study, set(shapes))
-    volumes = read_study(study)
-    if study.series and not volumes.volumes:
-        return number, False
-    if source == "true":
-        landmarks = _true_landmarks(volumes, rows)
-    else:
-        landmarks = Landmarks.from_frame(volumes.study_id, rows.drop_duplicates(["condition", "level"]))
-    cubes = cut_cubes(volumes, landmarks, settings, (family,)).cubes
-    for kind, shape in shapes.items():
-        pixels = np.zeros(shape, dtype=np.float16)
-        present = np.zeros(shape[:2], dtype=np.bool_)
-        for place, cell in enumerate(family_cells(family)):
-            for cube in cubes.get((cell, kind), ())[:1]:
-                pixels[place], present[place] = np.clip(cube.pixels, -60000, 60000), cube.present
-        _write_row(_file(folder, kind, "pixels"), number, pixels)
-        _write_row(_file(folder, kind, "present"), number, present)
-    return number, True
+    study = read_stacks(path, list(targets))
+    landmarks: dict[Source, Landmarks] = {"true": _true_landmarks(study)}
+    if guesses is not None:
+        landmarks["predicted"] = Landmarks.from_frame(study.study_id, guesses.drop_duplicates(["condition", "level"]))
+    unplaced = {stack.volume.series_id for stack in study.stacks if not stack.volume.is_placed}
+    result = {}
+    for view in settings.of(family):
+        kept = [stack for stack in study.stacks if stack.volume.kind is view.kind]
+        volumes = [prepared(stack.volume, view.spacing_mm, stack.limits) for stack in kept]
+        chosen = {
+            source: [
+                place_cell(CELLS[cell], view, volumes, points, settings, unplaced) for cell in family_cells(family)
+            ]
+            for source, points in landmarks.items()
+        }
+        used: dict[Volume, list[int]] = {}
+        for place, *_ in filter(None, (found for cells in chosen.values() for found in cells)):
+            used.setdefault(place.volume, []).extend(index for index in place.slices if index is not None)
+        target, first = targets[view.kind]
+        begin: dict[Volume, int] = {}
+        rank: dict[Volume, dict[int, int]] = {}
+        for volume in volumes:
+            slices = sorted(set(used.get(volume, ())))
+            begin[volume] = first
+            rank[volume] = {index: n for n, index in enumerate(slices)}
+            if slices:
+                write_at(target, first, volume.pixels[slices].astype(np.float16))
+            first += len(slices) * volume.pixels[0].size
+        for source, cells in chosen.items():
+            places = Places.none((len(cells),), view.slices)
+            for row, found in enumerate(cells):
+                if found:
+                    volume = found[0].volume
+                    places.first[row], places.extent[row] = begin[volume], volume.shape[1:]
+                    places.slices[row] = [-1 if i is None else rank[volume][i] for i in found[0].slices]
+                    places.matrix[row] = _matrices(found[0])
+            result[view.kind, source] = places
+    return result
 
 
-def _write_row(path: Path, number: int, values: NDArray[Any]) -> None:
-    """Overwrite one row of the first axis. A mapping would be flushed as a whole, which takes a second a study."""
-    with path.open("r+b") as file:
-        version = np.lib.format.read_magic(file)
-        (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
-        file.seek(file.tell() + number * values.nbytes)
-        file.write(np.ascontiguousarray(values).tobytes())
+def _matrices(place: Place) -> NDArray[np.float32]:
+    """(S, 2, 3) from mm in the windows to column and row of their slices."""
+    frame, result = place.frame, np.zeros((len(place.slices), 2, 3), np.float32)
+    for n, index in enumerate(place.slices):
+        if index is not None:
+            inverse = place.volume.affines.inverse.matrix[index]
+            steps = np.stack([frame.right, frame.down], 1)
+            result[n, :, :2] = inverse[:2, :3] @ steps
+            result[n, :, 2] = inverse[:2, :3] @ frame.centre_mm + inverse[:2, 3]
+    return result
 
 
-def _only_kinds(study: StudyRef, kinds: set[SeriesKind]) -> StudyRef:
-    """The study without the series that are known to show something else."""
-    series = tuple(one for one in study.series if one.description is None or one.description in kinds)
-    return StudyRef(study.study_id, study.path, series)
-
-
-def _true_landmarks(volumes: StudyVolumes, rows: pd.DataFrame) -> Landmarks:
-    """The labelled points of a study as landmarks; points that cannot be right or were not read are absent."""
-    result = Landmarks.empty(volumes.study_id)
-    points = labelled_points(volumes, rows)
-    for row in points[find_mislabelled(volumes, points) == ""].itertuples(index=False):
+def _true_landmarks(study: StudyStacks) -> Landmarks:
+    """The labelled points of a study as landmarks, with the slices on which they were marked."""
+    result = Landmarks.empty(study.study_id)
+    series: list[str | None] = list(result.series_id)
+    for row in study.points.itertuples(index=False):
         index = CELL_INDEX[Cell(Condition(str(row.condition)), str(row.level))]
         result.points_mm[index] = (row.x_mm, row.y_mm, row.z_mm)
-    return result
+        result.instance_number[index], series[index] = row.instance_number, str(row.series_id)
+    return replace(result, series_id=tuple(series))

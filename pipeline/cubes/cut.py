@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.cubes.frame import Frame, level_frame
 from pipeline.cubes.settings import CubeSettings, ViewSettings
-from pipeline.labels import CELL_INDEX, CELLS, Cell, Family, SeriesKind
+from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks, certain_numbering
 from pipeline.volumes import StudyVolumes, Volume, normalise, resample_in_plane, sample_patch, thickened
 
@@ -84,65 +84,107 @@ def cut_cubes(
         families: the condition families to cut.
     """
     wanted = set(families)
-    stacks = _Stacks(study)
+    unplaced = {volume.series_id for volume in study.volumes if not volume.is_placed}
+    ready: dict[tuple[SeriesKind, float], list[Volume]] = {}
     cubes: dict[tuple[int, SeriesKind], tuple[Cube, ...]] = {}
     for index, cell in enumerate(CELLS):
         if cell.condition.family not in wanted:
             continue
         for view in settings.of(cell.condition.family):
-            found = _cut_cell(cell, view, stacks, landmarks, settings)
+            key = (view.kind, view.spacing_mm)
+            if key not in ready:
+                ready[key] = [prepared(volume, view.spacing_mm) for volume in study.of_kind(view.kind)]
+            found = place_cell(cell, view, ready[key], landmarks, settings, unplaced)
             if found:
-                cubes[index, view.kind] = found
+                cubes[index, view.kind] = tuple(_cut(place, view) for place in found)
     return StudyCubes(study.study_id, cubes, landmarks.numbering)
 
 
-class _Stacks:
-    """The stacks of a study by kind, normalised and, where windows have larger pixels, smoothed; made when asked."""
+def prepared(volume: Volume, spacing_mm: float, limits: tuple[float, float] | None = None) -> Volume:
+    """A stack as windows of pixels of ``spacing_mm`` are cut from it: normalised and, if they are larger, smoothed.
 
-    def __init__(self, study: StudyVolumes) -> None:
-        self._study = study
-        self.unplaced = {volume.series_id for volume in study.volumes if not volume.is_placed}
-        self._ready: dict[tuple[SeriesKind, float], list[Volume]] = {}
+    Thin slices are averaged first (:func:`pipeline.volumes.thickened`).
 
-    def of_kind(self, kind: SeriesKind, spacing_mm: float) -> list[Volume]:
-        key = (kind, spacing_mm)
-        if key not in self._ready:
-            self._ready[key] = [_prepare(volume, spacing_mm) for volume in self._study.of_kind(kind)]
-        return self._ready[key]
-
-
-def _prepare(volume: Volume, spacing_mm: float) -> Volume:
+    Args:
+        volume: the stack, or a part of one.
+        spacing_mm: of the windows' pixels.
+        limits: of grey of the whole stack where ``volume`` is a part of it.
+    """
     volume = thickened(volume)
-    ready = dataclasses.replace(volume, pixels=normalise(volume.pixels))
+    ready = dataclasses.replace(volume, pixels=normalise(volume.pixels, limits) if limits else normalise(volume.pixels))
     return resample_in_plane(ready, spacing_mm) if spacing_mm > _SMOOTH_FROM * min(volume.spacing_mm) else ready
 
 
-def _cut_cell(
-    cell: Cell, view: ViewSettings, stacks: _Stacks, landmarks: Landmarks, settings: CubeSettings
-) -> tuple[Cube, ...]:
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a cube is cut.
+
+    Attributes:
+        volume: the stack.
+        slices: of it, in the order of the cube; None where there is none.
+        frame: of the windows.
+        offset_mm, shares: of the :class:`Cube`.
+    """
+
+    volume: Volume
+    slices: tuple[int | None, ...]
+    frame: Frame
+    offset_mm: float
+    shares: NDArray[np.float64]
+
+
+def place_cell(
+    cell: Cell,
+    view: ViewSettings,
+    volumes: Sequence[Volume],
+    landmarks: Landmarks,
+    settings: CubeSettings,
+    unplaced: Collection[str],
+) -> tuple[Place, ...]:
+    """Where the cubes of a cell lie in the stacks of one kind, the best series first.
+
+    Best is the nearest to the point; for the canal on axial slices first the stack in which stage two, or the reader,
+    found the recesses of the level: where oblique stacks overlap, that one was chosen by its tilt too. No point is
+    carried to or from a series whose place in the patient is assumed (``unplaced``).
+    """
     points_mm, number = landmarks.points_mm, CELL_INDEX[cell]
     own = landmarks.series_id[number]
     point = points_mm[number]
     if not np.isfinite(point).all():
         return ()
-    nearest: dict[str, tuple[float, int, Volume]] = {}
-    for volume in stacks.of_kind(view.kind, view.spacing_mm):
-        if volume.series_id != own and stacks.unplaced & {volume.series_id, own}:
+    best: dict[str, tuple[bool, float, float, int, Volume]] = {}
+    for volume in volumes:
+        if volume.series_id != own and {volume.series_id, own} & set(unplaced):
             continue  # where they are in the patient is assumed, so that the point cannot be carried over
         middle = int(volume.nearest_slice(point[None])[0])
         offset = float(volume.to_pixel(point, np.array([middle]))[2][0])
         if abs(offset) > view.reach_mm or not volume.shows(point, middle):
             continue
-        best = nearest.get(volume.series_id)
-        if best is None or abs(offset) < abs(best[0]):
-            nearest[volume.series_id] = (offset, middle, volume)
-    cubes = []
-    for offset, middle, volume in sorted(nearest.values(), key=lambda found: abs(found[0]))[: settings.series]:
+        found = (not _shows_recesses(volume, cell, landmarks), abs(offset), offset, middle, volume)
+        if volume.series_id not in best or found[:2] < best[volume.series_id][:2]:
+            best[volume.series_id] = found
+    places = []
+    for _, _, offset, middle, volume in sorted(best.values(), key=lambda found: found[:2])[: settings.series]:
         frame = level_frame(cell, points_mm, volume.affines[middle].normal, volume.plane, settings.max_tilt_degrees)
+        if frame is None:
+            continue
         shares = _shares(landmarks.beside[number] if volume.series_id == own else np.full(2, np.nan))
-        if frame is not None:
-            cubes.append(_cut(volume, middle, offset, frame, view, shares))
-    return tuple(cubes)
+        slices = _present_slices(volume.positions_mm, middle, view.slices // 2, view.gap_mm)
+        if frame.reverse:
+            slices, shares = slices[::-1], shares[::-1]
+        places.append(Place(volume, tuple(slices), frame, offset, shares))
+    return tuple(places)
+
+
+def _shows_recesses(volume: Volume, cell: Cell, landmarks: Landmarks) -> bool:
+    """Whether the subarticular points of a canal cell's level lie on slices of this stack."""
+    if cell.condition.family is not Family.CANAL:
+        return False
+    recesses = (CELL_INDEX[Cell(c, cell.level)] for c in Condition if c.family is Family.SUBARTICULAR)
+    return any(
+        landmarks.series_id[i] == volume.series_id and landmarks.instance_number[i] in volume.instance_numbers
+        for i in recesses
+    )
 
 
 def _shares(beside: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -150,15 +192,10 @@ def _shares(beside: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([beside[0], 1 - beside.sum(), beside[1]])
 
 
-def _cut(
-    volume: Volume, middle: int, offset: float, frame: Frame, view: ViewSettings, shares: NDArray[np.float64]
-) -> Cube:
-    half = view.slices // 2
-    indices = _present_slices(volume.positions_mm, middle, half, view.gap_mm)
-    if frame.reverse:
-        indices, shares = indices[::-1], shares[::-1]
+def _cut(place: Place, view: ViewSettings) -> Cube:
+    frame, volume = place.frame, place.volume
     pixels = np.zeros((view.slices, view.pixels, view.pixels), dtype=np.float32)
-    for position, index in enumerate(indices):
+    for position, index in enumerate(place.slices):
         if index is not None:
             patch = sample_patch(
                 volume, index, frame.centre_mm, frame.right, frame.down, (view.pixels, view.pixels), view.spacing_mm
@@ -166,14 +203,14 @@ def _cut(
             pixels[position] = np.nan_to_num(patch, nan=0.0)
     return Cube(
         pixels=pixels,
-        present=np.array([index is not None for index in indices]),
+        present=np.array([index is not None for index in place.slices]),
         centre_mm=frame.centre_mm,
         right=frame.right,
         down=frame.down,
         spacing_mm=view.spacing_mm,
-        offset_mm=offset,
+        offset_mm=place.offset_mm,
         series_id=volume.series_id,
-        shares=shares,
+        shares=place.shares,
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pipeline.config import check_range
+from pipeline.device import half_precision
 from pipeline.labels import LEVELS
 from pipeline.landmarks.canvas import normalised, window_canvas
 from pipeline.landmarks.decode import refine
@@ -126,8 +127,8 @@ def find_recesses(
     if model is not None and places:
         stack = np.stack([half for image, _ in windows for half in (image, image[:, ::-1])])
         images = torch.from_numpy(stack)[:, None].float().to(device, memory_format=torch.channels_last)
-        output = model(images)
-        heat = output["heat"]
+        with half_precision(device):
+            heat = model(images)["heat"]
         maps = heat.flatten(2).softmax(dim=-1).reshape(heat.shape).cpu().numpy()[:, 0]
         grid = map_grid(maps.shape[-2:], model.stride, torch.device("cpu")).numpy().reshape(*maps.shape[-2:], 2)
         for i in range(len(places)):

@@ -1,4 +1,4 @@
-"""What the point network learns from: labelled slices on canvases, cached once, so that epochs read no DICOM.
+"""What the point network learns from: labelled slices on canvases.
 
 A labelled point is one place in the patient. It is a target on its own slice (visible), a weaker one on the slices
 beside it (same place in plane, not marked there) and none further away; slices without it teach the visibility. Points
@@ -7,33 +7,17 @@ that a study does not have are masked. The rules are in :func:`sagittal_targets`
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from pipeline.competition import Competition, CompetitionError, StudyRef
-from pipeline.console import say
-from pipeline.files import file_states, write_atomically, write_text
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
 from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
-from pipeline.landmarks.labelled import find_mislabelled, labelled_points
 from pipeline.landmarks.model import AXIAL_CHANNELS, CANAL_CHANNELS, FORAMINAL_CHANNELS, SAGITTAL_CHANNELS
-from pipeline.names import stem
-from pipeline.owned import claim
-from pipeline.parallel import in_processes
-from pipeline.volumes import Affine, StudyVolumes, Volume, read_study
+from pipeline.volumes import Affine, StudyVolumes, Volume
 
 SAGITTAL_KINDS = (SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2)
-_DOUBTED = ".doubted.txt"
-"""Beside a study's examples: the reasons for which labels of it were left out."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +127,7 @@ def axial_examples(
     images, affines, marks, sides = [], [], [], []
     subarticular = points[_of_family(points, Family.SUBARTICULAR)]
     canal = points[points["condition"] == Condition.CANAL].drop_duplicates("level").set_index("level")
+    stacks = [normalised(volume) for volume in volumes.of_kind(SeriesKind.AXIAL_T2)] if len(subarticular) else []
     for level, rows in subarticular.groupby("level"):
         if len(rows) < 2:
             continue
@@ -150,8 +135,7 @@ def axial_examples(
         centre = place.mean(axis=0)
         if level in canal.index:
             centre = canal.loc[level, ["x_mm", "y_mm", "z_mm"]].to_numpy(float)
-        for volume in volumes.of_kind(SeriesKind.AXIAL_T2):
-            pixels = normalised(volume)
+        for volume in stacks:
             count = len(volume.pixels)
             _, _, offset = volume.to_pixel(np.repeat(centre[None], count, axis=0), np.arange(count))
             for index in np.nonzero(np.abs(offset) <= 12.0)[0]:
@@ -160,7 +144,7 @@ def axial_examples(
                     & (rows["instance_number"] == volume.instance_numbers[index])
                 ]
                 image, affine = window_canvas(
-                    pixels, int(index), centre, settings.axial_size_px, settings.axial_pixel_mm
+                    volume, int(index), centre, settings.axial_size_px, settings.axial_pixel_mm
                 )
                 images.append(image)
                 affines.append(affine)
@@ -184,118 +168,27 @@ def axial_examples(
     return stacked, np.full(2 * len(images), settings.axial_pixel_mm), targets
 
 
-def build_examples(
-    competitions: Iterable[Competition], kind: str, folder: Path, settings: ExampleSettings, workers: int = 1
-) -> pd.DataFrame:
-    """Write the examples of every labelled study once; what is there from an earlier run is kept.
-
-    A study is written again where its labels, files or rows of the series table have changed, and where nothing of it
-    could be read so far.
-
-    Args:
-        competitions: labelled folders; a study counts once per folder.
-        kind: ``sagittal`` or ``axial``.
-        folder: the cache.
-        settings: distances and weights; other settings go to another sub-folder.
-        workers: processes.
+def sagittal_examples(
+    volumes: StudyVolumes, points: pd.DataFrame, settings: ExampleSettings
+) -> tuple[np.ndarray, np.ndarray, Targets]:
+    """Whole slices of every sagittal stack on canvases.
 
     Returns:
-        One row an example: ``competition, study_id, file, index``.
+        (N, size, size) images, (N,) pixel size in mm and their targets.
     """
-    key = hashlib.sha256(json.dumps([kind, asdict(settings), 5], sort_keys=True).encode()).hexdigest()[:12]
-    jobs, files = [], []
-    for number, competition in enumerate(competitions):
-        coordinates = competition.coordinates
-        if coordinates is None:
-            raise CompetitionError(f"{competition.root}: no label coordinates; landmarks cannot be learnt from it")
-        place = hashlib.sha256(os.fsencode(competition.images.resolve())).hexdigest()[:8]
-        target = folder / f"{kind}-{key}" / place
-        claim(target, "cache")
-        groups = dict(tuple(coordinates.groupby("study_id")))
-        for study in competition.studies:
-            if study.study_id in groups:
-                path = target / f"{stem(study.study_id)}.{_fingerprint(study, groups[study.study_id])}.npz"
-                files.append((number, study.study_id, path))
-                if not path.exists():
-                    jobs.append((study, groups[study.study_id], kind, path, settings))
-    written = in_processes(_write_study, jobs, workers, lost=lambda *_: None)
-    for _ in tqdm(written, total=len(jobs), desc=f"{kind} slices", disable=not jobs):
-        pass
-    rows: list[tuple[int, str, str, int]] = []
-    doubted: Counter[str] = Counter()
-    unread = [study_id for _, study_id, path in files if not path.exists()]
-    if unread:
-        say(f"{kind}: nothing could be read of {len(unread)} labelled studies, for example {unread[0]}")
-    for number, study_id, path in files:
-        if not path.exists():
-            continue
-        with np.load(path, allow_pickle=False) as data:
-            rows.extend((number, study_id, str(path), i) for i in range(len(data["point_weight"])))
-        if path.with_suffix(_DOUBTED).is_file():
-            doubted.update(path.with_suffix(_DOUBTED).read_text(encoding="utf-8").splitlines())
-    if doubted:
-        counts = ", ".join(f"{count} {reason}" for reason, count in doubted.items())
-        say(f"{kind} labels that cannot be right, left out: {counts}; `python -m pipeline check` lists them")
-    return pd.DataFrame(rows, columns=["competition", "study_id", "file", "index"])
-
-
-def _fingerprint(study: StudyRef, coordinates: pd.DataFrame) -> str:
-    """Of the labels of a study, of what the series table says about it, and of the state of its files."""
-    content = hashlib.sha256(pd.util.hash_pandas_object(coordinates, index=False).to_numpy().tobytes())
-    series = [(one.series_id, one.description, file_states(one.path)) for one in study.series]
-    content.update(repr(series).encode())
-    return content.hexdigest()[:12]
-
-
-def _write_study(study: StudyRef, coordinates: pd.DataFrame, kind: str, path: Path, settings: ExampleSettings) -> None:
-    """Write the examples of one study, or nothing where no image of it can be read yet."""
-    volumes = read_study(study)
-    if not volumes.volumes:
-        return
-    points = labelled_points(volumes, coordinates)
-    doubts = find_mislabelled(volumes, points)
-    points = points[doubts == ""]
-    if kind == "axial":
-        images, pixel_mm, targets = axial_examples(volumes, points, settings)
-    else:
-        parts, sizes, several = [], [], []
-        for volume in volumes.volumes:
-            # A pixel spacing that cannot be true makes every distance of the slice wrong: nothing is learnt from it.
-            if volume.kind in SAGITTAL_KINDS and field_mm(volume) <= WIDEST_FIELD_MM:
-                canvases = whole_slice_canvases(volume, settings.size_px)
-                parts.append(canvases.images)
-                sizes.append(np.full(len(canvases.images), canvases.pixel_mm))
-                several.append(sagittal_targets(volume, canvases.affines, points, settings.size_px, settings))
-        images = np.concatenate(parts) if parts else np.zeros((0, settings.size_px, settings.size_px))
-        pixel_mm = np.concatenate(sizes) if sizes else np.zeros(0)
-        targets = _concatenate(several, SAGITTAL_CHANNELS)
-    if (doubts != "").any():
-        write_text(path.with_suffix(_DOUBTED), "\n".join(doubts[doubts != ""].tolist()))
-
-    def write(suffix: str, save: Callable[..., None], *arrays: np.ndarray, **named: np.ndarray) -> None:
-        def save_to(partial: Path) -> None:
-            with partial.open("wb") as file:
-                save(file, *arrays, **named)
-
-        write_atomically(path.with_suffix(suffix), save_to, sync=False)
-
-    # The table is written last: its presence says that the images are complete.
-    columns = ("points", "point_weight", "visible", "visible_weight")
-    write(".npy", np.save, images.astype(np.float16))
-    write(".npz", np.savez, pixel_mm=pixel_mm, **{name: getattr(targets, name) for name in columns})
+    size = settings.size_px
+    images, sizes, several = [np.zeros((0, size, size))], [np.zeros(0)], [Targets.blank(0, SAGITTAL_CHANNELS)]
+    for volume in volumes.volumes:
+        # A pixel spacing that cannot be true makes every distance of the slice wrong: nothing is learnt from it.
+        if volume.kind in SAGITTAL_KINDS and field_mm(volume) <= WIDEST_FIELD_MM:
+            canvases = whole_slice_canvases(volume, size)
+            images.append(canvases.images)
+            sizes.append(np.full(len(canvases.images), canvases.pixel_mm))
+            several.append(sagittal_targets(volume, canvases.affines, points, size, settings))
+    joined = (np.concatenate([getattr(t, field.name) for t in several]) for field in fields(Targets))
+    return np.concatenate(images), np.concatenate(sizes), Targets(*joined)
 
 
 def _of_family(points: pd.DataFrame, family: Family) -> np.ndarray:
     """(N,) bool: the rows of a family. Of type bool even for no rows, where pandas would take a list for columns."""
     return np.array([Condition(c).family is family for c in points["condition"]], dtype=bool)
-
-
-def _concatenate(several: list[Targets], channels: int) -> Targets:
-    if not several:
-        return Targets.blank(0, channels)
-    return Targets(
-        *(
-            np.concatenate([getattr(t, name) for t in several])
-            for name in ("points", "point_weight", "visible", "visible_weight")
-        )
-    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from pipeline.device import half_precision
 from pipeline.labels import Side
 from pipeline.landmarks.canvas import Canvases, whole_slice_canvases
 from pipeline.landmarks.decode import Chain, DecodeSettings, decode_levels, reconcile, refine
@@ -84,7 +85,8 @@ def run_network(model: PointNet, volume: Volume, device: torch.device, batch: in
     for start in range(0, len(canvases.images), batch):
         images = torch.from_numpy(np.ascontiguousarray(canvases.images[start : start + batch]))[:, None].float()
         images = images.to(device, memory_format=torch.channels_last)
-        output = model(images)
+        with half_precision(device):
+            output = model(images)
         heat = output["heat"]
         maps.append(heat.flatten(2).softmax(dim=-1).reshape(heat.shape).cpu().numpy())
         visible.append(output["visible"].float().sigmoid().cpu().numpy())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from pipeline.device import usable_cpus
 from pipeline.landmarks.examples import ExampleSettings
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
+from pipeline.landmarks.prepare import read_examples
 from pipeline.pictures import grid
+from pipeline.stacks.scratch import Scratch
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.weights.recipe import AugmentSettings, LoopSettings
@@ -54,70 +56,49 @@ class LandmarkTrainSettings:
 
 
 class PointExamples(Dataset[dict[str, Any]]):
-    """The cached examples of a table of :func:`pipeline.landmarks.examples.build_examples`.
+    """The cached examples of a table of :func:`pipeline.landmarks.prepare.build_examples`, unpacked.
 
-    Images are memory-mapped until :meth:`keep_in_memory`; the small targets are held in memory.
+    Images lie in a :class:`~pipeline.stacks.scratch.Scratch`, (N, size, size) half floats; targets in main memory.
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
         self.table = table.reset_index(drop=True)
-        self.files = self.table["file"].to_numpy()
-        self.index = self.table["index"].to_numpy()
-        self._open: OrderedDict[str, np.ndarray] = OrderedDict()
-        parts: dict[str, list[np.ndarray]] = {}
-        for file, rows in self.table.groupby("file", sort=False):
-            with np.load(str(file), allow_pickle=False) as data:
-                for name in data.files:
-                    parts.setdefault(name, []).append(data[name][rows["index"].to_numpy()])
-        self.targets = {name: np.concatenate(values) for name, values in parts.items()}
-        self.images: Tensor | None = None
+        self.targets: dict[str, np.ndarray] = {}
+        self.images: Scratch | None = None
+        if not len(table):
+            return
+        first = Path(self.table["file"].iloc[0])
+        images, targets = read_examples(first)
+        self.targets = {n: np.zeros((len(table), *values.shape[1:]), np.float32) for n, values in targets.items()}
+        self.images = Scratch(first.parent, (len(table), *images.shape[1:]), np.float16, "unpacked training slices")
+        with ThreadPoolExecutor(usable_cpus()) as readers:
+            list(readers.map(self._unpack, *zip(*self.table.groupby("file", sort=False).groups.items(), strict=True)))
 
-    def keep_in_memory(self) -> None:
-        """Hold all images, as half floats, if they take at most 6 GB; afterwards batches come from there."""
-        if not len(self):
-            return
-        shape = (len(self), *_mapped(self.files[0]).shape[1:])
-        if 2 * math.prod(shape) > 6e9:
-            return
-        images = np.empty(shape, dtype=np.float16)
-        for file, rows in self.table.groupby("file", sort=False):
-            images[rows.index] = _mapped(file)[rows["index"]]
-        self.images = torch.from_numpy(images)
+    def _unpack(self, file: str, places: pd.Index) -> None:
+        """Fill in the examples of one file."""
+        assert self.images is not None
+        images, targets = read_examples(Path(file))
+        chosen = self.table["index"].to_numpy()[places]
+        self.images.values[places] = images[chosen]
+        for name, values in targets.items():
+            self.targets[name][places] = values[chosen]
 
     def fetch(self, indices: np.ndarray) -> dict[str, Any]:
         """Some examples as a batch."""
-        if self.images is None:
-            return torch.utils.data.default_collate([self[int(i)] for i in indices])  # type: ignore[no-any-return]
-        batch = {"image": self.images[torch.from_numpy(indices)].float()[:, None]}
-        return batch | {
-            name: torch.from_numpy(np.asarray(values[indices], np.float32)) for name, values in self.targets.items()
-        }
+        assert self.images is not None  # there is no item of an empty table
+        batch = {"image": torch.from_numpy(self.images.values[indices].astype(np.float32)[:, None])}
+        return batch | {name: torch.from_numpy(values[indices]) for name, values in self.targets.items()}
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        file = self.files[i]
-        images = self._open.get(file)
-        if images is None:
-            images = self._open[file] = _mapped(file)
-            if len(self._open) > 256:  # each is an open file
-                self._open.popitem(last=False)
-        item = {"image": torch.from_numpy(images[self.index[i]].astype(np.float32))[None]}
-        return item | {
-            name: torch.as_tensor(np.asarray(values[i], np.float32)) for name, values in self.targets.items()
-        }
+        return {name: values[0] for name, values in self.fetch(np.array([i])).items()}
 
     def name(self, i: int) -> str:
         """Study and number of an example, for messages."""
         row = self.table.iloc[i]
         return f"study {row['study_id']}, example {row['index']} of {row['file']}"
-
-
-def _mapped(file: Any) -> np.ndarray:
-    """The half-float images that lie beside a file of targets, memory-mapped."""
-    images: np.ndarray = np.load(Path(str(file)).with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-    return images
 
 
 class PointTask(Task):
@@ -140,8 +121,6 @@ class PointTask(Task):
         if settings.start_from:
             self.model.load_state_dict(read_network(Path(settings.start_from).read_bytes()))
         self.train_set = PointExamples(train)
-        if settings.loop.loader_workers == 0:  # loading processes that are spawned would each get a copy
-            self.train_set.keep_in_memory()
         self.held_out = PointExamples(_spread(held_out, settings.evaluated)) if len(held_out) else None
         self.sample_weights = sample_weights(train, settings.data_weights)
         self.augmentation = StackAugmentation(settings.augment)

@@ -18,8 +18,8 @@ from pipeline.competition import Competition, CompetitionError, open_competition
 from pipeline.config import ConfigError, load_settings, to_dict
 from pipeline.console import say
 from pipeline.folds import studies_in_fold
-from pipeline.landmarks.examples import build_examples
 from pipeline.landmarks.model import AXIAL_CHANNELS, SAGITTAL_CHANNELS
+from pipeline.landmarks.prepare import Kind, build_examples
 from pipeline.landmarks.task import LandmarkTrainSettings, PointTask
 from pipeline.training.ladder import check_sides
 from pipeline.training.loop import fit
@@ -34,7 +34,7 @@ def train(task: str, args: argparse.Namespace) -> int:
     each epoch and its studies are in no batch.
     """
     settings = load_train_settings(task, args.preset, args.set, len(args.data))
-    kind = "axial" if task == "axial" else "sagittal"
+    kind: Kind = "axial" if task == "axial" else "sagittal"
     competitions = [open_competition(path, split="train") for path in args.data]
     with main_process_first():
         table = build_examples(competitions, kind, args.cache, settings.examples, args.workers)

@@ -1,4 +1,4 @@
-"""What a family's classifier is trained on: cubes, cells, grades and folds of some competition folders."""
+"""What a family's classifier is trained on: windows, cells, grades and folds of some competition folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.competition import Competition, CompetitionError
-from pipeline.cubes.cache import CubeCache, Margin, build_cache
+from pipeline.cubes.cache import WindowCache, build_cache
 from pipeline.folds import make_folds, read_folds
 from pipeline.labels import Family, condition_from_title, level_from_title
 from pipeline.severity.items import CellTable, cell_table, study_positions
@@ -24,13 +24,13 @@ class SeverityData:
     """What all folds of a family share.
 
     Attributes:
-        cache: the cubes.
+        cache: the windows.
         cells: every cell of every study of the cache.
         labels: grades of those studies, as ``Competition.labels``.
         folds: the fold of every study, index study_id.
     """
 
-    cache: CubeCache
+    cache: WindowCache
     cells: CellTable
     labels: pd.DataFrame
     folds: pd.Series
@@ -49,7 +49,7 @@ def load_data(
     split: Path | None,
     workers: int,
 ) -> SeverityData:
-    """Cubes, cells and folds of some competition folders; fills the cache where it must.
+    """Windows, cells and folds of some competition folders; fills the cache where it must.
 
     Raises:
         CompetitionError: a folder has no grades.
@@ -59,8 +59,8 @@ def load_data(
         if competition.labels is None:
             raise CompetitionError(f"{competition.root}: no train.csv; a classifier cannot learn without grades")
     predicted = _read_points(landmark_tables) if landmark_tables else None
-    margin = Margin(settings.margin_mm, settings.margin_slices)
-    cache = build_cache(competitions, family, settings.cubes(family), margin, cache_root, predicted, workers)
+    cubes = settings.cubes(family)
+    cache = build_cache(competitions, family, cubes, settings.margin_slices, cache_root, predicted, workers)
     labels = pd.concat([c.labels for c in competitions if c.labels is not None])
     labels = labels[~labels.index.duplicated()].loc[list(cache.study_ids)]
     folds = _folds(competitions, labels, split)

@@ -37,8 +37,17 @@ def make_backbone(settings: NetworkSettings, channels: int, pretrained: bool) ->
     return wide
 
 
+def fixed_shapes(pixels: Tensor) -> bool:
+    """Whether batches keep their shape whatever is absent.
+
+    On a GPU they do: what is absent is computed and masked, so kernels are chosen once and the CPU never waits for a
+    count. On a CPU it is left out, because computing it costs more than anything it saves.
+    """
+    return pixels.is_cuda
+
+
 class SliceEncoder(nn.Module):
-    """One token a slice; absent slices are not computed."""
+    """One token a slice; absent slices have none."""
 
     def __init__(self, backbone: nn.Module, width: int) -> None:
         super().__init__()
@@ -48,6 +57,11 @@ class SliceEncoder(nn.Module):
     def forward(self, pixels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, H, W) and (B, S) to tokens (B, S, width), 0 where absent, and the mask (B, S)."""
         batch, slices = present.shape
+        if fixed_shapes(pixels):  # in place of absent slices stands the middle one, which batch norm may well see twice
+            filled = torch.where(present[:, :, None, None], pixels, pixels[:, slices // 2, None])
+            images = standardise(filled).flatten(0, 1).unsqueeze(1)
+            features = self.project(self.backbone(images.contiguous(memory_format=torch.channels_last)))
+            return features.view(batch, slices, -1) * present[..., None], present
         tokens = pixels.new_zeros(batch * slices, self.project.out_features)
         keep = present.reshape(-1)
         if bool(keep.any()):
@@ -68,6 +82,10 @@ class ChannelsEncoder(nn.Module):
     def forward(self, pixels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, H, W) and (B, S) to a token (B, 1, width) and its mask (B, 1)."""
         seen = present.any(1)
+        if fixed_shapes(pixels):
+            images = standardise(pixels) * present[:, :, None, None]
+            features = self.project(self.backbone(images.contiguous(memory_format=torch.channels_last)))
+            return (features * seen[:, None])[:, None], seen[:, None]
         tokens = pixels.new_zeros(len(pixels), self.project.out_features)
         if bool(seen.any()):
             images = (standardise(pixels) * present[:, :, None, None])[seen]

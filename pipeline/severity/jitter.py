@@ -14,7 +14,7 @@ from pipeline.weights.manifest import MOST_FILE_BYTES
 
 
 def fit_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterSettings:
-    """``jitter`` with the in-plane deviation and the share of wrong slices of ``landmark_errors.json``.
+    """``jitter`` with the in-plane deviation, at least ``least_mm``, and the wrong slices of ``landmark_errors.json``.
 
     Raises:
         TableError: the file is not a table of errors by family, or lacks this one.
@@ -25,7 +25,8 @@ def fit_jitter(jitter: JitterSettings, path: Path, family: Family) -> JitterSett
         offsets = {int(offset): float(share) for offset, share in errors["slice_offsets"].items()}
         total = sum(offsets.values())
         wrong = 1 - offsets.get(0, 0.0) / total if total > 0 else jitter.slice_share
-        return replace(jitter, sd_mm=float(errors["in_plane_sd_mm"]), slice_share=min(wrong, 0.9))
+        deviation = max(float(errors["in_plane_sd_mm"]), jitter.least_mm)
+        return replace(jitter, sd_mm=deviation, slice_share=min(wrong, 0.9))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         text = f"no errors of {family} (in_plane_sd_mm, slice_offsets): {error!r:.200}; expected a landmark_errors.json"
         raise TableError(path, None, None, text) from error

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.config import from_dict, to_dict
 from pipeline.cubes import Cube, CubeSettings, StudyCubes
 from pipeline.cubes.settings import ViewSettings
-from pipeline.device import channels_last
+from pipeline.device import channels_last, half_precision
 from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind, companion, family_cells
 from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
@@ -158,7 +158,8 @@ class SeverityGrader:
             # A cell with fewer series sits out the further rounds.
             chosen = [n for n, c in enumerate(cells) if any(len(cubes.get(CELLS[c], k)) > number for k in kinds)]
             batch = self._batch(cubes, [cells[n] for n in chosen], kinds, number)
-            total[chosen] += predict_batch(self.model, batch, self.views, self.settings, self.device)
+            with half_precision(self.device):
+                total[chosen] += predict_batch(self.model, batch, self.views, self.settings, self.device)
             counted[chosen] += 1
         return by_cell(cells, total / counted, families)
 
@@ -205,7 +206,8 @@ def predict_batch(
         settings: ``shift_mm``, ``beside`` and ``worst`` say what is averaged and how.
         device: of the network.
     """
-    level = batch["level"].to(device)
+    batch = {name: values.to(device) for name, values in batch.items()}  # once, and not for each window cut from it
+    level = batch["level"]
     shifts = [(0, 0)] if not settings.shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
     steps = (-1, 0, 1) if settings.beside else (0,)
     looks = [(step, shift) for step in steps for shift in shifts]
@@ -224,8 +226,8 @@ def predict_batch(
                     )
                     for step, (rows, cols) in some
                 ]
-                pixels[name] = torch.cat([window for window, _ in windows]).to(device)
-                present[name] = torch.cat([mask for _, mask in windows]).to(device)
+                pixels[name] = torch.cat([window for window, _ in windows])
+                present[name] = torch.cat([mask for _, mask in windows])
             answers.append(model.log_probabilities(pixels, present, level.repeat(len(some))))  # type: ignore[operator]
         of_looks = torch.cat(answers).unflatten(0, (len(steps), len(shifts), len(level)))
         log_p = torch.log_softmax(of_looks.mean(1), -1).cpu().double()  # mps has no double precision
@@ -239,7 +241,9 @@ def predict_batch(
 
 def _slice_weights(batch: Mapping[str, Tensor], views: Sequence[ViewSettings], beside: float) -> Tensor:
     """(B, 3) what the slice before, the middle one and the one after count: as believed, else as ``beside`` says."""
-    weights = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64).repeat(len(batch["level"]), 1)
+    level = batch["level"]
+    each = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64, device=level.device)
+    weights = each.repeat(len(level), 1)
     for view in views:
         shares = batch.get(f"shares_{view_name(view.kind)}")
         if shares is not None:

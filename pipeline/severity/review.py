@@ -94,10 +94,7 @@ def augmented_sheet(task: SeverityTask) -> NDArray[np.uint8]:
     generator = np.random.default_rng(0)
     count = min(_SHOWN, len(task.train_table))
     chosen = generator.choice(len(task.train_table), count, replace=False)
-    items = [{**task.train_set[int(index)], "dataset_index": int(index)} for index in chosen]
-    batch = task.collate(items)
-    device = batch[f"pixels_{view_name(task.views[0].kind)}"].device
-    batch = task.augment(batch, torch.Generator(device).manual_seed(0))
+    batch = task.augment(task.train_set.fetch(chosen), torch.Generator().manual_seed(0))
     tiles, titles = [], []
     for n, index in enumerate(chosen):
         cell = CELLS[task.cache.cells[int(task.train_table.cell[index])]]

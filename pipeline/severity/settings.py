@@ -95,6 +95,10 @@ class JitterSettings:
         slice_share: probability of a shift by one slice, either way.
         turn_degrees: standard deviation of the in-plane turn.
         scale: standard deviation of the logarithm of the size.
+        rotation: largest turn besides, evenly spread to either side, degrees.
+        resize: largest relative change of the size besides, evenly spread.
+        least_mm: no smaller deviation of the shift than this, however good the localiser: what training sees of
+            other places is worth more than being exact.
         slice_drop: probability that a slice beside the middle is hidden, so that gaps in a stack are nothing new.
         predicted_share: how often a cell with both is cut at its predicted instead of its labelled point.
     """
@@ -104,11 +108,15 @@ class JitterSettings:
     slice_share: float = 0.15
     turn_degrees: float = 6.0
     scale: float = 0.08
+    rotation: float = 0.0
+    resize: float = 0.0
+    least_mm: float = 3.0
     slice_drop: float = 0.1
     predicted_share: float = 0.5
 
     def __post_init__(self) -> None:
         check_range(self, *self.__dataclass_fields__, least=0, most=1000)
+        check_range(self, "resize", below=1)
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ class SeveritySettings:
         also: further families that it grades from the same cubes: what a foramen's window says of the recess on its
             side and of the canal at its level. The canal is the mean of what the windows of both sides say.
         also_weight: of their losses, against 1 for the network's own family.
-        margin_mm: what the training cache holds beyond the window.
+        margin_mm: what training sees beyond the window for shifts, turns and sizes; further out is 0.
         margin_slices: the same along the stack.
         network, loss, jitter, mix, loop: the parts.
         augment: changes of the image; places, turns and sizes are the jitter's.

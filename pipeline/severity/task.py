@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.console import say
-from pipeline.cubes.cache import CubeCache
+from pipeline.cubes.cache import WindowCache
 from pipeline.cubes.settings import ViewSettings
 from pipeline.files import write_text
 from pipeline.labels import CELLS, GRADE_WEIGHTS, GRADES, Family
 from pipeline.pictures import contact_sheet
 from pipeline.scoring.figures import family_score, level_figures, level_lines
-from pipeline.severity.items import CellTable, CubeItems, draw_weights
+from pipeline.severity.items import CellTable, WindowItems, draw_weights
 from pipeline.severity.losses import severity_loss
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import predict_batch
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
-from pipeline.severity.windows import drop_slices, mix, random_window
+from pipeline.severity.windows import cut_windows, draw_jitter, drop_slices, middle_window, mix
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.charts import confusion_chart
 from pipeline.training.task import Batch, Task, decayed_groups
@@ -38,18 +39,20 @@ class SeverityTask(Task):
     Args:
         family: the condition family.
         settings: of its classifier.
-        cache: the cubes.
+        cache: the windows.
         train: cells to learn from, all graded and shown.
         held_out: graded and shown cells of the held-out studies.
         out: where each epoch's figures are written.
         name: of the run, e.g. ``foraminal fold 0``.
     """
 
+    train_set: WindowItems
+
     def __init__(
         self,
         family: Family,
         settings: SeveritySettings,
-        cache: CubeCache,
+        cache: WindowCache,
         train: CellTable,
         held_out: CellTable,
         out: Path,
@@ -73,7 +76,8 @@ class SeverityTask(Task):
         jitter = settings.jitter
         self.augmentation = StackAugmentation(settings.augment)
         self.train_table, self.held_out = train, held_out
-        self.train_set = CubeItems(cache, train, jitter.predicted_share, jitter.slice_share, settings.in_plane)
+        shares = jitter.predicted_share, jitter.slice_share
+        self.train_set = WindowItems(cache, train, settings.margin_mm, *shares, settings.in_plane)
         self.sample_weights = draw_weights(train, settings.sampling)
         self._evaluations = 0
         self._levels: list[dict[str, Any]] = []
@@ -83,12 +87,14 @@ class SeverityTask(Task):
         return decayed_groups(self.model, weight_decay)
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Windows out of the cubes, jittered in plane and in contrast."""
+        """Windows jittered in plane and in contrast."""
         changed, jitter = dict(batch), self.settings.jitter
         for view in self.views:
             name = view_name(view.kind)
             present = drop_slices(batch[f"present_{name}"], jitter.slice_drop, generator)
-            window = random_window(batch[f"pixels_{name}"], view.pixels, view.spacing_mm, jitter, generator)
+            change = draw_jitter(len(present), jitter, generator)
+            around, place = changed.pop(f"around_{name}"), changed.pop(f"place_{name}")
+            window = cut_windows(around, place, view.pixels, view.spacing_mm, change)
             changed[f"pixels_{name}"] = self.augmentation(window, generator, present=present).pixels
             changed[f"present_{name}"] = present
         return mix(changed, [view_name(view.kind) for view in self.views], self.settings.mix, generator)
@@ -146,16 +152,28 @@ class SeverityTask(Task):
 
     def predict(self, model: nn.Module, device: torch.device, table: CellTable) -> np.ndarray:
         """(N, families, 3) log-probabilities of the cells at their predicted points, else at their labelled ones."""
-        items = CubeItems(self.cache, table, beside=1 if self.settings.beside else 0)
         results = [np.zeros((0, len(self.families), len(GRADES)))]
-        for first in range(0, len(table), _EVALUATION_BATCH):
-            batch = items.fetch(np.arange(first, min(first + _EVALUATION_BATCH, len(table))))
+        for batch in self.exact_windows(table, device):
             results.append(predict_batch(model, batch, self.views, self.settings, device))
         return np.concatenate(results)
 
     def chart(self) -> np.ndarray | None:
         """The confusion matrices of the last evaluation, a level each and one of all."""
         return confusion_chart(self._levels) if self._levels else None
+
+    def exact_windows(self, table: CellTable, device: torch.device) -> Iterator[dict[str, Tensor]]:
+        """Batches of the cells' windows as grading cuts them, with the margins of ``inference_views``."""
+        settings = self.settings
+        items = WindowItems(self.cache, table, settings.shift_mm + 1.0, beside=1 if settings.beside else 0)
+        wide = settings.inference_views(self.family)
+        for first in range(0, len(table), _EVALUATION_BATCH):
+            batch = items.fetch(np.arange(first, min(first + _EVALUATION_BATCH, len(table))))
+            batch = {name: values.to(device) for name, values in batch.items()}
+            for view in wide:
+                name = view_name(view.kind)
+                around, place = batch.pop(f"around_{name}"), batch.pop(f"place_{name}")
+                batch[f"pixels_{name}"] = cut_windows(around, place, view.pixels, view.spacing_mm)
+            yield batch
 
     def picture(self, model: nn.Module, device: torch.device) -> np.ndarray | None:
         """The middle slices of a few held-out cells with their grade and the predicted probabilities."""
@@ -166,9 +184,9 @@ class SeverityTask(Task):
         chosen[np.random.default_rng(0).choice(len(chosen), count, replace=False)] = True
         table = self.held_out.rows(chosen)
         p = np.exp(self.predict(model, device, table)[:, 0])
-        items = CubeItems(self.cache, table)
-        name = f"pixels_{view_name(self.views[0].kind)}"
-        tiles = [middle_slice(items[n][name].cpu().numpy(), self.views[0].pixels) for n in range(count)]
+        (batch,) = self.exact_windows(table, device)
+        cubes = batch[f"pixels_{view_name(self.views[0].kind)}"]
+        tiles = list(middle_window(cubes[:, cubes.shape[1] // 2], self.views[0].pixels).cpu().numpy())
         titles = [f"{g}: " + " ".join(f"{100 * v:.0f}" for v in row) for g, row in zip(table.grade, p, strict=True)]
         return contact_sheet(tiles, titles)
 
@@ -189,10 +207,3 @@ def starting_point(grades: np.ndarray, loss: Loss) -> tuple[list[float], float |
     shares = counts * np.asarray(GRADE_WEIGHTS) if loss == "weighted" else counts
     p = shares / shares.sum()
     return p.tolist(), float(-(p * np.log(p)).sum()) if loss in ("weighted", "plain") else None
-
-
-def middle_slice(cube: np.ndarray, size: int) -> np.ndarray:
-    """The middle (size, size) pixels of the middle slice of (S, H, W)."""
-    margin = (cube.shape[-1] - size) // 2
-    window = cube[len(cube) // 2, margin : margin + size, margin : margin + size]
-    return np.asarray(window, dtype=np.float32)

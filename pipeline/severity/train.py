@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from safetensors.torch import load
 from pipeline.competition import CompetitionError, open_competition
 from pipeline.config import load_settings, to_dict
 from pipeline.console import say
-from pipeline.device import own_gpu, working_gpu
+from pipeline.device import half_precision, own_gpu, working_gpu
 from pipeline.files import write_text
 from pipeline.folds import write_folds
 from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADES, LEVELS, Family
@@ -33,14 +34,19 @@ from pipeline.severity.predict import by_cell
 from pipeline.severity.review import noisy_labels, review
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
-from pipeline.training.folder import claim_run, is_begun
+from pipeline.training.folder import claim_run, in_turn, is_begun
 from pipeline.training.loop import fit
 from pipeline.training.processes import is_main_process, main_process_first
 from pipeline.weights.seen import seen_studies
 
 
-def train(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit status."""
+def train(args: argparse.Namespace, *further: argparse.Namespace) -> int:
+    """Run the command; returns the exit status.
+
+    Args:
+        args: of the command.
+        further: the same for further folds, for which the data are made ready only once.
+    """
     family = Family(args.condition)
     settings = load_settings(SeveritySettings, args.preset, family.value, args.set)
     if args.landmark_errors:
@@ -50,10 +56,11 @@ def train(args: argparse.Namespace) -> int:
     with main_process_first():
         data = load_data(competitions, family, settings, args.cache, tables, split, args.workers)
     noisy = noisy_labels(data, read_oof(args.oof), settings.label_noise) if args.oof else None
-    out = Path(args.out)
-    claim_run(out)
-    write_folds(data.folds, out / "folds.csv")
-    train_fold(data, family, settings, args.fold, out, resume=not args.restart, noisy=noisy)
+    for run in in_turn((args, *further)):
+        out = Path(run.out)
+        claim_run(out)
+        write_folds(data.folds, out / "folds.csv")
+        train_fold(data, family, settings, run.fold, out, resume=not run.restart, noisy=noisy)
     if args.folds == "all" and is_main_process():
         _merge_folds(family, data, out.parent)
     return 0
@@ -119,8 +126,6 @@ def train_fold(
     task = SeverityTask(family, settings, data.cache, train_cells, test_cells, out, name)
     if settings.loop.device != "cpu" and working_gpu():
         task.model.to(own_gpu())  # the ladder climbs where the training will run
-        if settings.loop.loader_workers == 0 and settings.in_plane is None:  # both need the pixels in main memory
-            data.cache.keep_on(own_gpu())
     if is_main_process() and not (resume and is_begun(out)):
         review(task, data, fold, out)
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
@@ -135,7 +140,8 @@ def _predict_fold(
     device = own_gpu() if task.settings.loop.device != "cpu" and working_gpu() else torch.device("cpu")
     task.model.load_state_dict(load(weights.read_bytes()))
     model = task.model.to(device).eval()
-    every = task.predict(model, device, cells)
+    with half_precision(device) if task.settings.loop.precision != "fp32" else nullcontext():
+        every = task.predict(model, device, cells)
     table = _by_study(task, data, cells, every, fold)
     write_oof(table, out)
     log_p = every[:, 0]

@@ -1,11 +1,12 @@
-"""Windows out of cubes with a margin: the exact middle, or one that is shifted, turned and scaled at random.
+"""Windows out of stacks while training: where the point is, or shifted, turned and scaled at random; and mixtures.
 
-Both run on batches on the training device. A shift is in millimetres, like the localiser's error that it imitates.
+All of it runs on batches on the training device. A shift is in mm, like the localiser's error that it imitates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,38 +30,55 @@ def middle_window(pixels: Tensor, size: int, shift: tuple[int, int] = (0, 0)) ->
     return pixels[..., top : top + size, left : left + size].float()
 
 
-def random_window(
-    pixels: Tensor, size: int, spacing_mm: float, jitter: JitterSettings, generator: torch.Generator
-) -> Tensor:
-    """Windows of (B, S, H, W), jittered; the same for all slices of a cube.
+class Jitter(NamedTuple):
+    """A change of windows in their plane: a point (mm right, mm down) shows what lies at ``turn @ point + shift``.
+
+    Attributes:
+        turn: (B, 2, 2) turns and sizes.
+        shift: (B, 2) mm.
+    """
+
+    turn: Tensor
+    shift: Tensor
+
+
+def draw_jitter(count: int, jitter: JitterSettings, generator: torch.Generator) -> Jitter:
+    """Random changes of ``count`` windows; all randomness comes from ``generator``, on its device."""
+    device = generator.device
+    noise = torch.randn(count, 4, device=device, generator=generator)
+    even = torch.rand(count, 2, device=device, generator=generator) * 2 - 1
+    shift = (noise[:, :2] * jitter.sd_mm).clamp(-jitter.limit_mm, jitter.limit_mm)
+    angle = torch.deg2rad(noise[:, 2] * jitter.turn_degrees + even[:, 0] * jitter.rotation)
+    size = torch.exp(noise[:, 3] * jitter.scale) * (1 + even[:, 1] * jitter.resize)
+    cosine, sine = torch.cos(angle) * size, torch.sin(angle) * size
+    return Jitter(torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1), shift)
+
+
+def cut_windows(around: Tensor, place: Tensor, size: int, spacing_mm: float, jitter: Jitter | None = None) -> Tensor:
+    """Windows out of what lies around them, one bilinear sample a pixel.
 
     Args:
-        pixels: cubes with their margin, any float type.
+        around: (B, S, side, side) any float type.
+        place: (B, S, 2, 3) gives (col, row) in ``around`` of (mm right, mm down, 1) from the window's middle.
         size: pixels of a window.
-        spacing_mm: of a pixel.
-        jitter: how much.
-        generator: on the device of ``pixels``; all randomness comes from it.
+        spacing_mm: of its pixels.
+        jitter: the same change for all slices of a cell; None for none.
 
     Returns:
-        (B, S, size, size) float32; 0 beyond the margin.
+        (B, S, size, size) float32; 0 beyond what is around.
     """
-    batch, _, height, width = pixels.shape
-    noise = torch.randn(batch, 4, device=pixels.device, generator=generator)
-    shift = (noise[:, :2] * jitter.sd_mm).clamp(-jitter.limit_mm, jitter.limit_mm) / spacing_mm
-    angle = torch.deg2rad(noise[:, 2] * jitter.turn_degrees)
-    factor = torch.exp(noise[:, 3] * jitter.scale)
-    cosine, sine = torch.cos(angle) * factor, torch.sin(angle) * factor
-    # affine_grid wants the map from output to input in units of half extents, x before y (align_corners=True).
-    ratio = (size - 1) / (width - 1)
-    theta = torch.stack(
-        [
-            torch.stack([cosine * ratio, -sine * ratio, 2 * shift[:, 0] / (width - 1)], 1),
-            torch.stack([sine * ratio, cosine * ratio, 2 * shift[:, 1] / (height - 1)], 1),
-        ],
-        1,
-    )
-    grid = functional.affine_grid(theta, [batch, 1, size, size], align_corners=True)
-    return functional.grid_sample(pixels.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    batch, slices, side, _ = around.shape
+    turn, shift = place[..., :2], place[..., 2]
+    if jitter is not None:
+        shift = shift + (turn @ jitter.shift[:, None, :, None])[..., 0]
+        turn = turn @ jitter.turn[:, None]
+    # affine_grid wants the map from output to input in units of half extents, x before y (align_corners=True)
+    half = (size - 1) / 2 * spacing_mm
+    theta = torch.cat([turn * half, shift[..., None] - (side - 1) / 2], -1) * (2 / (side - 1))
+    grid = functional.affine_grid(theta.flatten(0, 1), [batch * slices, 1, size, size], align_corners=True)
+    flat = around.reshape(batch * slices, 1, side, side).float()
+    result = functional.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    return result.view(batch, slices, size, size)
 
 
 def drop_slices(present: Tensor, share: float, generator: torch.Generator) -> Tensor:

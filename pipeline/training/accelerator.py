@@ -1,8 +1,7 @@
 """Choosing a device and precision that really work, and running out of memory gracefully.
 
 A GPU can be "available" and fail at its first operation (a driver too old, a card too old for the build), so one is
-tried before it is believed. Half precision is bf16 from compute capability 8.0 on and fp16 before (T4): PyTorch's own
-``is_bf16_supported`` is also true where bf16 is emulated, several times slower.
+tried before it is believed.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from accelerate.utils.memory import should_reduce_batch_size
 
 from pipeline.config import ConfigError
-from pipeline.device import own_gpu, working_gpu
+from pipeline.device import half_type, own_gpu, working_gpu
 from pipeline.weights.recipe import Device, Precision
 
 WAIT = datetime.timedelta(days=1)
@@ -41,7 +40,8 @@ def open_accelerator(device: Device, precision: Precision) -> Accelerator:
     if precision == "fp16" and kind != "cuda":
         raise ConfigError(f"precision=fp16 needs a GPU of kind cuda; on {kind} use auto, fp32 or bf16")
     if precision == "auto":
-        precision = "fp32" if kind != "cuda" else "bf16" if torch.cuda.get_device_capability() >= (8, 0) else "fp16"
+        half = half_type(own_gpu()) if gpu else None
+        precision = "fp32" if half is None else "bf16" if half is torch.bfloat16 else "fp16"
     # The state is a singleton; without a reset, the second fit of a process could not choose another precision.
     AcceleratorState._reset_state()
     return Accelerator(

@@ -41,7 +41,8 @@ class StackAugmentation(nn.Module):
 
     def __init__(self, settings: AugmentSettings | None = None) -> None:
         super().__init__()
-        self.settings = settings or AugmentSettings()
+        self.settings = s = settings or AugmentSettings()
+        self._moves = any((s.rotation, s.scale, s.aspect, s.shear, s.shift))
 
     @torch.no_grad()
     def forward(
@@ -60,7 +61,7 @@ class StackAugmentation(nn.Module):
         draw = _Draw(generator, len(pixels), pixels.device)
         rows, cols = pixels.shape[2:]
         matrix = random_affine(self.settings, draw, rows, cols)
-        result = warp(pixels.float(), matrix, self.settings.outside)
+        result = warp(pixels.float(), matrix, self.settings.outside) if self._moves else pixels.float()
         result = self._degrade(result, draw)
         result = self._recolour(result, draw)
         if present is not None:
@@ -104,8 +105,9 @@ class StackAugmentation(nn.Module):
         exponent = (draw.uniform(-settings.gamma, settings.gamma) * draw.chosen(settings.gamma_share)).exp()
         pixels = pixels.sign() * pixels.abs().clamp(min=1e-6) ** each(exponent) if settings.gamma_share else pixels
         inverted = each(draw.chosen(settings.inversion_share))
-        tissue = (pixels / 0.1).clamp(0, 1)
-        pixels = torch.where(inverted > 0, (1 - pixels.clamp(0, 1)) * tissue, pixels)
+        if settings.inversion_share:
+            tissue = (pixels / 0.1).clamp(0, 1)
+            pixels = torch.where(inverted > 0, (1 - pixels.clamp(0, 1)) * tissue, pixels)
         chosen = draw.chosen(settings.contrast_share)
         gain = 1 + draw.uniform(-settings.contrast, settings.contrast) * chosen
         offset = draw.uniform(-settings.contrast, settings.contrast) / 2 * chosen

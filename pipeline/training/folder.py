@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
+from pipeline.console import clock_after, say
 from pipeline.owned import check_claim, claim, delete_known, is_owned
+
+
+class _Run(Protocol):
+    out: Path
+
+
+Fold = TypeVar("Fold", bound=_Run)
 
 RUN = "run"
 """What the mark of a run's folder says, and that of a folder of runs."""
@@ -42,6 +53,17 @@ def check_run(out: Path) -> None:
 def clear_run(out: Path) -> None:
     """Delete an old run's results, and nothing else, from its folder."""
     delete_known(out, RUN, _RESULTS)
+
+
+def in_turn(runs: Sequence[Fold]) -> Iterator[Fold]:
+    """Runs one after the other; of several, each is announced, and when the last will end if all take as long."""
+    began = time.monotonic()
+    for number, run in enumerate(runs):
+        if len(runs) > 1:
+            left = (time.monotonic() - began) / number * (len(runs) - number) if number else 0.0
+            ends = f"; the last ends about {clock_after(left)}" if number else ""
+            say(f"{run.out}: fold {number + 1} of {len(runs)}{ends}")
+        yield run
 
 
 def _besides(out: Path) -> list[str]:

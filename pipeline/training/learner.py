@@ -52,9 +52,8 @@ class Learner:
         if settings.channels_last:
             self.model = channels_last(self.model)
         self.processes.share_weights(self.model)
-        self.optimizer = accelerator.prepare(
-            torch.optim.AdamW(task.parameter_groups(settings.weight_decay), lr=settings.learning_rate)
-        )
+        groups = task.parameter_groups(settings.weight_decay)
+        self.optimizer = accelerator.prepare(torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True))
         self.averaged = AveragedModel(self.model, settings.ema_decay)
         self.split = 1
 

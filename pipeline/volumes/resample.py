@@ -173,20 +173,18 @@ def _affine_sample(
     return np.asarray(result)
 
 
-def normalise(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalise(pixels: NDArray[np.float32], limits: tuple[float, float] | None = None) -> NDArray[np.float32]:
     """Scale so that the 1st and 99th percentiles become 0 and 1; float32 of the same shape, NaN stays NaN.
 
     Beyond the percentiles values are compressed smoothly, to at most 0.5 further, so that the brightest fat and flow do
     not dominate and no two grey levels become one. A constant image becomes 0.
+
+    Args:
+        pixels: of a whole stack, or of a part of one.
+        limits: :func:`grey_limits` of the whole stack where ``pixels`` are a part of it.
     """
     values = np.asarray(pixels, dtype=np.float32)
-    sample = values.ravel()[:: max(1, values.size // 2**18)]
-    sample = sample[np.isfinite(sample)]
-    if not sample.size:
-        return np.where(np.isnan(values), values, np.float32(0))
-    floor, ceiling = np.percentile(sample, [1.0, 99.0])
-    if not ceiling > floor:
-        floor, ceiling = float(sample.min()), float(sample.max())
+    floor, ceiling = grey_limits(values) if limits is None else limits
     if not ceiling > floor:
         return np.where(np.isnan(values), values, np.float32(0))
     scaled = (values - np.float32(floor)) / np.float32(ceiling - floor)
@@ -194,3 +192,15 @@ def normalise(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     scaled[above] = 1 + 0.5 * np.tanh((scaled[above] - 1) / 0.5)
     scaled[below] = 0.5 * np.tanh(scaled[below] / 0.5)
     return np.asarray(scaled, dtype=np.float32)
+
+
+def grey_limits(pixels: NDArray[np.float32]) -> tuple[float, float]:
+    """The 1st and 99th percentiles of a stack, or its extremes where those are one; equal numbers if it is constant."""
+    sample = pixels.ravel()[:: max(1, pixels.size // 2**18)]
+    sample = sample[np.isfinite(sample)]
+    if not sample.size:
+        return 0.0, 0.0
+    floor, ceiling = np.percentile(sample, [1.0, 99.0])
+    if not ceiling > floor:
+        floor, ceiling = sample.min(), sample.max()
+    return float(floor), float(ceiling)

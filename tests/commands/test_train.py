@@ -26,7 +26,7 @@ def stage(monkeypatch, tmp_path):
         return 0
 
     stage.run = run
-    monkeypatch.setattr("pipeline.severity.train.train", lambda options: stage.run(options))
+    monkeypatch.setattr("pipeline.severity.train.train", lambda *runs: [stage.run(run) for run in runs])
     monkeypatch.setattr("pipeline.landmarks.train.train", lambda task, options: stage.run((task, options)))
     return stage
 
@@ -65,7 +65,7 @@ def test_a_folder_of_other_things_is_refused_before_the_first_fold(stage, tmp_pa
 
 def test_no_held_out_fold(stage):
     assert main([*SEVERITY, "--data", "a", "--fold", "none"]) == 0
-    assert stage.seen == [(None, "runs/severity", 1)]
+    assert stage.seen == [(None, "runs/severity", 0)]
 
 
 def test_a_fold_that_fails_ends_the_run(stage):

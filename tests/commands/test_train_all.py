@@ -58,6 +58,7 @@ def commands(monkeypatch):
 
     monkeypatch.setattr(train_all, "train_classifier", train_classifier)
     monkeypatch.setattr(train_all, "evaluate", evaluate)
+    monkeypatch.setattr(train_all, "_fill_cache", lambda args, *_: steps.append(("cache", args)))
     monkeypatch.setattr(train_all, "fit_and_save", fit_and_save)
     monkeypatch.setattr(
         "pipeline.landmarks.store.store_run", lambda runs, weights, task, name, fold: stored.append((*runs, name))
@@ -83,7 +84,7 @@ def test_the_steps_in_order_and_every_network_into_the_weights(commands, monkeyp
     for setting in ("canal.loop.epochs=3", "axial.loop.seed=4", "context.steps=9"):
         options += ["--set", setting]
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--restart", "--workers", "3", *options]) == 0
-    order = ["landmarks", "axial", "evaluate", "canal", "foraminal", "subarticular", "ensemble"]
+    order = ["cache", "landmarks", "axial", "evaluate", "canal", "foraminal", "subarticular", "ensemble"]
     assert names(commands) == order
     steps, weights, points = dict(commands.steps), tmp_path / "weights", tmp_path / "points"
     for name, settings in {
@@ -98,7 +99,7 @@ def test_the_steps_in_order_and_every_network_into_the_weights(commands, monkeyp
     assert steps["canal"].landmarks == [points / "label_coordinates.csv"]
     assert steps["canal"].landmark_errors == weights / "landmark_errors.json"
     assert (steps["evaluate"].data, steps["evaluate"].weights, steps["evaluate"].workers) == ([Path("d")], weights, 3)
-    tables = {family: [tmp_path / family / "oof.csv"] for family in order[3:6]}
+    tables = {family: [tmp_path / family / "oof.csv"] for family in order[4:7]}
     assert (steps["ensemble"].weights, steps["ensemble"].data) == (weights, [Path("d")])
     assert (steps["ensemble"].tables, steps["ensemble"].set) == (tables, ["steps=9"])
     assert len(commands.stored) == 5 * 5
@@ -140,7 +141,7 @@ def test_a_folder_of_other_things_is_said_before_the_first_step(commands, monkey
 def test_networks_that_no_folder_has_labels_for_are_left_out(commands, monkeypatch, tmp_path, capsys):
     folder(monkeypatch, TITLES[:2])
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 0
-    assert names(commands) == ["landmarks", "evaluate", "canal", "foraminal", "ensemble"]
+    assert names(commands) == ["cache", "landmarks", "evaluate", "canal", "foraminal", "ensemble"]
     assert "no folder has subarticular points" in capsys.readouterr().out
 
 
@@ -153,7 +154,7 @@ def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path, capsys)
     monkeypatch.setattr(train_all, "train_classifier", fail)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
     assert "train all: canal-fold0.pt: is empty" in capsys.readouterr().err
-    assert names(commands) == ["landmarks", "axial", "evaluate"]
+    assert names(commands) == ["cache", "landmarks", "axial", "evaluate"]
     assert not [name for _, name in commands.stored if name.startswith("canal")]
 
 
@@ -175,6 +176,19 @@ def test_a_setting_that_is_wrong_is_said_before_the_first_step(
     assert main(["train", "all", "--data", "d", *options]) == 2
     assert message in capsys.readouterr().err
     assert not commands.steps
+
+
+def test_disks_without_room_for_the_whole_run_are_said_before_anything_is_decoded(monkeypatch, tmp_path, capsys):
+    table = pd.DataFrame({"study_id": [str(n) for n in range(1975)], "condition": (TITLES * 659)[:1975]})
+    competition = SimpleNamespace(coordinates=table)
+    monkeypatch.setattr(train_all, "open_competition", lambda path, split: competition)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=9 * 10**9))
+    arguments = ["--preset", "cpu", "--cache", str(tmp_path / "c"), "--out", str(tmp_path / "o")]
+    assert main(["train", "all", "--data", "d", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert "GB are needed for 1975 studies" in error
+    assert "of runs (--cache may be on another disk), 9.0 GB are free" in error
+    assert not (tmp_path / "c").exists()
 
 
 def test_there_is_no_fold_to_choose(commands, monkeypatch, tmp_path, capsys):

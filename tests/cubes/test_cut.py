@@ -208,3 +208,21 @@ def test_a_point_is_not_carried_to_or_from_a_series_whose_place_is_assumed():
         cubes = cut_cubes(StudyVolumes("s", flagged, ()), points, CubeSettings(), (Family.CANAL,))
         kinds = (SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2)
         assert {cube.series_id for kind in kinds for cube in cubes.get(canal, kind)} == shown
+
+
+@pytest.mark.usefixtures("raw")
+def test_the_canal_is_cut_from_the_axial_stack_in_which_the_recesses_were_found():
+    """Two overlapping stacks of one series: the nearer one is not the one that stage two chose by its tilt."""
+    chosen = stack(Plane.AXIAL, SeriesKind.AXIAL_T2, np.arange(-80.0, 81.0, 2.0) + 0.9, lambda at: at[..., 0] * 0 + 1)
+    nearer = stack(Plane.AXIAL, SeriesKind.AXIAL_T2, np.arange(-80.0, 81.0, 2.0), lambda at: at[..., 0] * 0 + 2)
+    volumes = StudyVolumes("s", (replace(nearer, instance_numbers=nearer.instance_numbers + 100), chosen), ())
+    series: list[str | None] = [None] * 25
+    numbers = np.full(25, -1)
+    for level in LEVELS[:3]:
+        index = CELL_INDEX[Cell(Condition.LEFT_SUBARTICULAR, level)]
+        series[index], numbers[index] = "1", 20
+    landmarks = replace(spine(), series_id=tuple(series), instance_number=numbers)
+    cubes = cut_cubes(volumes, landmarks, CubeSettings(), (Family.CANAL,))
+    kind = SeriesKind.AXIAL_T2
+    found = [float(cubes.get(Cell(Condition.CANAL, level), kind)[0].pixels[1, 48, 48]) for level in LEVELS]
+    assert found == [1, 1, 1, 2, 2], "where no recess was found, the nearer stack"

@@ -10,9 +10,10 @@ import pytest
 from pipeline.competition import open_competition
 from pipeline.labels import CELLS, LEVELS, Cell, Condition, SeriesKind
 from pipeline.landmarks.canvas import whole_slice_canvases
-from pipeline.landmarks.examples import ExampleSettings, axial_examples, build_examples, sagittal_targets
+from pipeline.landmarks.examples import ExampleSettings, axial_examples, sagittal_targets
 from pipeline.landmarks.labelled import labelled_points
 from pipeline.landmarks.model import CANAL_CHANNELS, FORAMINAL_CHANNELS
+from pipeline.landmarks.prepare import build_examples
 from tests.landmarks.spine import CANAL, HEIGHTS, axial, sagittal, study, truth
 from tests.volumes.oracle import SAGITTAL, write_series
 
@@ -266,7 +267,7 @@ def test_examples_of_a_study_of_any_name_stay_in_the_cache(tmp_path):
     columns = "study_id,series_id,instance_number,condition,level,x,y"
     (root / "train_label_coordinates.csv").write_text("\n".join([columns, *labels]) + "\n")
     build_examples([open_competition(root)], "sagittal", tmp_path / "cache", SETTINGS)
-    (made,) = tmp_path.rglob("*.npz")
+    (made,) = tmp_path.glob("cache/sagittal-*/*/*.safetensors")
     assert made.name.startswith("x" * 40 + ".")
     assert made.is_relative_to(tmp_path / "cache")
 

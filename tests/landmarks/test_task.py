@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from pipeline.landmarks.examples import Targets
 from pipeline.landmarks.model import PointModelSettings
+from pipeline.landmarks.prepare import store_examples
 from pipeline.landmarks.task import LandmarkTrainSettings, PointExamples, PointTask, sample_weights
 from pipeline.weights.recipe import AugmentSettings, LoopSettings
 
@@ -24,17 +26,10 @@ def write_examples(folder, count=6, size=96, points=DOTS):
     """A cache file as build_examples writes it: a bright dot under each point."""
     y, x = np.indices((size, size))
     image = sum(np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in points)
-    path = folder / "100.npz"
-    np.save(path.with_suffix(".npy"), np.repeat(image[None], count, 0).astype(np.float16))
-    channels = len(points)
-    np.savez(
-        path,
-        pixel_mm=np.full(count, 1.5),
-        points=np.repeat(points[None], count, 0).astype(np.float32),
-        point_weight=np.ones((count, channels), np.float32),
-        visible=np.ones((count, channels), np.float32),
-        visible_weight=np.ones((count, channels), np.float32),
-    )
+    path, channels = folder / "100.safetensors", len(points)
+    ones = np.ones((count, channels), np.float32)
+    targets = Targets(np.repeat(points[None], count, 0).astype(np.float32), ones, ones, ones)
+    store_examples(path, np.repeat(image[None], count, 0), np.full(count, 1.5), targets)
     return pd.DataFrame({"competition": 0, "study_id": "100", "file": str(path), "index": range(count)})
 
 
@@ -134,12 +129,13 @@ def test_held_out_slices_without_a_marked_point_have_no_score(tmp_path):
         assert np.isnan(task.evaluate(task.model, torch.device("cpu"))["score"])
 
 
-def test_images_are_read_through_a_memory_map(tmp_path):
+def test_images_are_unpacked_into_a_memory_map_that_has_no_name(tmp_path):
     examples = PointExamples(write_examples(tmp_path))
     item = examples[2]
     assert item["image"].shape == (1, 96, 96)
     assert item["image"].dtype == torch.float32
-    assert isinstance(next(iter(examples._open.values())), np.memmap)
+    assert isinstance(examples.images.values, np.memmap)
+    assert [path.name for path in tmp_path.iterdir()] == ["100.safetensors"]
     assert examples.name(2).startswith("study 100, example 2 of ")
 
 

@@ -13,7 +13,8 @@ from pipeline.competition import open_competition
 from pipeline.config import ConfigError
 from pipeline.folds import make_folds
 from pipeline.labels import CELL_COLUMNS
-from pipeline.landmarks.examples import ExampleSettings, build_examples
+from pipeline.landmarks.examples import ExampleSettings
+from pipeline.landmarks.prepare import build_examples, read_examples
 from pipeline.landmarks.train import held_out_studies, load_train_settings, train
 from pipeline.owned import MARK, RefusedError
 from pipeline.training.checkpoint import ResumeError
@@ -55,13 +56,14 @@ def test_examples_are_decoded_once(folder, tmp_path):
     table = build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32))
     assert len(table) == 18
     assert table["study_id"].nunique() == 6
-    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.np*")}
-    assert len(files) == 12
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert len(files) == 12  # of each study the stacks and the examples
     again = build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32))
     assert again.equals(table)
-    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.np*")}
+    assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32, marked_mm=1.0))
-    assert len(list(tmp_path.rglob("*.npz"))) == 12  # other settings, other files
+    assert len(list(tmp_path.glob("sagittal-*/*/*.safetensors"))) == 12  # other settings, other files
+    assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
 def test_a_folder_of_other_things_is_left_as_it_is(folder, tmp_path):
@@ -84,7 +86,7 @@ def test_other_labels_give_other_examples(folder, tmp_path):
         table = build_examples(
             [open_competition(data, split="train")], "sagittal", tmp_path, ExampleSettings(size_px=32)
         )
-        return np.concatenate([np.load(file)["points"] for file in table["file"].unique()])
+        return np.concatenate([read_examples(file)[1]["points"] for file in table["file"].unique()])
 
     before = targets()
     labels = pd.read_csv(data / "train_label_coordinates.csv")
@@ -202,7 +204,7 @@ def test_a_label_that_cannot_be_right_is_no_target_and_is_counted(folder, tmp_pa
     examples = build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32))
     assert "1 levels out of order" in capsys.readouterr().out
     weights = {
-        study: sum(np.load(file)["point_weight"].sum() for file in rows["file"].unique())
+        study: sum(read_examples(file)[1]["point_weight"].sum() for file in rows["file"].unique())
         for study, rows in examples.groupby("study_id")
     }
     damaged = weights.pop(str(table["study_id"].iloc[0]))

@@ -99,3 +99,23 @@ def test_settings_refuse_nonsense():
         NetworkSettings(dropout=1.5)
     with pytest.raises(ValueError, match="at least one view"):
         SeverityModel(SMALL, ())
+
+
+@pytest.mark.parametrize("encoder", ["sequence", "multichannel"])
+def test_shapes_are_fixed_on_a_gpu_and_the_answers_are_the_same(monkeypatch, encoder):
+    """The CPU stands in for the GPU: what is absent is computed there, masked, and changes nothing."""
+    torch.manual_seed(0)
+    view = ViewSettings(SeriesKind.AXIAL_T2, size_mm=32, pixels=32, slices=3)
+    settings = NetworkSettings("test_resnet.r160_in1k", encoder=encoder, head="attention", width=16)
+    model = SeverityModel(settings, (view,)).eval()
+    present = torch.tensor([[True, True, True], [False, True, True], [False, False, False], [False, True, False]])
+    pixels = torch.rand(4, 3, 32, 32) * present[:, :, None, None]
+    batch = {"axial_t2": pixels}, {"axial_t2": present}, torch.zeros(4, dtype=torch.long)
+    seen = []
+    backbone = model.encoders["axial_t2"].backbone
+    backbone.register_forward_hook(lambda module, images, result: seen.append(len(images[0])))
+    with torch.no_grad():
+        compact = model(*batch)
+        monkeypatch.setattr("pipeline.severity.encoders.fixed_shapes", lambda pixels: True)
+        torch.testing.assert_close(model(*batch), compact)
+    assert seen == ([6, 12] if encoder == "sequence" else [3, 4])

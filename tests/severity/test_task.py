@@ -1,6 +1,7 @@
 """Training on a small cache: what is drawn, what is dropped, what is learnt, and that a fold is held out."""
 
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,30 +11,59 @@ import pytest
 import torch
 
 from pipeline.cubes import ViewSettings
-from pipeline.cubes.cache import CubeCache, Margin
+from pipeline.cubes.cache import Places, WindowCache
 from pipeline.labels import CELL_COLUMNS, CELLS, Family, SeriesKind, family_cells
 from pipeline.scoring.oof import OofTable, read_oof
 from pipeline.severity.data import SeverityData
-from pipeline.severity.items import CubeItems, cell_table, draw_weights, dropped_rows
+from pipeline.severity.items import WindowItems, cell_table, draw_weights, dropped_rows
 from pipeline.severity.review import noisy_labels
 from pipeline.severity.settings import JitterSettings, NetworkSettings, SeveritySettings
 from pipeline.severity.task import SeverityTask
 from pipeline.severity.train import train_fold
+from pipeline.severity.windows import cut_windows
+from pipeline.stacks.scratch import Scratch
 from pipeline.training.ladder import LadderError
 from pipeline.training.sampling import Draw, SeededItems
 from pipeline.weights.recipe import InPlaneSettings, LoopSettings
 
 VIEW = ViewSettings(SeriesKind.SAGITTAL_T1, size_mm=32, pixels=32, slices=3)
-MARGIN = Margin(2.0, 1)
 SETTINGS = SeveritySettings(
     views=(VIEW,),
-    margin_mm=MARGIN.mm,
-    margin_slices=MARGIN.slices,
+    margin_mm=2.0,
+    margin_slices=1,
     network=NetworkSettings(backbone="test_resnet.r160_in1k", encoder="multichannel", head="mean", width=32),
     jitter=JitterSettings(sd_mm=0.5, limit_mm=2),
     loop=LoopSettings(epochs=2, batch_size=16, batches_per_epoch=12, learning_rate=3e-3, device="cpu", threads=1),
     sampling="grade",
 )
+
+
+def cache_of(names, cells, pixels, present):
+    """Windows of :data:`VIEW`, each amid a little stack of its own: (studies, cells, slices, rows, cols)."""
+    scratch = Scratch(Path(tempfile.gettempdir()), (pixels.size,), np.float16, "a test")
+    scratch.values[:] = pixels.ravel()
+    count, (rows, cols) = pixels[0, 0].size, pixels.shape[3:]
+    first = np.arange(pixels[..., 0, 0, 0].size).reshape(pixels.shape[:2]) * count
+    slices = np.where(present, np.arange(pixels.shape[2]), -1).astype(np.int16)
+    matrix = np.zeros((*present.shape, 2, 3), np.float32)
+    matrix[..., 0, 0] = matrix[..., 1, 1] = 1 / VIEW.spacing_mm
+    matrix[..., 2] = (np.array([cols, rows]) - 1) / 2
+    shown = present[:, :, present.shape[2] // 2]
+    extent = np.broadcast_to([rows, cols], (*first.shape, 2)).copy()
+    places = Places(np.where(shown, first, -1), extent, slices, matrix)
+    kind = VIEW.kind
+    return WindowCache(Family.FORAMINAL, names, cells, (VIEW,), 1, {kind: scratch}, {(kind, "true"): places})
+
+
+def pixels_of(cache):
+    """The pixels of :func:`cache_of`, to be changed."""
+    (places,) = cache.places.values()
+    return cache.pixels[VIEW.kind].values.reshape(*places.slices.shape, *places.extent[0, 0])
+
+
+def middles(batch):
+    """(B, S) the pixel at the middle of every window, as it was."""
+    return cut_windows(batch["around_sagittal_t1"], batch["place_sagittal_t1"], 3, 0.1)[..., 1, 1]
 
 
 def make_data(studies=20, blank=False, seed=0):
@@ -43,17 +73,15 @@ def make_data(studies=20, blank=False, seed=0):
     names = tuple(f"s{n:02d}" for n in range(studies))
     grades = generator.choice(3, (studies, len(CELLS)), p=[0.6, 0.25, 0.15]).astype(float)
     grades[0, cells[0]] = np.nan
-    wide = VIEW.widened(MARGIN.mm, MARGIN.slices)
+    wide = VIEW.widened(2.0, 1)
     shape = (studies, len(cells), wide.slices, wide.pixels, wide.pixels)
     pixels = generator.normal(0.35, 0.05, shape).astype(np.float16)
     if not blank:
-        pixels[..., 12:24, 12:24] += (0.4 * np.nan_to_num(grades[:, list(cells)]))[..., None, None, None].astype(
-            np.float16
-        )
+        brighter = 0.4 * np.nan_to_num(grades[:, list(cells)])
+        pixels[..., 12:24, 12:24] += brighter[..., None, None, None].astype(np.float16)
     present = np.ones(shape[:3], dtype=bool)
     present[1, 2] = False
-    key = (SeriesKind.SAGITTAL_T1, "true")
-    cache = CubeCache(Family.FORAMINAL, names, cells, (wide,), MARGIN, {key: pixels}, {key: present})
+    cache = cache_of(names, cells, pixels, present)
     labels = pd.DataFrame(grades, index=pd.Index(names, name="study_id"), columns=list(CELL_COLUMNS))
     folds = pd.Series(np.arange(studies) % 5, index=labels.index, name="fold")
     return SeverityData(cache, cell_table(cache, labels), labels, folds)
@@ -82,31 +110,40 @@ def test_drawing_by_grade_and_by_level():
 
 def test_slices_are_shifted_only_to_where_there_is_one():
     data = make_data()
-    array = data.cache.pixels[SeriesKind.SAGITTAL_T1, "true"]
-    array[:] = np.arange(5, dtype=np.float16)[:, None, None]
-    data.cache.present[SeriesKind.SAGITTAL_T1, "true"][:, :, 3] = False
-    items = CubeItems(data.cache, data.cells, jitter_slices=1.0)
-    middles = {float(items[30]["pixels_sagittal_t1"][1, 0, 0]) for _ in range(40)}
-    assert middles == {1.0, 2.0}
+    pixels_of(data.cache)[:] = np.arange(5, dtype=np.float16)[:, None, None]
+    data.cache.places[VIEW.kind, "true"].slices[:, :, 3] = -1
+    items = WindowItems(data.cache, data.cells, 0.0, jitter_slices=1.0)
+    found = {float(middles(items.fetch(np.array([30])))[0, 1]) for _ in range(40)}
+    assert found == {1.0, 2.0}
 
 
 def test_slices_beside_are_kept_as_far_as_the_cache_has_them():
     data = make_data()
-    assert CubeItems(data.cache, data.cells, beside=1)[0]["pixels_sagittal_t1"].shape[0] == 5
+    assert WindowItems(data.cache, data.cells, 0.0, beside=1)[0]["around_sagittal_t1"].shape[0] == 5
     with pytest.raises(ValueError, match="margin of 1 slices, 2 are asked for"):
-        CubeItems(data.cache, data.cells, beside=2)
+        WindowItems(data.cache, data.cells, 0.0, beside=2)
+
+
+def test_batches_have_one_shape_whatever_is_missing():
+    data = make_data()
+    data.cache.places[VIEW.kind, "true"].slices[3, 3, 1:] = -1
+    items = WindowItems(data.cache, data.cells, 2.0)
+    whole, gaps = items.fetch(np.array([0, 1])), items.fetch(np.array([12, 33]))
+    assert [value.shape for value in whole.values()] == [value.shape for value in gaps.values()]
+    assert gaps["present_sagittal_t1"].tolist() == [[False] * 3, [False] * 3]
+    assert not gaps["around_sagittal_t1"].any()
 
 
 def test_a_batch_is_what_its_items_are_and_is_decided_by_the_first_seed():
     data = make_data()
-    items = CubeItems(data.cache, data.cells)
+    items = WindowItems(data.cache, data.cells, 2.0)
     batch = items.fetch(np.array([4, 0, 31]))
     for row, index in enumerate((4, 0, 31)):
         for name, value in items[index].items():
             assert torch.equal(batch[name][row], value), name
-    seeded = SeededItems(CubeItems(data.cache, data.cells, jitter_slices=0.5))
+    seeded = SeededItems(WindowItems(data.cache, data.cells, 2.0, jitter_slices=0.5))
     once, again, other = (
-        seeded.__getitems__([Draw(n, seed) for n in range(40)])["pixels_sagittal_t1"] for seed in (1, 1, 2)
+        seeded.__getitems__([Draw(n, seed) for n in range(40)])["around_sagittal_t1"] for seed in (1, 1, 2)
     )
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
@@ -114,17 +151,15 @@ def test_a_batch_is_what_its_items_are_and_is_decided_by_the_first_seed():
 
 def test_a_cell_that_has_both_points_is_taken_at_either_and_without_its_own_at_the_other():
     data = make_data()
-    key = SeriesKind.SAGITTAL_T1
-    pixels = data.cache.pixels[key, "true"]
+    pixels = pixels_of(data.cache)
     pixels[:] = 0
-    other = replace(
-        data.cache,
-        pixels={**data.cache.pixels, (key, "predicted"): np.ones_like(pixels)},
-        present={**data.cache.present, (key, "predicted"): np.ones(pixels.shape[:3], dtype=bool)},
-    )
+    pixels[:, :, 4] = 1  # of which the windows at predicted points have three
+    true = data.cache.places[VIEW.kind, "true"]
+    begin = np.arange(true.first.size).reshape(true.first.shape) * pixels[0, 0].size
+    guessed = true._replace(first=begin, slices=np.full_like(true.slices, 4))
+    other = replace(data.cache, places={**data.cache.places, (VIEW.kind, "predicted"): guessed})
     table = cell_table(other, data.labels)
-    index = np.arange(len(table))
-    values = CubeItems(other, table, predicted_share=0.3).fetch(index)["pixels_sagittal_t1"].amax((1, 2, 3)).numpy()
+    values = middles(WindowItems(other, table, 0.0, predicted_share=0.3).fetch(np.arange(len(table)))).amax(1).numpy()
     assert set(values[table.true]) == {0.0, 1.0}
     assert 0.2 < values[table.true].mean() < 0.4
     assert (values[~table.true] == 1).all()
@@ -158,25 +193,6 @@ def test_further_families_are_trained_scored_and_reported_at_their_own_cells(tmp
     assert set(result["further"]) == {"subarticular", "canal"}
 
 
-@pytest.mark.parametrize(
-    ("changes", "held"),
-    [
-        ({}, 1),
-        ({"in_plane": InPlaneSettings(affine_share=0)}, 0),
-        ({"loop": replace(SETTINGS.loop, epochs=1, loader_workers=1)}, 0),
-    ],
-)
-def test_cubes_stay_on_a_gpu_unless_something_else_needs_their_pixels(tmp_path, monkeypatch, changes, held):
-    """The CPU stands in for the GPU: loading processes and albumentations cannot take pixels that lie on one."""
-    asked = []
-    monkeypatch.setattr("pipeline.severity.train.working_gpu", lambda: True)
-    monkeypatch.setattr("pipeline.severity.train.own_gpu", lambda: torch.device("cpu"))
-    monkeypatch.setattr(CubeCache, "keep_on", lambda cache, device: asked.append(device))
-    loop = replace(SETTINGS.loop, device="auto", epochs=1, batches_per_epoch=2)
-    train_fold(make_data(), Family.FORAMINAL, replace(SETTINGS, **{"loop": loop, **changes}), 1, tmp_path)
-    assert len(asked) == held
-
-
 def test_what_a_classifier_cannot_grade_besides_is_refused():
     with pytest.raises(ValueError, match="cannot grade that besides"):
         replace(SETTINGS, also=(Family.FORAMINAL,)).families(Family.FORAMINAL)
@@ -188,14 +204,13 @@ def test_what_a_classifier_cannot_grade_besides_is_refused():
 
 def test_in_plane_changes_are_the_same_for_all_slices_in_float_and_decided_by_the_seed():
     data = make_data()
-    array = data.cache.pixels[SeriesKind.SAGITTAL_T1, "true"]
+    array = pixels_of(data.cache)
     array[:] = np.random.default_rng(0).uniform(-0.4, 1.4, (*array.shape[:2], 1, *array.shape[3:]))
     settings = InPlaneSettings(affine_share=1, holes_share=0.5, blur_share=0.5, gain_share=1)
-    items = SeededItems(CubeItems(data.cache, data.cells, in_plane=settings))
-    pixels = [items[Draw(3, seed)]["pixels_sagittal_t1"] for seed in (1, 1, 2)]
-    assert pixels[0].dtype == torch.float32
-    assert pixels[0].shape == (3, 36, 36)
-    assert (pixels[0] - pixels[0][:1]).abs().max() < 1e-6, "every slice alike"
+    items = SeededItems(WindowItems(data.cache, data.cells, 0.0, in_plane=settings))
+    pixels = [items[Draw(3, seed)]["around_sagittal_t1"] for seed in (1, 1, 2)]
+    assert pixels[0].is_floating_point()
+    assert (pixels[0] - pixels[0][:1]).abs().max() < 1e-3, "every slice alike"
     assert len(np.unique(pixels[0][0])) > 256, "no 8-bit steps"
     assert np.array_equal(pixels[0], pixels[1])
     assert not np.array_equal(pixels[0], pixels[2])
@@ -208,7 +223,7 @@ def test_in_plane_changes_are_for_training_alone(tmp_path):
     settings = replace(SETTINGS, in_plane=InPlaneSettings(affine_share=1))
     task = SeverityTask(Family.FORAMINAL, settings, data.cache, cells, cells, tmp_path, "test")
     plain = SeverityTask(Family.FORAMINAL, SETTINGS, data.cache, cells, cells, tmp_path, "test")
-    assert not np.array_equal(task.train_set[0]["pixels_sagittal_t1"], plain.train_set[0]["pixels_sagittal_t1"])
+    assert not np.array_equal(task.train_set[0]["around_sagittal_t1"], plain.train_set[0]["around_sagittal_t1"])
     np.testing.assert_array_equal(*(t.predict(t.model.eval(), torch.device("cpu"), cells) for t in (task, plain)))
 
 
@@ -244,7 +259,7 @@ def test_a_fold_learns_and_is_reported(tmp_path, capsys):
 
 def test_images_that_say_nothing_break_the_ladder_or_stay_near_the_prior(tmp_path):
     data = make_data(blank=True)
-    data.cache.pixels[SeriesKind.SAGITTAL_T1, "true"][:] = 0
+    pixels_of(data.cache)[:] = 0
     with pytest.raises((LadderError, ValueError), match=r"constant|one batch|same prediction"):
         train_fold(
             data, Family.FORAMINAL, replace(SETTINGS, network=replace(SETTINGS.network, level_width=0)), 0, tmp_path

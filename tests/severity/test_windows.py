@@ -1,10 +1,12 @@
 """Windows out of cubes with a margin."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pipeline.severity.settings import JitterSettings, MixSettings
-from pipeline.severity.windows import drop_slices, middle_window, mix, random_window, slices_around
+from pipeline.severity.windows import cut_windows, draw_jitter, drop_slices, middle_window, mix, slices_around
 
 STILL = JitterSettings(sd_mm=0, turn_degrees=0, scale=0)
 
@@ -16,20 +18,50 @@ def ramp(size=40):
     return (col + 100 * row)[None, None]
 
 
+def in_the_middle(side, spacing_mm, count=1):
+    """(count, 1, 2, 3) the place of a window in the middle of a square of pixels of so many mm."""
+    place = torch.zeros(count, 1, 2, 3)
+    place[..., 0, 0] = place[..., 1, 1] = 1 / spacing_mm
+    place[..., 2] = (side - 1) / 2
+    return place
+
+
 def test_without_jitter_it_is_the_middle():
-    generator = torch.Generator().manual_seed(0)
-    window = random_window(ramp(), 24, 0.8, STILL, generator)
+    window = cut_windows(ramp(), in_the_middle(40, 0.8), 24, 0.8)
     torch.testing.assert_close(window, middle_window(ramp(), 24), atol=1e-2, rtol=0)
+    still = draw_jitter(1, STILL, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(cut_windows(ramp(), in_the_middle(40, 0.8), 24, 0.8, still), window)
+
+
+def test_every_slice_is_cut_at_its_own_place_and_resolution():
+    place = in_the_middle(40, 0.5, 2).reshape(1, 2, 2, 3)
+    place[0, 1, :, 2] += torch.tensor([3.0, -2.0])
+    window = cut_windows(ramp().expand(1, 2, -1, -1), place, 9, 1.0)
+    torch.testing.assert_close(window[0, 0, 4, 4], torch.tensor(0.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(window[0, 1, 4, 4], torch.tensor(3.0 - 200.0), atol=1e-2, rtol=0)
+    torch.testing.assert_close(window[0, 0, 4, 5], torch.tensor(2.0), atol=1e-3, rtol=0)  # 1 mm is 2 px
 
 
 def test_shifts_are_in_millimetres():
     generator = torch.Generator().manual_seed(0)
     jitter = JitterSettings(sd_mm=1.5, limit_mm=4, turn_degrees=0, scale=0)
-    windows = random_window(ramp().expand(4000, -1, -1, -1), 8, 0.5, jitter, generator)
+    change = draw_jitter(4000, jitter, generator)
+    windows = cut_windows(ramp().expand(4000, -1, -1, -1), in_the_middle(40, 0.5, 4000), 8, 0.5, change)
     middles = windows[:, 0].mean((1, 2))  # 100 * row shift + column shift, px
     rows = (middles / 100).round(decimals=6)
     assert float(rows.std()) * 0.5 == pytest.approx(1.5, rel=0.06)
     assert float(rows.abs().max()) * 0.5 <= 4.1
+
+
+def test_turns_and_sizes_reach_as_far_as_they_may_and_no_further():
+    jitter = replace(STILL, rotation=30, resize=0.25)
+    turn = draw_jitter(4000, jitter, torch.Generator().manual_seed(0)).turn
+    angle, size = torch.rad2deg(torch.atan2(turn[:, 1, 0], turn[:, 0, 0])), torch.linalg.det(turn).sqrt()
+    for values, low, high in ((angle, -30.0, 30.0), (size, 0.75, 1.25)):
+        assert low <= float(values.min()) < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < float(values.max()) <= high
+    with pytest.raises(ValueError, match="resize"):
+        JitterSettings(resize=1.0)
 
 
 def test_a_shifted_window_must_fit_the_margin():

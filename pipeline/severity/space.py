@@ -1,0 +1,113 @@
+"""The room that training takes on the disk, reckoned before anything is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from pipeline.competition import Competition
+from pipeline.files import check_space
+from pipeline.labels import FOLDS, Family, SeriesKind
+from pipeline.landmarks.model import PointNet
+from pipeline.landmarks.prepare import TYPICAL_STACK_BYTES, ExamplesOf
+from pipeline.landmarks.task import LandmarkTrainSettings
+from pipeline.severity.model import SeverityModel
+from pipeline.severity.settings import SeveritySettings
+
+TYPICAL = {SeriesKind.SAGITTAL_T1: (17, 26000, 0.6), SeriesKind.SAGITTAL_T2: (17, 26000, 0.6),
+           SeriesKind.AXIAL_T2: (35, 9900, 0.4)}  # fmt: skip
+"""Of what is kept of a usual study, by kind: slices, their area in square mm and the size of their pixels in mm."""
+_COPIES = 7
+"""Of a network's weights that a run keeps: best, last, and the state to go on from (weights, average, moments)."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a run of all networks writes, in bytes.
+
+    Attributes:
+        studies: that are trained on.
+        examples: of the point networks.
+        cache: what stays in the training cache.
+        unpacked: the largest working copy, which ends with the step that needs it.
+        runs: networks of all folds with their states, and the set they are packed into.
+    """
+
+    studies: int
+    examples: tuple[ExamplesOf, ...]
+    cache: int
+    unpacked: int
+    runs: int
+
+    @property
+    def bytes_per_study(self) -> int:
+        """Of the training cache, for a usual study."""
+        return bytes_per_study(self.examples)
+
+    @classmethod
+    def of(
+        cls,
+        competitions: Sequence[Competition],
+        points: Mapping[str, LandmarkTrainSettings],
+        graders: Mapping[Family, SeveritySettings],
+    ) -> Space:
+        """The space for training on the labelled studies of some folders.
+
+        Args:
+            competitions: the folders.
+            points: settings of ``landmarks`` and ``axial``, as far as they are trained.
+            graders: settings of the classifiers that are trained.
+        """
+        tables = [c.coordinates for c in competitions if c.coordinates is not None]
+        studies = len({study for table in tables for study in table["study_id"]})
+        examples = tuple(
+            ExamplesOf("axial" if name == "axial" else "sagittal", one.examples) for name, one in points.items()
+        )
+        working = [2 * (1 + (one.kind == "axial")) * one.typical_bytes for one in examples]  # half floats, and mirrored
+        working += [_window_bytes(settings, family) for family, settings in graders.items()]
+        networks: list[nn.Module] = [PointNet(replace(one.model, initial="random")) for one in points.values()]
+        for family, settings in graders.items():
+            views, families = settings.views_of(family), len(settings.families(family))
+            networks.append(SeverityModel(settings.network, views, families=families))
+        weights = 4 * sum(parameter.numel() for network in networks for parameter in network.parameters())
+        return cls(
+            studies,
+            examples,
+            studies * bytes_per_study(examples),
+            studies * max(working, default=0),
+            (_COPIES + 1) * FOLDS * weights,
+        )
+
+    def check(self, cache: Path, out: Path) -> None:
+        """See that the disks have room, less what an earlier call has written already.
+
+        Raises:
+            OSError: they have not; the message says how much is needed for what.
+        """
+        there = [sum(file.stat().st_size for file in folder.rglob("*.*") if file.is_file()) for folder in (cache, out)]
+        needed = [max(0, self.cache - there[0]) + self.unpacked, max(0, self.runs - there[1])]
+        places = [next(p for p in (path, *path.parents) if p.exists()) for path in (cache.absolute(), out.absolute())]
+        text = f"{self.studies} studies: {self.cache / 1e9:.1f} GB of cache, {self.unpacked / 1e9:.1f} GB unpacked"
+        if places[0].stat().st_dev == places[1].stat().st_dev:
+            text += f", {self.runs / 1e9:.1f} GB of runs"
+            check_space(places[0], sum(needed), f"{text} (--cache may be on another disk)")
+        else:
+            check_space(places[0], needed[0], f"{text} (--cache)")
+            check_space(places[1], needed[1], f"{self.runs / 1e9:.1f} GB of runs (--out)")
+
+
+def bytes_per_study(examples: Sequence[ExamplesOf]) -> int:
+    """Of the training cache, for a usual study: its stacks, and the slices of these point networks."""
+    return TYPICAL_STACK_BYTES + sum(one.typical_bytes for one in examples)
+
+
+def _window_bytes(settings: SeveritySettings, family: Family) -> int:
+    """Of the prepared slices of a usual study, half floats at the recipe's resolution where that is coarser."""
+    total = 0.0
+    for view in settings.views_of(family):
+        slices, area, pixel_mm = TYPICAL[view.kind]
+        total += 2 * slices * area / max(pixel_mm, view.spacing_mm if view.spacing_mm > 1.3 * pixel_mm else 0) ** 2
+    return round(total)
