@@ -206,7 +206,9 @@ def predict_batch(
         settings: ``shift_mm``, ``beside`` and ``worst`` say what is averaged and how.
         device: of the network.
     """
-    batch = {name: values.to(device) for name, values in batch.items()}  # once, and not for each window cut from it
+    beliefs = _slice_weights(batch, views, settings.beside).cpu()
+    # Once, and not for each window cut from it; the beliefs are in double precision, which mps does not have.
+    batch = {name: values.to(device) for name, values in batch.items() if not name.startswith("shares_")}
     level = batch["level"]
     shifts = [(0, 0)] if not settings.shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
     steps = (-1, 0, 1) if settings.beside else (0,)
@@ -232,8 +234,7 @@ def predict_batch(
         of_looks = torch.cat(answers).unflatten(0, (len(steps), len(shifts), len(level)))
         log_p = torch.log_softmax(of_looks.mean(1), -1).cpu().double()  # mps has no double precision
         expected_grade = (log_p.exp() * torch.arange(len(GRADES))).sum(-1)
-        weights = _slice_weights(batch, views, settings.beside)[:, [step + 1 for step in steps]]
-        believed = weights.T.clamp(min=1e-9).log()[..., None]
+        believed = beliefs[:, [step + 1 for step in steps]].T.clamp(min=1e-9).log()[..., None]
         weights = torch.log_softmax(believed + settings.worst * expected_grade, 0)
         mean = torch.logsumexp(log_p + weights[..., None], 0)
     return np.asarray(torch.log_softmax(mean, -1).numpy(), dtype=np.float64)

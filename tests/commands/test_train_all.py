@@ -202,7 +202,7 @@ def test_a_localiser_that_finds_nothing_ends_the_run(commands, monkeypatch, tmp_
     commands.found[:] = [title for title in TITLES if "subarticular" not in title]
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
     assert "of the labelled subarticular points the localisers found none" in capsys.readouterr().err
-    assert names(commands) == ["landmarks", "axial", "evaluate"]
+    assert names(commands) == ["cache", "landmarks", "axial", "evaluate"]
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--force"]) == 0
     assert "WARNING: of the labelled subarticular points" in capsys.readouterr().out
     assert names(commands)[-1] == "ensemble"
@@ -225,7 +225,7 @@ def test_networks_that_are_worse_than_class_frequencies_are_not_packed(commands,
 def test_a_setting_of_every_network_needs_no_section(commands, monkeypatch, tmp_path):
     folder(monkeypatch, TITLES)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--set", "loop.epochs=3"]) == 0
-    trainings = [options for name, options in commands.steps if name not in ("evaluate", "ensemble")]
+    trainings = [options for name, options in commands.steps if name not in ("cache", "evaluate", "ensemble")]
     assert [options.set for options in trainings] == [["loop.epochs=3"]] * 5
 
 
