@@ -213,8 +213,8 @@ def test_a_point_is_not_carried_to_or_from_a_series_whose_place_is_assumed():
 @pytest.mark.usefixtures("raw")
 def test_the_canal_is_cut_from_the_axial_stack_in_which_the_recesses_were_found():
     """Two overlapping stacks of one series: the nearer one is not the one that stage two chose by its tilt."""
-    chosen = stack(Plane.AXIAL, SeriesKind.AXIAL_T2, np.arange(-80.0, 81.0, 4.0) + 0.9, lambda at: at[..., 0] * 0 + 1)
-    nearer = stack(Plane.AXIAL, SeriesKind.AXIAL_T2, np.arange(-80.0, 81.0, 4.0), lambda at: at[..., 0] * 0 + 2)
+    chosen = stack(Plane.AXIAL, SeriesKind.AXIAL_T2, np.arange(-81.0, 82.0, 3.0) + 0.9, lambda at: at[..., 0] * 0 + 1)
+    nearer = stack(Plane.AXIAL, SeriesKind.AXIAL_T2, np.arange(-81.0, 82.0, 3.0), lambda at: at[..., 0] * 0 + 2)
     volumes = StudyVolumes("s", (replace(nearer, instance_numbers=nearer.instance_numbers + 100), chosen), ())
     series: list[str | None] = [None] * 25
     numbers = np.full(25, -1)
