@@ -173,6 +173,7 @@ class LandmarkPredictor:
             if not canal.volume.is_placed:
                 placed = [output for output in (*t2, *t1) if output.canvases.volume.is_placed and sees_canal(output)]
                 canal = _best([canal_points(output, decode) for output in placed])
+                canal = None if canal is None else move_back(canal, self.settings.canal_back_mm)
         if canal is not None:
             return canal.points_mm
         if not all(points.volume.is_placed for points in foramina.values()):

@@ -23,8 +23,9 @@ REPEATED_STEPS = 0.35
 _OVERLAP = 0.6
 """The same where the header says that they are of two acquisitions or contrasts, in slice thicknesses."""
 _MOST_CONTRASTS = 64
-_COARSER = 1.5
-"""A voxel so many times larger, on fewer slices, is that of a localiser."""
+_COARSER = 2.0
+_SCOUT_SLICES = 7
+"""A few slices of voxels so many times larger than those of many are a localiser's."""
 _MAIN_SHARE = 2 / 3
 """Of the slices of one size and spacing, those of one plane; a localiser has about a third in each."""
 
@@ -124,7 +125,7 @@ def find_strangers(stacks: Sequence[Sequence[PlacedFrame]], told: Plane | None) 
 def _coarse(
     stacks: Sequence[Sequence[PlacedFrame]], strangers: dict[int, tuple[str, str]]
 ) -> dict[int, tuple[str, str]]:
-    """Stacks of fewer and larger voxels than the most numerous slices of their plane."""
+    """Stacks of a few slices with far larger voxels than others of their plane."""
     slices: Counter[tuple[Plane, tuple[object, ...]]] = Counter()
     grids = [(stack[0].plane, _grid(stack[0])) for stack in stacks]
     for number, stack in enumerate(stacks):
@@ -134,7 +135,8 @@ def _coarse(
     found = {}
     for number, grid in enumerate(grids):
         rivals = [other for other in slices if other[0] is grid[0] and 2 * slices[grid] < slices[other]]
-        if number not in strangers and any(volume[grid] > _COARSER * volume[other] for other in rivals):
+        few = number not in strangers and slices[grid] <= _SCOUT_SLICES
+        if few and any(volume[grid] > _COARSER * volume[other] for other in rivals):
             found[number] = ("localiser", f"{slices[grid]} slices, coarser than the others of the folder; not used")
     return found
 

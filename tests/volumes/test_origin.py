@@ -314,6 +314,19 @@ def test_a_localiser_alone_is_not_used_whatever_its_name(tmp_path):
     assert set(codes(reading)) == {"localiser"}
 
 
+def test_usual_slices_beside_many_thin_ones_are_no_localiser(tmp_path):
+    """Of a whole study in one folder: a T1 of usual slices and a T2 of 1 mm."""
+    usual = tagged(SliceThickness=4, SeriesDescription="T1", SeriesInstanceUID="1.2.1")
+    places = positions(SAGITTAL, (5, -7, 11), [4.0 * step for step in range(-6, 7)])
+    folder = write_series(tmp_path / "1", SAGITTAL, places, change=usual)
+    thin = tagged(SliceThickness=1, SeriesDescription="T2 SPACE", SeriesInstanceUID="1.2.2")
+    options = {"shape": (12, 16), "spacing": (0.4, 0.4)}
+    places = positions(SAGITTAL, (5, -7, 11), list(range(-20, 21)), **options)
+    write_series(folder, SAGITTAL, places, first_instance=101, change=thin, **options)
+    volumes = read_series(reference(folder)).volumes
+    assert {volume.kind: len(volume.pixels) for volume in volumes} == {T1: 13, T2: 41}
+
+
 def test_coarse_axial_slices_of_a_localiser_do_not_win_over_the_diagnostic_ones(tmp_path):
     places = positions(AXIAL, (5, -7, 11), [4.0 * step for step in range(-5, 6)])
     folder = write_series(tmp_path / "1", AXIAL, places, change=tagged(SliceThickness=4))
