@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.kaggle import NOTEBOOK, ROOT
+from pipeline.commands import ROOT
+from pipeline.commands.kaggle_metadata import NOTEBOOK
 from pipeline.labels import CELLS, row_id
 from pipeline.submission import read_submission
 from tests.commands.isolated_notebook import EQUIVALENTS, isolation

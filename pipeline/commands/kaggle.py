@@ -6,9 +6,6 @@ Each carries the metadata file its upload command asks for. Nothing is uploaded 
 A build is made beside the earlier one and takes its place when it is complete. ``OUT/build.json`` lists every file of
 a build with its checksum: what is not in that list, or was changed since, is somebody's own and is neither replaced nor
 uploaded unseen; the build is refused until it is moved.
-
-Metadata fields after Kaggle's own documentation (github.com/Kaggle/kaggle-cli, docs/kernels_metadata.md and
-docs/datasets_metadata.md, September 2026).
 """
 
 from __future__ import annotations
@@ -20,11 +17,21 @@ import os
 import re
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE, ROOT
+from pipeline.commands.kaggle_metadata import (
+    CODE,
+    MODEL_CARD,
+    NOTEBOOK,
+    WEIGHTS,
+    WHEELS,
+    Dataset,
+    address_of,
+    dataset_metadata,
+    kernel_metadata,
+)
 from pipeline.files import read_bounded, write_text
 from pipeline.untrusted import parse_json
 
@@ -33,11 +40,8 @@ if TYPE_CHECKING:
 
 from pipeline.console import CallError, say
 
-NOTEBOOK = "kaggle_notebook.ipynb"
-MODEL_CARD = "MODEL_CARD.md"
 CODE_FILES = ("submit.py", "LICENSE", "README.md", "requirements.txt", "requirements-decoders.txt")
 CODE_SUFFIXES = (".py", ".yaml", ".csv")
-COMPETITION = "rsna-2024-lumbar-spine-degenerative-classification"
 ACCELERATORS = ("NvidiaTeslaT4", "NvidiaTeslaT4Highmem", "none")
 """One T4, two T4, no GPU: the names Kaggle gives to machine shapes."""
 DEFAULT_PYTHON = "3.12"
@@ -50,18 +54,6 @@ _PARTIAL = re.compile(r"\.build-[a-z0-9_]{8}/.*|\.build\.json\.[0-9a-f]+\.partia
 """Files of a build that did not come to its end."""
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """One dataset to upload. The limit of the subtitle (20 to 80 characters) is Kaggle's."""
-
-    folder: str
-    subtitle: str
-    license: str
-
-
-CODE = Dataset("code", "The program that turns lumbar MRI into submission.csv", "apache-2.0")
-WEIGHTS = Dataset("weights", "Networks in safetensors with manifest and model card", "other")
-WHEELS = Dataset("wheels", "Optional DICOM decoders for the image's Python", "other")
 DEFAULT_NAME = "Lumbar grading"
 _NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9 -]{4,40}[A-Za-z0-9]")
 """With the longest folder's name behind it, a title of at most 50 characters, which is Kaggle's limit."""
@@ -178,11 +170,11 @@ def _build(
         present = requirement_names(ROOT / "requirements.txt")
         build_wheelhouse(out / WHEELS.folder, ROOT / "requirements-decoders.txt", python_version, present)
     for dataset in datasets:
-        _write_json(out / dataset.folder / "dataset-metadata.json", _dataset_metadata(out, dataset, user, name))
+        _write_json(out / dataset.folder / "dataset-metadata.json", dataset_metadata(out, dataset, user, name))
     kernel = out / "kernel"
     kernel.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(ROOT / NOTEBOOK, kernel / NOTEBOOK)
-    _write_json(kernel / "kernel-metadata.json", _kernel_metadata(datasets, user, name, accelerator))
+    _write_json(kernel / "kernel-metadata.json", kernel_metadata(datasets, user, name, accelerator))
     return datasets
 
 
@@ -208,7 +200,7 @@ def _copy_weights(source: Manifest, target: Path) -> None:
     spare = {member.name for member in finders} - set(first_finders(finders))
     if spare:
         say(f"left out, because only a dry run uses them: {', '.join(sorted(spare))}")
-    source.without(spare).gather(target)
+    source.gather(target, without=spare)
     for folder in (source.folder, source.folder.parent):
         if os.path.lexists(folder / MODEL_CARD):
             (target / MODEL_CARD).write_bytes(read_bounded(folder / MODEL_CARD, MOST_CARD_BYTES))
@@ -262,53 +254,6 @@ def _swap(made: Path, out: Path, before: dict[str, list[str]]) -> None:
     _write_json(out / BUILD_FILE, after)
 
 
-def _title(name: str, dataset: Dataset) -> str:
-    return f"{name} {dataset.folder}"
-
-
-def _address(user: str, title: str) -> str:
-    return f"{user}/{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}"
-
-
-def _dataset_metadata(out: Path, dataset: Dataset, user: str, name: str) -> dict[str, Any]:
-    description = _DESCRIPTIONS[dataset.folder]
-    if (out / dataset.folder / MODEL_CARD).is_file():
-        description += f" Terms, training data and measured scores: {MODEL_CARD}."
-    return {
-        "title": _title(name, dataset),
-        "id": _address(user, _title(name, dataset)),
-        "subtitle": dataset.subtitle,
-        "description": description,
-        "licenses": [{"name": dataset.license}],
-    }
-
-
-def _kernel_metadata(datasets: list[Dataset], user: str, name: str, accelerator: str) -> dict[str, Any]:
-    return {
-        "id": _address(user, name),
-        "title": name,
-        "code_file": NOTEBOOK,
-        "language": "python",
-        "kernel_type": "notebook",
-        "is_private": True,
-        "enable_gpu": accelerator != "none",
-        "enable_internet": False,
-        "machine_shape": "" if accelerator == "none" else accelerator,
-        "dataset_sources": [_address(user, _title(name, dataset)) for dataset in datasets],
-        "competition_sources": [COMPETITION],
-        "kernel_sources": [],
-        "model_sources": [],
-    }
-
-
-_DESCRIPTIONS = {
-    "code": "`submit.py` and its package. Attach it to the notebook; it needs no installation.",
-    "weights": "Trained networks for the code.",
-    "wheels": "Wheels of optional DICOM decoders (fast RLE), each under its own licence. "
-    "The notebook installs them with --no-index; without them it runs as well.",
-}
-
-
 def _report(out: Path, datasets: list[Dataset], user: str | None, name: str) -> None:
     for folder in (*(dataset.folder for dataset in datasets), "kernel"):
         files = [path for path in (out / folder).rglob("*") if path.is_file()]
@@ -325,7 +270,7 @@ def _report(out: Path, datasets: list[Dataset], user: str | None, name: str) -> 
     say("when the datasets are ready:")
     say(f"  kaggle kernels push -p {out / 'kernel'}")
     say("when the kernel has run, open its page and choose 'Submit to Competition':")
-    say(f"  https://www.kaggle.com/code/{_address(user or NO_USER, name)}")
+    say(f"  https://www.kaggle.com/code/{address_of(user or NO_USER, name)}")
 
 
 def _copy(source: Path, target: Path) -> None:

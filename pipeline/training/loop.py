@@ -156,18 +156,12 @@ class _Run:
                 seconds = time.monotonic() - began
                 self.totals.add_step({"loss": learnt.loss, **learnt.parts}, self.order.batch_size, seconds, waited)
                 shown = f"loss {self.totals.means()['loss']:.4f}, {self.totals.images_per_second:.0f} images/s"
-                if left := self._seconds_left():
-                    shown += f", run ends {clock_after(left)}"
+                if left := (self.settings.epochs - self.epoch) * self.order.batches - self.step:
+                    shown += f", run ends {clock_after(self.totals.seconds_for(left))}"
                 bar.set_postfix_str(shown, refresh=False)
                 bar.update()
                 self._obey(bar)
                 began = time.monotonic()
-
-    def _seconds_left(self) -> float:
-        """Of training, at the speed of this epoch so far; evaluations come on top."""
-        values = self.totals.values
-        steps = (self.settings.epochs - self.epoch) * self.order.batches - self.step
-        return steps * values["seconds"] / values["steps"]
 
     def _finish_epoch(self) -> None:
         """Evaluate, draw and save; a checkpoint before it makes a stop during evaluation cost nothing."""

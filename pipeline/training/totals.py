@@ -36,6 +36,10 @@ class EpochTotals:
         """Share of the time so far that was spent waiting for the loader."""
         return self.values.get("waited", 0.0) / max(self.values.get("seconds", 0.0), 1e-9)
 
+    def seconds_for(self, steps: int) -> float:
+        """How long so many steps take at the speed so far."""
+        return steps * self.values["seconds"] / self.values["steps"]
+
     def starvation(self, device: str, loader_workers: int) -> str | None:
         """A line for the log if the processor starved for data, else None."""
         if self.wait_share <= _STARVED:

@@ -223,25 +223,22 @@ class Manifest:
                 _write(self.folder / name, content)
         return changed
 
-    def without(self, names: Container[str]) -> Manifest:
-        """The set without the members of these names and their training lists; nothing is written."""
-        gone = {member.seen for member in self.members if member.name in names}
-        members = tuple(member for member in self.members if member.name not in names)
-        return replace(self, members=members, files={name: s for name, s in self.files.items() if name not in gone})
-
-    def gather(self, folder: Path) -> Manifest:
-        """Copy everything the manifest names, and a manifest, into another folder.
+    def gather(self, folder: Path, without: Container[str] = ()) -> Manifest:
+        """Copy everything the manifest names, but not the members ``without``, and a manifest, into another folder.
 
         Raises:
             WeightsError: a file is missing or not what the manifest records.
             OSError: a file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        for member in self.members:
+        members = tuple(member for member in self.members if member.name not in without)
+        gone = {member.seen for member in self.members if member.name in without}
+        files = {name: checksum for name, checksum in self.files.items() if name not in gone}
+        for member in members:
             _write(folder / member.file, member.read(self.folder))
-        for name, checksum in self.files.items():
+        for name, checksum in files.items():
             _write(folder / name, _read_verified(self.folder / name, checksum, MOST_FILE_BYTES))
-        gathered = replace(self, folder=folder)
+        gathered = replace(self, folder=folder, members=members, files=files)
         gathered.save()
         return gathered
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.commands.kaggle import COMPETITION, DEFAULT_NAME, ROOT, build
+from pipeline.commands import ROOT
+from pipeline.commands.kaggle import DEFAULT_NAME, build
+from pipeline.commands.kaggle_metadata import COMPETITION
 from pipeline.labels import CELLS, row_id
 from pipeline.weights.manifest import Manifest
 
