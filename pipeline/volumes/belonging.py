@@ -52,7 +52,7 @@ def split_by_origin(frames: Sequence[Frame]) -> list[tuple[Origin, list[Frame]]]
     """The frames of a folder by patient, examination and series, in the order in which they came.
 
     An id that every file has for itself (some anonymisers write such) tells no files apart; such series belong
-    together, and not to those with an id of their own. A file without an id belongs to the others if these have but one.
+    together, and not to those with one id. A file without an id belongs to the others if these have but one.
     """
     patients = _believed(frames, lambda origin: origin.patient)
     studies = _believed(frames, lambda origin: origin.study)
