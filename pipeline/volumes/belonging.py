@@ -21,6 +21,8 @@ _MAPS = frozenset(
 _NO_MAGNITUDE = {"P", "PHASE", "R", "REAL", "I", "IMAGINARY"}
 _ORDER_T2, _ORDER_T1 = ("W", "IN_PHASE", "OPP_PHASE", "F"), ("IN_PHASE", "OPP_PHASE", "F", "W")
 
+_OF_EACH_FILE = "another in every file"
+
 ContrastKey = tuple[tuple[str, ...], bool, tuple[float | None, ...], tuple[int | None, int | None]]
 """ImageType, burnt-in text, times, and acquisition: what tells apart the images of one slice."""
 
@@ -49,8 +51,8 @@ def why_unusable(frame: Frame, told: bool) -> tuple[str, str] | None:
 def split_by_origin(frames: Sequence[Frame]) -> list[tuple[Origin, list[Frame]]]:
     """The frames of a folder by patient, examination and series, in the order in which they came.
 
-    An id that every file has for itself (some anonymisers write such) tells nothing and is left out of the origin, and
-    a file without one belongs to the others if these have but one.
+    An id that every file has for itself (some anonymisers write such) tells no files apart; such series belong
+    together, and not to those with one id. A file without an id belongs to the others if these have but one.
     """
     patients = _believed(frames, lambda origin: origin.patient)
     studies = _believed(frames, lambda origin: origin.study)
@@ -69,7 +71,7 @@ def _believed(frames: Sequence[Frame], id_of: Callable[[Origin], str]) -> list[s
     known = set(values) - {""}
     if len(known) == 1:
         return [next(iter(known))] * len(values)
-    return [""] * len(values) if len(known) == len({frame.file for frame in frames}) > 2 else values
+    return [_OF_EACH_FILE] * len(values) if len(known) == len({frame.file for frame in frames}) > 2 else values
 
 
 def contrast_key(frame: Frame) -> ContrastKey:

@@ -30,6 +30,8 @@ class Acquisition:
 _START = r"(?:(?<![a-z])|(?<=sag)|(?<=tra)|(?<=cor)|(?<=ax)|(?<=fs))"  # "SAGT1" is a weighting, "SAT1" is not
 _T1 = re.compile(_START + r"t1(?![0-9])", re.IGNORECASE)  # T10 to T12 are vertebrae
 _T2 = re.compile(_START + r"t2(?![0-9])|stir|tirm|myelo", re.IGNORECASE)
+_NO_ANATOMY = re.compile(r"(?<![a-z])(e?adc|dwi|diff|diffusion|trace|dti|perfusion|mip)(?![a-z])", re.IGNORECASE)
+"""Maps and projections: T2 in the name of such a series is no weighting of its images."""
 _VERTEBRAE = re.compile(r"(?<![a-z0-9])[ctls]\d{1,2}\s*[-/]\s*[ctls]\d{1,2}(?!\d)", re.IGNORECASE)
 """A stretch of the spine, as in "T1-L5 SAG": no weighting."""
 
@@ -59,6 +61,8 @@ def contrast_of(acquisition: Acquisition) -> Contrast | None:
     neither.
     """
     description = _VERTEBRAE.sub(" ", acquisition.description)
+    if _NO_ANATOMY.search(description):
+        return None
     t1, t2 = bool(_T1.search(description)), bool(_T2.search(description))
     if t1 != t2:
         return Contrast.T1 if t1 else Contrast.T2

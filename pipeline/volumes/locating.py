@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _SAME_MM = 0.5
 """SliceLocation is written with fewer digits than positions."""
+_CLEARLY_MM = 0.1
 _LEAST_STEP_MM = 0.05
 
 
@@ -67,11 +68,11 @@ def locate(
         sign = signs.get(plane_of(normals[0]))
         return Located((sign or 1) * locations, None, sign is not None)
     here = float(known[0] @ normals[0])
-    fitting: set[int] = set().union(*(matching_signs(float(location), here) for location in locations))
-    if len(fitting) != 1:
+    apart = {sign: np.abs(sign * locations - here) for sign in (1, -1)}  # of the slice to which the position belongs
+    sign = min(apart, key=lambda one: float(apart[one].min()))
+    if apart[sign].min() > _SAME_MM or apart[-sign].min() - apart[sign].min() < _CLEARLY_MM:
         return None
-    (sign,) = fitting
-    return Located(sign * (locations - locations[np.abs(sign * locations - here).argmin()]), known[0], True)
+    return Located(sign * (locations - locations[apart[sign].argmin()]), known[0], True)
 
 
 def matching_signs(location: float, along_normal: float) -> set[int]:

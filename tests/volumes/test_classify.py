@@ -30,6 +30,8 @@ from tests.volumes.oracle import AXIAL, CORONAL, SAGITTAL, reference, write_seri
         ("SPINE T1-L5 SAG", None),
         ("SAG TSE T2-S1", None),
         ("SAG T2 T1-L5", Contrast.T2),
+        ("AX T2 ADC", None),
+        ("ep2d_diff_T2_TRACE", None),
         ("Sagittal \u7ffb\u8bd1 T2", Contrast.T2),
         ("", None),
     ],

@@ -74,6 +74,16 @@ def test_an_earlier_examination_of_the_patient_is_left_out(tmp_path):
     assert codes(reading) == ["other-study"]
 
 
+def test_an_examination_whose_files_each_have_an_id_is_not_the_one_that_has_one(tmp_path):
+    for name in "abc":
+        write_series(tmp_path / name, change=tagged(PatientID="1", StudyInstanceUID="1.2"))
+    write_series(tmp_path / "old", change=lambda data: setattr(data, "StudyInstanceUID", f"1.3.{data.InstanceNumber}"))
+    refs = tuple(reference(tmp_path / name, T2) for name in ("a", "b", "c", "old"))
+    reading = read_study(StudyRef("100", tmp_path, refs))
+    assert {volume.series_id for volume in reading.volumes} == {"a", "b", "c"}
+    assert codes(reading) == ["other-study"]
+
+
 def test_a_series_without_ids_belongs_to_the_others(tmp_path):
     reading = study_of(tmp_path, a={"PatientID": "1", "StudyInstanceUID": "1.2"}, b={})
     assert len(reading.volumes) == 2

@@ -56,6 +56,22 @@ def test_one_position_for_all_slices_is_put_right_by_slice_location(tmp_path, ax
 
 
 @pytest.mark.parametrize("sign", [1, -1])
+def test_a_slice_nearly_as_far_on_the_other_side_does_not_hide_the_direction(tmp_path, sign):
+    """In study 100206310 one lies 20.04 mm to the left and another 20.28 mm to the right of the magnet's middle."""
+    places = positions(SAGITTAL, (0.12, -7.0, 11.0), [-20.16, -12.16, -4.16, 3.84, 11.84, 20.16])
+
+    def repeat(data):
+        data.ImagePositionPatient = [f"{value:.6f}" for value in places[0]]
+
+    reading = read_series(
+        reference(write_series(tmp_path / "1", SAGITTAL, places, change=both(located(SAGITTAL, sign), repeat)))
+    )
+    (volume,) = reading.volumes
+    assert codes(reading) == ["one-position"]
+    assert_linear(volume)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
 def test_without_positions_slice_location_places_slices_and_sound_series_tell_its_direction(tmp_path, sign):
     """Patient x is then measured, so that sides are known; what lies in the plane of the slices is not."""
     write_series(tmp_path / "sound", change=located(SAGITTAL, sign))
