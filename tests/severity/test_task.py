@@ -193,6 +193,20 @@ def test_further_families_are_trained_scored_and_reported_at_their_own_cells(tmp
     assert set(result["further"]) == {"subarticular", "canal"}
 
 
+def test_the_ladder_climbs_on_the_device_that_trains(tmp_path, monkeypatch):
+    """The device without memory stands in for a GPU."""
+
+    def review(task, *_):
+        raise LadderError(str({parameter.device.type for parameter in task.model.parameters()}))
+
+    monkeypatch.setattr("pipeline.severity.train.working_gpu", lambda: True)
+    monkeypatch.setattr("pipeline.severity.train.own_gpu", lambda: torch.device("meta"))
+    monkeypatch.setattr("pipeline.severity.train.review", review)
+    settings = replace(SETTINGS, loop=replace(SETTINGS.loop, device="auto"))
+    with pytest.raises(LadderError, match=r"^\{'meta'\}$"):
+        train_fold(make_data(), Family.FORAMINAL, settings, 1, tmp_path)
+
+
 def test_evaluation_cuts_its_windows_where_the_network_is(tmp_path):
     """The device without memory stands in for a GPU: nothing can be computed there on the CPU first."""
     data = make_data()
