@@ -20,7 +20,7 @@ from pipeline.severity.settings import SeveritySettings
 TYPICAL = {SeriesKind.SAGITTAL_T1: (17, 26000, 0.6), SeriesKind.SAGITTAL_T2: (17, 26000, 0.6),
            SeriesKind.AXIAL_T2: (35, 9900, 0.4)}  # fmt: skip
 """Of what is kept of a usual study, by kind: slices, their area in square mm and the size of their pixels in mm."""
-_COPIES = 7
+_COPIES = 6
 """Of a network's weights that a run keeps: best, last, and the state to go on from (weights, average, moments)."""
 
 

@@ -193,6 +193,31 @@ def test_further_families_are_trained_scored_and_reported_at_their_own_cells(tmp
     assert set(result["further"]) == {"subarticular", "canal"}
 
 
+def test_the_ladder_climbs_on_the_device_that_trains(tmp_path, monkeypatch):
+    """The device without memory stands in for a GPU."""
+
+    def review(task, *_):
+        raise LadderError(str({parameter.device.type for parameter in task.model.parameters()}))
+
+    monkeypatch.setattr("pipeline.severity.train.working_gpu", lambda: True)
+    monkeypatch.setattr("pipeline.severity.train.own_gpu", lambda: torch.device("meta"))
+    monkeypatch.setattr("pipeline.severity.train.review", review)
+    settings = replace(SETTINGS, loop=replace(SETTINGS.loop, device="auto"))
+    with pytest.raises(LadderError, match=r"^\{'meta'\}$"):
+        train_fold(make_data(), Family.FORAMINAL, settings, 1, tmp_path)
+
+
+def test_evaluation_cuts_its_windows_where_the_network_is(tmp_path):
+    """The device without memory stands in for a GPU: nothing can be computed there on the CPU first."""
+    data = make_data()
+    settings = replace(SETTINGS, shift_mm=1.0, beside=0.3)
+    task = SeverityTask(Family.FORAMINAL, settings, data.cache, data.cells, data.cells, tmp_path, "test")
+    batches = list(task.exact_windows(data.cells, torch.device("meta")))
+    assert {value.device.type for batch in batches for value in batch.values()} == {"meta"}
+    (wide,) = settings.inference_views(Family.FORAMINAL)
+    assert [batch["pixels_sagittal_t1"].shape[1:] for batch in batches] == [(5, wide.pixels, wide.pixels)]
+
+
 def test_what_a_classifier_cannot_grade_besides_is_refused():
     with pytest.raises(ValueError, match="cannot grade that besides"):
         replace(SETTINGS, also=(Family.FORAMINAL,)).families(Family.FORAMINAL)
