@@ -1,13 +1,12 @@
 """Automatic grading of lumbar spine MRI. The modules and packages, roughly in the order in which the data meets them:
 
 ``labels`` is the vocabulary, ``config``, ``files``, ``device`` and ``pictures`` are what every package may use.
-``tables``, ``listing`` and ``competition`` read the competition's folder, ``weights`` a set of networks, ``submission`` the
-table.
-``volumes`` reads DICOM series (stage one), ``landmarks`` finds the 25 points (two), ``cubes`` cuts windows around them
-(three), ``severity`` grades these (four); ``stacks`` keeps what of the series is trained on. ``ensemble`` blends the
-networks of one set, ``run`` takes all studies through the stages, ``commands`` are what a person calls. ``phantom``
-makes synthetic studies, ``training`` trains the networks of stages two and four on ``folds``, ``scoring`` measures what
-they say.
+``tables``, ``listing`` and ``competition`` read the competition's folder, ``weights`` a set of networks,
+``submission`` the table. ``volumes`` reads DICOM series (stage one), ``landmarks`` finds the 25 points (two),
+``cubes`` cuts windows around them (three), ``severity`` grades these (four); ``stacks`` keeps what of the series is
+trained on. ``ensemble`` blends the networks of one set, ``run`` takes all studies through the stages, ``commands`` are
+what a person calls. ``phantom`` makes synthetic studies, ``training`` trains the networks of stages two and four on
+``folds``, ``scoring`` measures what they say.
 
 The order of imports, from what is used to what uses it, stands in pyproject.toml, and ``lint-imports`` keeps it: by it
 ``training`` and ``scoring`` lie below ``volumes``, because weights carry settings of the one and fits use the other.
