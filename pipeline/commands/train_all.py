@@ -50,7 +50,7 @@ EVERYWHERE = ("loop", "augment")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; there is no fold to choose."""
     add_common_arguments(parser, "all", "landmarks.loop.epochs=3")
-    add_cache_arguments(parser, "decoded slices and training cubes")
+    add_cache_arguments(parser, "what is kept of the images, for all networks")
     parser.add_argument(
         "--force",
         action="store_true",

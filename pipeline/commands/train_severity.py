@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="oof.csv of an earlier run: labels that it all but rules out (setting label_noise) are not trained on",
     )
-    add_cache_arguments(parser, "training cubes")
+    add_cache_arguments(parser, "what is kept of the images")
 
 
 def run(args: argparse.Namespace) -> int:

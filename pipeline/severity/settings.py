@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -148,7 +149,8 @@ class SeveritySettings:
         also: further families that it grades from the same cubes: what a foramen's window says of the recess on its
             side and of the canal at its level. The canal is the mean of what the windows of both sides say.
         also_weight: of their losses, against 1 for the network's own family.
-        margin_mm: what training sees beyond the window for shifts, turns and sizes; further out is 0.
+        margin_mm: what training sees beyond the window, besides what ``jitter.rotation`` and ``jitter.resize`` ask for;
+            further out is 0.
         margin_slices: the same along the stack.
         network, loss, jitter, mix, loop: the parts.
         augment: changes of the image; places, turns and sizes are the jitter's.
@@ -209,6 +211,12 @@ class SeveritySettings:
     def cubes(self, family: Family) -> CubeSettings:
         """The cube settings with this family's views put in."""
         return replace(CubeSettings(), **{family.value: self.views}) if self.views else CubeSettings()  # type: ignore[arg-type]
+
+    def seen_beyond_mm(self, family: Family) -> float:
+        """What training sees beyond a window: ``margin_mm``, and the corners of the largest one turned furthest."""
+        angle = math.radians(min(self.jitter.rotation, 45.0))
+        corners = (math.cos(angle) + math.sin(angle)) * (1 + self.jitter.resize) - 1
+        return self.margin_mm + corners * max(view.size_mm for view in self.views_of(family)) / 2
 
     def views_of(self, family: Family) -> tuple[ViewSettings, ...]:
         """The views this classifier sees."""

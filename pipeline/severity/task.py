@@ -77,7 +77,7 @@ class SeverityTask(Task):
         self.augmentation = StackAugmentation(settings.augment)
         self.train_table, self.held_out = train, held_out
         shares = jitter.predicted_share, jitter.slice_share
-        self.train_set = WindowItems(cache, train, settings.margin_mm, *shares, settings.in_plane)
+        self.train_set = WindowItems(cache, train, settings.seen_beyond_mm(family), *shares, settings.in_plane)
         self.sample_weights = draw_weights(train, settings.sampling)
         self._evaluations = 0
         self._levels: list[dict[str, Any]] = []

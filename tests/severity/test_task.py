@@ -193,6 +193,16 @@ def test_further_families_are_trained_scored_and_reported_at_their_own_cells(tmp
     assert set(result["further"]) == {"subarticular", "canal"}
 
 
+def test_the_corners_of_a_turned_window_are_seen():
+    turned = replace(SETTINGS, jitter=JitterSettings(rotation=30, resize=0.25))
+    assert SETTINGS.seen_beyond_mm(Family.FORAMINAL) == SETTINGS.margin_mm
+    corner = torch.tensor([[0.75**0.5, -0.5], [0.5, 0.75**0.5]]) @ torch.tensor([16.0, 16.0]) * 1.25
+    assert turned.seen_beyond_mm(Family.FORAMINAL) == pytest.approx(2.0 + float(corner.abs().max()) - 16.0, abs=1e-4)
+    data = make_data()
+    near, far = (WindowItems(data.cache, data.cells, s.seen_beyond_mm(Family.FORAMINAL)) for s in (SETTINGS, turned))
+    assert far.sides[0] - near.sides[0] == 2 * 12
+
+
 def test_the_ladder_climbs_on_the_device_that_trains(tmp_path, monkeypatch):
     """The device without memory stands in for a GPU."""
 
