@@ -19,7 +19,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,11 +35,15 @@ from pipeline.commands.train import (
 )
 from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
-from pipeline.console import WorkError, say
+from pipeline.console import WorkError, say, say_json
 from pipeline.labels import FOLDS, Condition, Family
 from pipeline.landmarks.errors import ERRORS_FILE, store_errors
 from pipeline.names import shown
 from pipeline.weights.manifest import LANDMARK_TASKS, MANIFEST_NAME, TASKS, Manifest
+
+if TYPE_CHECKING:
+    from pipeline.landmarks.task import LandmarkTrainSettings
+    from pipeline.severity.settings import SeveritySettings
 
 SECTIONS = (*TASKS, "context")
 """What ``--set`` names first: a section of a preset, or the study-context model."""
@@ -56,6 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on where a localiser finds nothing, and pack networks that are worse than class frequencies",
     )
+    parser.add_argument(
+        "--plan",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="STUDIES",
+        help="only say what would be done and what disk, memory and time that takes (from a short measurement on the "
+        "device at hand), for the studies of --data or for so many",
+    )
+    parser.add_argument("--json", action="store_true", help="with --plan: print one JSON object")
     parser.add_argument("--set-name", default="own", metavar="NAME", help="name of the set (default: %(default)s)")
 
 
@@ -74,11 +88,13 @@ def run(args: argparse.Namespace) -> int:
     settings = _by_section(args.set)
     _check_settings(args.preset, settings, len(args.data))
     known = _labelled_families(competitions)
+    if args.plan is not None:
+        _say_plan(args, competitions, known, settings)
+        return 0
     weights = args.out / "weights"
     points = args.out / "points"
     _check_folders(args.out, weights, points)
-    networks = [task for task in LANDMARK_TASKS if task != "axial" or Family.SUBARTICULAR in known]
-    families = [family for family in Family if family in known]
+    networks, families = _trained(known)
     for left_out in (family for family in Family if family not in known):
         say(f"train all: no folder has {left_out} points, so its networks are left out")
 
@@ -156,6 +172,40 @@ def _worse_than_nothing(family: Family, oof: Path) -> list[str]:
     ]
 
 
+def _trained(known: set[Family]) -> tuple[list[str], list[Family]]:
+    """The point networks and the families that can be trained."""
+    networks = [task for task in LANDMARK_TASKS if task != "axial" or Family.SUBARTICULAR in known]
+    return networks, [family for family in Family if family in known]
+
+
+def _settings(
+    args: argparse.Namespace, networks: Sequence[str], families: Sequence[Family], settings: dict[str, list[str]]
+) -> tuple[dict[str, LandmarkTrainSettings], dict[Family, SeveritySettings]]:
+    """The settings of every network."""
+    from pipeline.config import load_settings
+    from pipeline.landmarks.train import load_train_settings
+    from pipeline.severity.settings import SeveritySettings
+
+    points = {name: load_train_settings(name, args.preset, settings[name], len(args.data)) for name in networks}
+    graders = {one: load_settings(SeveritySettings, args.preset, one.value, settings[one.value]) for one in families}
+    return points, graders
+
+
+def _say_plan(
+    args: argparse.Namespace, competitions: Sequence[Competition], known: set[Family], settings: dict[str, list[str]]
+) -> None:
+    from pipeline.severity.plan import make_plan, plan_lines
+    from pipeline.severity.space import Space
+
+    points, graders = _settings(args, *_trained(known), settings)
+    plan = make_plan(Space.of(competitions, points, graders, args.plan), points, graders, args.workers)
+    plan["left_out"] = [family.value for family in Family if family not in known]
+    if args.json:
+        say_json(plan, indent=1)
+        return
+    say(*plan_lines(plan), *(f"left out: {family}, of which no folder has points" for family in plan["left_out"]))
+
+
 def _fill_cache(
     args: argparse.Namespace,
     competitions: Sequence[Competition],
@@ -168,15 +218,10 @@ def _fill_cache(
     Raises:
         OSError: a disk is too small.
     """
-    from pipeline.config import load_settings
     from pipeline.landmarks.prepare import prepare
-    from pipeline.landmarks.train import load_train_settings
-    from pipeline.severity.settings import SeveritySettings
     from pipeline.severity.space import Space
 
-    points = {name: load_train_settings(name, args.preset, settings[name], len(args.data)) for name in networks}
-    graders = {one: load_settings(SeveritySettings, args.preset, one.value, settings[one.value]) for one in families}
-    space = Space.of(competitions, points, graders)
+    space = Space.of(competitions, *_settings(args, networks, families, settings))
     space.check(args.cache, args.out)
     prepare(competitions, args.cache, space.examples, workers=args.workers)
 

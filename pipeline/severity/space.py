@@ -20,8 +20,8 @@ from pipeline.severity.settings import SeveritySettings
 TYPICAL = {SeriesKind.SAGITTAL_T1: (17, 26000, 0.6), SeriesKind.SAGITTAL_T2: (17, 26000, 0.6),
            SeriesKind.AXIAL_T2: (35, 9900, 0.4)}  # fmt: skip
 """Of what is kept of a usual study, by kind: slices, their area in square mm and the size of their pixels in mm."""
-_COPIES = 6
-"""Of a network's weights that a run keeps: best, last, and the state to go on from (weights, average, moments)."""
+_KEPT, _STATE = 3, 4
+"""Of a network's weights: what stays of a run (best, last, packed), and the state to go on from while it runs."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Space:
         competitions: Sequence[Competition],
         points: Mapping[str, LandmarkTrainSettings],
         graders: Mapping[Family, SeveritySettings],
+        studies: int = 0,
     ) -> Space:
         """The space for training on the labelled studies of some folders.
 
@@ -60,9 +61,10 @@ class Space:
             competitions: the folders.
             points: settings of ``landmarks`` and ``axial``, as far as they are trained.
             graders: settings of the classifiers that are trained.
+            studies: to reckon with, 0 for the labelled ones of the folders.
         """
         tables = [c.coordinates for c in competitions if c.coordinates is not None]
-        studies = len({study for table in tables for study in table["study_id"]})
+        studies = studies or len({study for table in tables for study in table["study_id"]})
         examples = tuple(
             ExamplesOf("axial" if name == "axial" else "sagittal", one.examples) for name, one in points.items()
         )
@@ -78,7 +80,7 @@ class Space:
             examples,
             studies * bytes_per_study(examples),
             studies * max(working, default=0),
-            (_COPIES + 1) * FOLDS * weights,
+            (_KEPT * FOLDS + _STATE) * weights,
         )
 
     def check(self, cache: Path, out: Path) -> None:

@@ -233,3 +233,27 @@ def test_a_setting_must_name_its_section(commands, monkeypatch, tmp_path, capsys
     folder(monkeypatch, TITLES)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--set", "network.width=3"]) == 2
     assert "must start with one of landmarks, axial, canal" in capsys.readouterr().err
+
+
+def test_a_plan_says_what_would_be_done_and_does_nothing(commands, monkeypatch, tmp_path, capsys):
+    folder(monkeypatch, TITLES[:2])
+    options = ["--preset", "cpu", "--set", "loop.epochs=2", "--set", "canal.network.backbone=test_resnet.r160_in1k"]
+    assert (
+        main(["train", "all", "--data", "d", "--out", str(tmp_path / "o"), *options, "--plan", "1000", "--json"]) == 0
+    )
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["studies"], plan["left_out"]) == (1000, ["subarticular"])
+    assert plan["disk"]["cache"] == 1000 * plan["bytes_per_study"]
+    assert [step["trainings"] for step in plan["steps"]] == [0, 5, 0, 5, 5]
+    canal = plan["steps"][3]
+    assert canal["name"].startswith("canal, test_resnet.r160_in1k at ")
+    assert (canal["steps"], canal["items"]) == (2 * 280, 32)
+    alone = 5 * canal["steps"] * canal["items"] / canal["images_per_s"] / 3600
+    assert alone < canal["hours"] < 2 * alone
+    assert plan["hours"] == pytest.approx(sum(step["hours"] for step in plan["steps"]))
+    assert not commands.steps
+    assert not (tmp_path / "o").exists()
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path / "o"), *options, "--plan", "1000"]) == 0
+    said = capsys.readouterr().out
+    assert "5 folds x 560 steps x 32 items at" in said
+    assert "left out: subarticular" in said

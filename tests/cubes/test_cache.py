@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ from pipeline.landmarks.prepare import ExamplesOf, build_examples, landmarks_of,
 from pipeline.owned import MARK, RefusedError
 from pipeline.severity.items import WindowItems, cell_table
 from pipeline.severity.windows import cut_windows
-from pipeline.stacks.scratch import Scratch
+from pipeline.stacks.scratch import Scratch, write_at
 from pipeline.volumes import read_study
 from tests.volumes.oracle import SAGITTAL, positions, write_series
 
@@ -195,9 +196,16 @@ def test_a_disk_without_room_for_what_will_be_kept_is_said_before_the_first_seri
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
-def test_loading_processes_are_handed_the_open_file_and_no_copy(tmp_path):
+@pytest.mark.parametrize("named", [False, True])
+def test_loading_processes_are_handed_the_open_file_and_no_copy(tmp_path, monkeypatch, named):
+    """Without /proc the file has a name, which is gone with the array."""
+    monkeypatch.setattr("pipeline.stacks.scratch.OPEN_FILES", Path("/gone") if named else Path("/proc/self/fd"))
+    theirs_left = tmp_path / ".scratch-99999999-0123456789ab"
+    theirs_left.write_bytes(b"of a process that was killed")
+    (tmp_path / ".scratch-notes").write_bytes(b"years of work")
     scratch = Scratch(tmp_path, (1000, 1000), np.float16, "a test")
-    scratch.values[7, 5] = 3
+    assert theirs_left.exists() is not named
+    write_at(scratch.path, 7005, np.array([3], np.float16))
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     other = context.Process(target=_look, args=(scratch, theirs))
@@ -206,7 +214,10 @@ def test_loading_processes_are_handed_the_open_file_and_no_copy(tmp_path):
     ours.send("seen")
     other.join()
     assert scratch.values[7, 5] == 4, "what one writes the other sees"
-    assert not list(tmp_path.iterdir())
+    assert len(list(tmp_path.glob(".scratch-*-*"))) == 1
+    del scratch
+    theirs_left.unlink(missing_ok=True)
+    assert [path.name for path in tmp_path.iterdir()] == [".scratch-notes"]
 
 
 def _look(scratch, pipe):

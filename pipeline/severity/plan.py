@@ -1,0 +1,187 @@
+"""What ``train all`` would do and what that would take, before anything is decoded.
+
+Space is reckoned (:mod:`pipeline.severity.space`). Time comes from a short measurement: two optimiser steps of every
+network on random pixels, on the device at hand and with its precision, times the steps that the settings ask for;
+scoring held-out cells is taken as a third of a training step an image, because it has no gradients.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.device import channels_last, half_precision, own_gpu, release_memory, usable_cpus, working_gpu
+from pipeline.labels import FOLDS, Family, family_cells
+from pipeline.landmarks.model import PointNet
+from pipeline.landmarks.task import LandmarkTrainSettings
+from pipeline.severity.model import SeverityModel
+from pipeline.severity.settings import SeveritySettings, view_name
+from pipeline.severity.space import Space
+from pipeline.weights.recipe import LoopSettings
+
+DECODE_SECONDS = 1.2
+"""Of processor, to decode a usual study and to keep what is trained on; measured, see README."""
+FIND_SECONDS = 0.6
+"""Of processor and study, to find the points out of fold with a small localiser on a CPU, and to read the study."""
+_SLICES = {"landmarks": 34, "axial": 35}
+"""Examples of a usual study, by point network."""
+_CPU_ITEMS = 4
+"""A batch that is measured on a CPU, where an item takes as long in a batch of any size."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the run.
+
+    Attributes:
+        name: what is done.
+        trainings: of how many folds; 0 where nothing is trained.
+        steps: optimiser steps of one training.
+        items: of a step.
+        images_per_s: items a second, measured; None where nothing is trained.
+        hours: of the whole step.
+        gpu_bytes: the most that was held of a GPU; None on a CPU.
+    """
+
+    name: str
+    trainings: int
+    steps: int
+    items: int
+    images_per_s: float | None
+    hours: float
+    gpu_bytes: int | None
+
+
+def make_plan(
+    space: Space,
+    points: Mapping[str, LandmarkTrainSettings],
+    graders: Mapping[Family, SeveritySettings],
+    workers: int = 0,
+) -> dict[str, Any]:
+    """The plan as JSON holds it: ``studies``, ``device``, ``bytes_per_study``, ``disk`` in bytes, ``steps``, ``hours``.
+
+    Args:
+        space: that the run takes.
+        points: settings of the point networks that are trained.
+        graders: settings of the classifiers that are trained.
+        workers: processes that decode, 0 for one a core.
+    """
+    gpu = working_gpu()
+    device = own_gpu() if gpu else torch.device("cpu")
+    processes = workers or usable_cpus()
+    steps = [_plain("decode every series once", DECODE_SECONDS * space.studies / processes)]
+    for name, own in points.items():
+        run, size = _point_step(own, device), own.model.size_px
+        items = _SLICES[name] * space.studies
+        scored = min(items // FOLDS, own.evaluated)
+        steps.append(_training(f"{name}, {own.model.backbone} at {size} px", run, own.loop, items, scored, device))
+    steps.append(_plain("points of unseen studies", FIND_SECONDS * space.studies / processes))
+    for family, one in graders.items():
+        views = ", ".join(f"{view.slices} x {view.pixels} px" for view in one.views_of(family))
+        items = len(family_cells(family)) * space.studies
+        looks = (5 if one.shift_mm else 1) * (3 if one.beside else 1)
+        run = _grader_step(one, family, device)
+        name = f"{family}, {one.network.backbone} at {views}"
+        steps.append(_training(name, run, one.loop, items, items // FOLDS * looks, device))
+    return {
+        "studies": space.studies,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "bytes_per_study": space.bytes_per_study,
+        "disk": {"cache": space.cache, "unpacked": space.unpacked, "runs": space.runs},
+        "steps": [asdict(step) for step in steps],
+        "hours": sum(step.hours for step in steps),
+    }
+
+
+def plan_lines(plan: Mapping[str, Any]) -> list[str]:
+    """The plan for people, with its arithmetic."""
+    disk = plan["disk"]
+    lines = [
+        f"{plan['studies']} studies, on {plan['device']}",
+        f"disk: {sum(disk.values()) / 1e9:.1f} GB = {plan['studies']} x {plan['bytes_per_study'] / 1e6:.1f} MB kept "
+        f"({disk['cache'] / 1e9:.1f}) + {disk['unpacked'] / 1e9:.1f} unpacked while it is trained on + "
+        f"{disk['runs'] / 1e9:.1f} of runs",
+    ]
+    for number, step in enumerate(plan["steps"], 1):
+        text = f"{number}. {step['name']}: {step['hours']:.2f} h"
+        if step["trainings"]:
+            text += (
+                f" = {step['trainings']} folds x {step['steps']} steps x {step['items']} items at "
+                f"{step['images_per_s']:.3g} a second, and scoring"
+            )
+        if step["gpu_bytes"]:
+            text += f"; {step['gpu_bytes'] / 2**30:.1f} GiB of the GPU"
+        lines.append(text)
+    return [*lines, f"together {plan['hours']:.1f} h"]
+
+
+def _plain(name: str, seconds: float) -> Step:
+    return Step(name, 0, 0, 0, None, seconds / 3600, None)
+
+
+def _training(
+    name: str, run: Callable[[int], None], loop: LoopSettings, items: int, scored: int, device: torch.device
+) -> Step:
+    """A network trained on four of five folds, five times."""
+    batch = loop.batch_size * loop.accumulate
+    steps = loop.epochs * (loop.batches_per_epoch or max(1, items * (FOLDS - 1) // FOLDS // batch))
+    measured = loop.batch_size if device.type == "cuda" else min(_CPU_ITEMS, loop.batch_size)
+    run(measured)  # chooses algorithms, loads libraries
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    run(measured)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = (time.perf_counter() - began) / measured
+    evaluations = -(-loop.epochs // loop.evaluate_every) + 1  # the last one is of the packed predictions
+    held = int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+    release_memory()
+    hours = FOLDS * (steps * batch + evaluations * scored / 3) * seconds / 3600
+    return Step(name, FOLDS, steps, batch, 1 / seconds, hours, held)
+
+
+def _grader_step(settings: SeveritySettings, family: Family, device: torch.device) -> Callable[[int], None]:
+    views, families = settings.views_of(family), len(settings.families(family))
+    model = SeverityModel(replace(settings.network, initial="random"), views, families=families)
+
+    def forward(items: int) -> Tensor:
+        pixels = {view_name(v.kind): torch.rand(items, v.slices, v.pixels, v.pixels, device=device) for v in views}
+        present = {
+            name: torch.ones(*values.shape[:2], dtype=torch.bool, device=device) for name, values in pixels.items()
+        }
+        logits: Tensor = model(pixels, present, torch.zeros(items, dtype=torch.int64, device=device))
+        return logits.float().square().mean()
+
+    return _step(model, forward, device)
+
+
+def _point_step(settings: LandmarkTrainSettings, device: torch.device) -> Callable[[int], None]:
+    model, size = PointNet(replace(settings.model, initial="random")), settings.model.size_px
+
+    def forward(items: int) -> Tensor:
+        answers = model(torch.rand(items, 1, size, size, device=device))
+        return torch.stack([value.float().square().mean() for value in answers.values()]).sum()
+
+    return _step(model, forward, device)
+
+
+def _step(model: nn.Module, forward: Callable[[int], Tensor], device: torch.device) -> Callable[[int], None]:
+    """One optimiser step of a network on so many items."""
+    model = channels_last(model.to(device)).train()
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def run(items: int) -> None:
+        with half_precision(device):
+            loss = forward(items)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
