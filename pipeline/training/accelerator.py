@@ -84,7 +84,8 @@ def peak_megabytes(device: torch.device) -> float:
     try:
         import resource
     except ImportError:  # Windows
-        return float(psutil.Process().memory_info().peak_wset) / 2**20  # type: ignore[attr-defined]
+        memory = psutil.Process().memory_info()
+        return float(getattr(memory, "peak_wset", memory.rss)) / 2**20
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / (2**20 if sys.platform == "darwin" else 2**10)
 

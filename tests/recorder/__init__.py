@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -73,9 +74,13 @@ def record(command: list[str], folder: Path, cwd: Path = ROOT) -> tuple[list[Eve
 
 
 def outside(events: list[Event], *named: Path) -> list[Event]:
-    """The events that touch a file which lies in none of the folders and is none of the files."""
+    """The events that touch a file which lies in none of the folders and is none of the files.
+
+    What a process has open and shares with its workers has no name but that of the open file.
+    """
     allowed = [path.resolve() for path in (*named, Path(os.devnull))]
-    return [event for event in events if not is_socket(event) and not _inside(Path(event.where), allowed)]
+    files = [event for event in events if not is_socket(event) and not re.fullmatch(r"/proc/\d+/fd/\d+", event.where)]
+    return [event for event in files if not _inside(Path(event.where), allowed)]
 
 
 def is_socket(event: Event) -> bool:

@@ -46,7 +46,7 @@ def test_a_study_is_graded_as_on_linux(system, disk):
     given = ["--data", "müller übung/PHANTOM", "--out", str(out / "submission.csv"), "--stages", str(out / "stages")]
     done = run(system, disk, [str(ROOT / "submit.py"), *given, *arguments])
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
-    assert "50 from networks, 0 from context, 0 from the prior" in done.stdout
+    assert "50 from the images (networks), 0 from the rest of the study (context), 0 class freq" in done.stdout
     assert sorted(path.name for path in out.iterdir()) == ["run.json", "stages", "submission.csv", "submission.log"]
     truth = pd.read_csv(disk / "Müller Übung" / "phantom" / "test_truth.csv")
     table = pd.read_csv(out / "submission.csv")
