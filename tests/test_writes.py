@@ -71,7 +71,7 @@ def test_a_training_writes_only_into_its_folder_and_its_cache(tmp_path):
     for again in ("--resume", "--restart"):
         found = written(tmp_path, *command, again)
         assert "run/best.safetensors" in found or again == "--resume"
-        # joblib, torch and matplotlib keep locks, shared memory and a list of fonts in the system's folder for such files.
+        # joblib, torch and matplotlib keep locks, shared memory and fonts in the system's folder for such files.
         of_libraries = rf"{re.escape(tempfile.gettempdir())}/(joblib|torch|pym|tmp|[a-z0-9_]{{8}}$)[^/]*(/.*)?"
         named = re.compile(rf"(run|cache)(/.*)?|{of_libraries}")
         assert [path for path in found if not named.fullmatch(path)] == []
