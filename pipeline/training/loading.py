@@ -11,6 +11,9 @@ from pipeline.parallel import why_no_workers
 from pipeline.training.sampling import BatchOrder, SeededItems
 from pipeline.training.task import Batch, Task
 
+STALLED_SECONDS = 300.0
+"""A loading process that gives nothing for so long has hung; then this one loads."""
+
 
 class Loading:
     """Where the batches of a run come from.
@@ -39,6 +42,7 @@ class Loading:
             collate_fn=self.task.collate,
             num_workers=workers,
             persistent_workers=workers > 0,
+            timeout=STALLED_SECONDS if workers else 0,
             pin_memory=self.pinned and workers > 0,
         )
 

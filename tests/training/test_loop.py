@@ -88,6 +88,17 @@ def test_loading_processes_that_fail_cost_no_batch(tmp_path, monkeypatch, capsys
     assert "No space left on device" in printed
 
 
+def test_a_loading_process_that_hangs_costs_no_batch(tmp_path, monkeypatch, capsys):
+    fit(ToyTask(), SETTINGS, tmp_path / "alone")
+    item = Ramp.__getitem__
+    monkeypatch.setattr("pipeline.training.loading.STALLED_SECONDS", 3.0)
+    hang = lambda index: time.sleep(600) if index > 30 and get_worker_info() is not None else None  # noqa: E731
+    monkeypatch.setattr(Ramp, "__getitem__", lambda self, index: hang(index) or item(self, index))
+    fit(ToyTask(), dataclasses.replace(SETTINGS, loader_workers=2), tmp_path / "workers")
+    assert_same_weights(tmp_path / "alone" / "last.safetensors", tmp_path / "workers" / "last.safetensors")
+    assert "loading processes failed, so this one loads (DataLoader timed out" in capsys.readouterr().out
+
+
 def test_training_learns_and_leaves_everything_that_the_folder_promises(tmp_path):
     settings = dataclasses.replace(SETTINGS, epochs=12)
     result = fit(ToyTask(), settings, tmp_path, config={"backbone": "toy"})
