@@ -28,7 +28,7 @@ def run(system: str, disk: Path, command: list[str]) -> subprocess.CompletedProc
     if system == "windows":
         played["PYTHONIOENCODING"] = "cp1252"
     return subprocess.run(
-        [sys.executable, *command], cwd=disk, env=played, capture_output=True, check=False,
+        [sys.executable, *command], cwd=disk, env=played, capture_output=True, check=False, timeout=600,
         encoding="cp1252" if system == "windows" else "utf-8",
     )  # fmt: skip
 
