@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
     competitions = [open_competition(path, split="train") for path in args.data]
     settings = _by_section(args.set)
-    _check_settings(args.preset, settings, len(args.data))
+    _check_settings(args, settings)
     known = _labelled_families(competitions)
     if args.plan is not None:
         _say_plan(args, competitions, known, settings)
@@ -307,7 +307,7 @@ def _by_section(settings: Sequence[str]) -> dict[str, list[str]]:
     return result
 
 
-def _check_settings(preset: str | None, sections: dict[str, list[str]], folders: int) -> None:
+def _check_settings(args: argparse.Namespace, sections: dict[str, list[str]]) -> None:
     """Read the settings of every step before the first, so that a typing error costs a second and not a night.
 
     Raises:
@@ -316,16 +316,13 @@ def _check_settings(preset: str | None, sections: dict[str, list[str]], folders:
     """
     from pipeline.config import load_settings
     from pipeline.ensemble.context import ContextSettings
-    from pipeline.landmarks.train import load_train_settings
-    from pipeline.severity.settings import SeveritySettings
     from pipeline.weights.backbones import check_backbone
 
-    for task in LANDMARK_TASKS:
-        points = load_train_settings(task, preset, sections[task], folders)
-        check_backbone(points.model.backbone, points.model.initial)
-    for family in Family:
-        network = load_settings(SeveritySettings, preset, family.value, sections[family.value]).network
-        check_backbone(network.backbone, network.initial)
+    points, graders = _settings(args, LANDMARK_TASKS, tuple(Family), sections)
+    for own in points.values():
+        check_backbone(own.model.backbone, own.model.initial)
+    for one in graders.values():
+        check_backbone(one.network.backbone, one.network.initial)
     load_settings(ContextSettings, overrides=sections["context"])
 
 
