@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +17,23 @@ from pipeline.training.task import Batch, Task
 
 STALLED_SECONDS = 300.0
 """A loading process that gives nothing for so long has hung; then this one loads."""
+_SOCKET_BYTES = 108 if sys.platform == "linux" else 104
+"""Of the path of a Unix socket with the zero at its end: sun_path on Linux, and on macOS."""
+_SOCKET_NAME = "/pymp-12345678/listener-12345678"
+"""What multiprocessing puts below the temporary folder; PyTorch's own names are shorter."""
+
+
+def why_no_loaders() -> str | None:
+    """What the system lacks for loading processes, in one line; None where it lacks nothing.
+
+    They hand over tensors through a socket in the temporary folder. Where its path is too long, the process that loads
+    prints an error and drops the batch, and the one that trains waits for it without end.
+    """
+    folder = tempfile.gettempdir()
+    if hasattr(socket, "AF_UNIX") and len(os.fsencode(folder + _SOCKET_NAME)) >= _SOCKET_BYTES:
+        longest = _SOCKET_BYTES - len(_SOCKET_NAME) - 1
+        return f"the path of {folder} is too long for sockets; set TMPDIR to one of at most {longest} bytes"
+    return why_no_workers()
 
 
 class Loading:
@@ -30,7 +51,7 @@ class Loading:
         self, task: Task, order: BatchOrder, workers: int, *, pinned: bool, say: Callable[[str], None]
     ) -> None:
         self.task, self.order, self.pinned, self.say = task, order, pinned, say
-        if workers and (why := why_no_workers()):
+        if workers and (why := why_no_loaders()):
             say(f"no loading processes, so this one loads: {why}")
             workers = 0
         self.loader = self._open(workers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tests.recorder import ROOT, environment
@@ -19,7 +20,6 @@ def run(system: str, disk: Path, command: list[str]) -> subprocess.CompletedProc
     played = {} if scratch.exists() else environment(scratch)
     played |= os.environ | {
         "HOME": str(scratch / "home"),
-        "TMPDIR": str(scratch / "tmp"),
         "PYTHONPATH": os.pathsep.join([str(_HOOK), str(ROOT)]),
         "LUMBAR_SYSTEM": system,
         "LUMBAR_PROGRAM": str(ROOT / "pipeline"),
@@ -27,10 +27,11 @@ def run(system: str, disk: Path, command: list[str]) -> subprocess.CompletedProc
     }
     if system == "windows":
         played["PYTHONIOENCODING"] = "cp1252"
-    return subprocess.run(
-        [sys.executable, *command], cwd=disk, env=played, capture_output=True, check=False, timeout=600,
-        encoding="cp1252" if system == "windows" else "utf-8",
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as short:  # enough for the path of a socket, as on these systems it is
+        return subprocess.run(
+            [sys.executable, *command], cwd=disk, env=played | {"TMPDIR": short}, capture_output=True, check=False,
+            timeout=600, encoding="cp1252" if system == "windows" else "utf-8",
+        )  # fmt: skip
 
 
 def with_line_ends(folder: Path) -> Path:

@@ -99,6 +99,16 @@ def test_a_loading_process_that_hangs_costs_no_batch(tmp_path, monkeypatch, caps
     assert "loading processes failed, so this one loads (DataLoader timed out" in capsys.readouterr().out
 
 
+def test_a_temporary_folder_too_deep_for_sockets_costs_no_batch(tmp_path, monkeypatch, capsys):
+    """Loading processes hand over tensors through a socket below it; without one, training waited without end."""
+    fit(ToyTask(), SETTINGS, tmp_path / "alone")
+    (deep := tmp_path / ("a" * 90)).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    fit(ToyTask(), dataclasses.replace(SETTINGS, loader_workers=2), tmp_path / "workers")
+    assert_same_weights(tmp_path / "alone" / "last.safetensors", tmp_path / "workers" / "last.safetensors")
+    assert f"the path of {deep} is too long for sockets; set TMPDIR" in capsys.readouterr().out
+
+
 def test_training_learns_and_leaves_everything_that_the_folder_promises(tmp_path):
     settings = dataclasses.replace(SETTINGS, epochs=12)
     result = fit(ToyTask(), settings, tmp_path, config={"backbone": "toy"})
