@@ -93,16 +93,20 @@ def _layer(encoder: nn.Module, pixels: Tensor, present: Tensor) -> nn.Module | N
 
 
 def _by_slice(maps: Tensor, present: Tensor) -> list[NDArray[np.float32]]:
-    """A (slices, h, w) map a cell, divided by its largest value, from the layer's output, whatever its batch was."""
-    cells, slices = present.shape
-    result = []
-    if maps.ndim == 5:  # (B, 1, S, h, w): a 3D network
-        result = list(maps[:, 0])
-    elif len(maps) == cells:  # slices are channels: one map for all
-        result = [one.expand(slices, *one.shape[-2:]) for one in maps[:, 0]]
-    else:
-        whole = maps.new_zeros(cells * slices, *maps.shape[-2:])
-        whole[present.reshape(-1) if len(maps) < cells * slices else slice(None)] = maps[:, 0]
-        result = list(whole.unflatten(0, (cells, slices)))
-    return [(one / one.max().clamp(min=1e-12)).numpy().astype(np.float32) for one in result]
+    """A (slices, h, w) map a cell, divided by its largest value, from the layer's output, whatever its batch was.
 
+    A 3D network has one entry a cell, with slices; one that takes slices as channels one a cell that it saw, which
+    then holds for all of them; one that takes each slice alone one a slice that is there. On a GPU what is absent has
+    an entry, too.
+    """
+    cells, slices = present.shape
+    size = maps.shape[-2:]
+    whole = maps.new_zeros(cells, slices, *size)
+    seen = present.any(1)
+    if maps.ndim == 5:
+        whole = maps[:, 0]
+    elif len(maps) in (cells, int(seen.sum())) and len(maps) != int(present.sum()):
+        whole[seen if len(maps) < cells else slice(None)] = maps.expand(-1, slices, *size)
+    else:
+        whole.flatten(0, 1)[present.flatten() if len(maps) < cells * slices else slice(None)] = maps[:, 0]
+    return [(one / one.max().clamp(min=1e-12)).numpy().astype(np.float32) for one in whole]

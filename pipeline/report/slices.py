@@ -82,8 +82,6 @@ def _stack(volume: Volume, shrink: float, study: StudyRecord, middle: float | No
         tile = grey if shrink == 1 else cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA)
         top, left = number // across * height, number % across * width
         sheet[top : top + height, left : left + width] = np.round(tile)
-    right, below = volume.affines.right, volume.affines.down
-    sides = "" if volume.knows_sides else "?"
     row_mm, col_mm = volume.spacing_mm
     return {
         "series": volume.series_id,
@@ -100,16 +98,20 @@ def _stack(volume: Volume, shrink: float, study: StudyRecord, middle: float | No
         "slices": [
             {
                 "instance": int(volume.instance_numbers[number]),
-                "letters": [
-                    "".join(f"{letter}{sides if letter in 'RL' else ''}" for letter in letters(direction))
-                    for direction in (-right[number], right[number], -below[number], below[number])
-                ],
+                "letters": _edges(volume, number),
                 "place": _place(volume, number, middle),
                 "points": _points(volume, number, study),
             }
             for number in range(slices)
         ],
     }
+
+
+def _edges(volume: Volume, number: int) -> list[str]:
+    """The letters of the left, right, upper and lower edge; with a question mark where the sides are assumed."""
+    affine, sure = volume.affines[number], volume.knows_sides
+    edges = [letters(way) for way in (-affine.right, affine.right, -affine.down, affine.down)]
+    return [edge if sure or not {"L", "R"} & set(edge) else f"{edge}?" for edge in edges]
 
 
 def _place(volume: Volume, number: int, middle: float | None) -> str:
