@@ -25,6 +25,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the pages and say where."""
+    out = args.out or args.run / "report"
+    write_report(args.run, out, args.stages, args.truth, args.data, args.weights, args.workers)
+    return 0
+
+
+def write_report(
+    run: Path,
+    out: Path,
+    stages: Path | None = None,
+    truth: Path | None = None,
+    data: Path | None = None,
+    weights: Path | None = None,
+    workers: int = -1,
+    seconds: float | None = None,
+) -> None:
+    """As :func:`pipeline.report.build.build_report`, of the run in a folder; says what was made.
+
+    Raises:
+        CallError, TableError, CompetitionError, RefusedError, WorkError, OSError: as there.
+    """
     from pipeline.report.site import check_packages
 
     check_packages()
@@ -32,9 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.report.record import read_run
 
     began = time.monotonic()
-    record = read_run(args.run, args.stages, args.truth)
-    made = build_report(record, args.out or args.run / "report", args.data, args.weights, args.workers)
+    made = build_report(read_run(run, stages, truth), out, data, weights, workers, seconds)
     say(*(f"report: {note}" for note in made.notes))
-    poor = f", {made.poor} without all pictures" if made.poor else ""
+    poor = f", {made.poor} without a page or without all pictures" if made.poor else ""
     say(f"report: {made.pages} studies{poor}; {time.monotonic() - began:.1f} s; open {made.index}")
-    return 0

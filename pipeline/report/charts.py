@@ -19,7 +19,9 @@ def figure(traces: Sequence[Any], title: str, **layout: Any) -> dict[str, Any]:
     import plotly.graph_objects as go
 
     margin = {"l": 60, "r": 16, "t": 44, "b": 50}
-    made = go.Figure(traces, go.Layout(title={"text": title, "font": {"size": 15}}, margin=margin, height=300, **layout))
+    made = go.Figure(
+        traces, go.Layout(title={"text": title, "font": {"size": 15}}, margin=margin, height=300, **layout)
+    )
     made.update_layout(template="none", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)")
     made.update_xaxes(automargin=True)
     made.update_yaxes(automargin=True)
@@ -41,7 +43,9 @@ def stacked(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> dict[
 
     names = list(rows)
     traces = [
-        go.Bar(x=names, y=[float(rows[name][grade]) for name in names], name=GRADE_NAMES[grade], marker={"color": colour})
+        go.Bar(
+            x=names, y=[float(rows[name][grade]) for name in names], name=GRADE_NAMES[grade], marker={"color": colour}
+        )
         for grade, colour in enumerate(GRADE_COLOURS)
     ]
     return figure(traces, title, barmode="stack", yaxis={"title": unit}, legend={"orientation": "h", "y": 1.12})
@@ -67,7 +71,9 @@ def confusion(counts: NDArray[np.int64], title: str) -> dict[str, Any]:
     return figure([trace], title, xaxis={"title": "called"}, yaxis={"title": "true", "autorange": "reversed"})
 
 
-def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, across: str, up: str) -> dict[str, Any]:
+def lines(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str, across: str, up: str
+) -> dict[str, Any]:
     """A line a name."""
     import plotly.graph_objects as go
 

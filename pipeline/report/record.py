@@ -145,7 +145,7 @@ def read_run(folder: Path, stages: Path | None = None, truth: Path | None = None
     path = folder / REPORT_FILE
     try:
         facts = json.loads(read_bounded(path, MOST_BYTES))
-        facts["rows_by_source"], facts["command"]["data"]  # noqa: B018  # what every such file has
+        facts["rows_by_source"], facts["command"]["data"]  # what every such file has
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else f"is no report of submit.py ({error!r:.100})"
         raise CallError(f"{path}: {why}; expected the folder that submit.py wrote its table into") from error
@@ -161,7 +161,9 @@ def read_run(folder: Path, stages: Path | None = None, truth: Path | None = None
         read_written(tables / GRADES_TABLE, ids, kinds, of).set_index("row_id"),
         read_written(tables / "provenance.csv", PROVENANCE_COLUMNS, (), of).fillna(""),
         read_written(tables / "problems.csv", ("study_id", "series_id", "what", "detail"), (), of).fillna(""),
-        read_written(points, ("study_id", "series_id", "condition", "level"), numbers, of) if points.is_file() else None,
+        read_written(points, ("study_id", "series_id", "condition", "level"), numbers, of)
+        if points.is_file()
+        else None,
         None if truth is None else read_truth(truth),
     )
 

@@ -24,7 +24,9 @@ KIND = "report"
 NEEDED = ("jinja2", "plotly", "itables")
 INSTALL = "pip install -r requirements-report.txt"
 PLOTLY, TABLES, LICENCES = "plotly.min.js", "datatables.js", "LICENCES.txt"
-_OURS = re.compile(rf"(index|training)\.html|studies/\d+_\w*\.html|assets/({PLOTLY}|{TABLES}|{LICENCES})".replace(".min", r"\.min"))
+_OURS = re.compile(
+    rf"(index|training)\.html|studies/\d+_\w*\.html|assets/({PLOTLY}|{TABLES}|{LICENCES})".replace(".min", r"\.min")
+)
 """What an earlier report of this program left in its folder."""
 _LICENCES = """The pages of this report use, unchanged, as their Python packages bring them:
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.labels import CELLS, Condition, SeriesKind, level_title
+from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, SeriesKind, level_title
 from pipeline.report.record import StudyRecord
 from pipeline.volumes import StudyVolumes, Volume
 from pipeline.volumes.resample import grey_limits
@@ -83,6 +83,7 @@ def _stack(volume: Volume, shrink: float, study: StudyRecord, middle: float | No
         top, left = number // across * height, number % across * width
         sheet[top : top + height, left : left + width] = np.round(tile)
     row_mm, col_mm = volume.spacing_mm
+    points = _points(volume, study)
     return {
         "series": volume.series_id,
         "plane": volume.plane.value,
@@ -100,7 +101,7 @@ def _stack(volume: Volume, shrink: float, study: StudyRecord, middle: float | No
                 "instance": int(volume.instance_numbers[number]),
                 "letters": _edges(volume, number),
                 "place": _place(volume, number, middle),
-                "points": _points(volume, number, study),
+                "points": points[number],
             }
             for number in range(slices)
         ],
@@ -134,45 +135,33 @@ def _midline(study: StudyRecord) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-def _points(volume: Volume, number: int, study: StudyRecord) -> list[dict[str, Any]]:
-    """The points that were found on this very slice, and those that a reader marked there."""
-    instance, landmarks = int(volume.instance_numbers[number]), study.landmarks
-    points = []
-    for index, cell in enumerate(CELLS):
-        if not landmarks.found[index] or landmarks.series_id[index] != volume.series_id:
-            continue
-        if int(landmarks.instance_number[index]) != instance:
-            continue
-        col, row, _ = volume.to_pixel(landmarks.points_mm[[index]], np.array([number]))
-        points.append(
-            {
-                "cell": index,
-                "x": round(float(col[0]), 3),
-                "y": round(float(row[0]), 3),
-                "label": f"{level_title(cell.level)}{SHORT[cell.condition]}",
-                "name": f"{cell.condition.title} {level_title(cell.level)}, confidence {landmarks.confidence[index]:.2f}",
-                "by": "network",
-            }
-        )
-    marked = study.marked
-    if marked is None:
-        return points
-    here = marked[(marked["series_id"] == volume.series_id) & (marked["instance_number"] == instance)]
-    for entry in here.itertuples(index=False):
-        place = volume.from_source_pixel(instance, float(entry.x), float(entry.y))  # type: ignore[arg-type]
-        col, row, _ = volume.to_pixel(place[None], np.array([number]))
-        level, condition = level_title(str(entry.level)), Condition(str(entry.condition))
-        points.append(
-            {
-                "cell": [n for n, cell in enumerate(CELLS) if (cell.condition, cell.level) == (condition, entry.level)][0],
-                "x": round(float(col[0]), 3),
-                "y": round(float(row[0]), 3),
-                "label": "",
-                "name": f"marked by a reader: {condition.title} {level}",
-                "by": "reader",
-            }
-        )
-    return points
+def _points(volume: Volume, study: StudyRecord) -> list[list[dict[str, Any]]]:
+    """For each slice the points that were found on this very slice, and those that a reader marked there."""
+    found: list[list[dict[str, Any]]] = [[] for _ in volume.pixels]
+    index_of = {int(instance): number for number, instance in enumerate(volume.instance_numbers)}
+    landmarks = study.landmarks
+
+    def add(cell: int, place_mm: NDArray[np.float64], number: int, by: str, name: str) -> None:
+        col, row, _ = volume.to_pixel(place_mm[None], np.array([number]))
+        condition, level = CELLS[cell].condition, level_title(CELLS[cell].level)
+        label = f"{level}{SHORT[condition]}" if by == "network" else ""
+        place = {"x": round(float(col[0]), 3), "y": round(float(row[0]), 3)}
+        found[number].append({"cell": cell, **place, "label": label, "level": level, "name": name, "by": by})
+
+    for cell, (condition, level) in enumerate(CELLS):
+        number = index_of.get(int(landmarks.instance_number[cell]))
+        if number is not None and landmarks.series_id[cell] == volume.series_id:
+            name = f"{condition.title} {level_title(level)}, confidence {landmarks.confidence[cell]:.2f}"
+            add(cell, landmarks.points_mm[cell], number, "network", name)
+    marked = [] if study.marked is None else study.marked.to_dict("records")
+    for point in marked:
+        number = index_of.get(int(point["instance_number"]))
+        if number is not None and point["series_id"] == volume.series_id:
+            cell = CELL_INDEX[Cell(Condition(point["condition"]), point["level"])]
+            name = f"marked by a reader: {Condition(point['condition']).title} {level_title(point['level'])}"
+            place = volume.from_source_pixel(int(point["instance_number"]), float(point["x"]), float(point["y"]))
+            add(cell, place, number, "reader", name)
+    return found
 
 
 def _start(stacks: list[dict[str, Any]]) -> int:

@@ -106,7 +106,8 @@ def _write(job: Job, shown: list[dict[str, Any]], seen: Sequence[Sequence[Seen]]
         sentences=sentences(study),
         levels=[level_title(level) for level in LEVELS],
         grid=[
-            (condition.title, [cells[CELL_INDEX[Cell(condition, level)]] for level in LEVELS]) for condition in CONDITIONS
+            (condition.title, [cells[CELL_INDEX[Cell(condition, level)]] for level in LEVELS])
+            for condition in CONDITIONS
         ],
         cells=cells,
         viewers=shown,

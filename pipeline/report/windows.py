@@ -117,7 +117,9 @@ class Looks:
                 continue
             stacks = volumes.of_kind(view.kind)
             unplaced = {volume.series_id for volume in volumes.volumes if not volume.is_placed}
-            place = place_cell(CELLS[cell], around, [thickened(v) for v in stacks], study.landmarks, settings, unplaced)[0]
+            place = place_cell(
+                CELLS[cell], around, [thickened(v) for v in stacks], study.landmarks, settings, unplaced
+            )[0]
             spare = (len(place.slices) - view.slices) // 2
             indices = place.slices[spare : spare + view.slices]
             heat = maps.get((target, cell, view.kind))
@@ -150,7 +152,7 @@ def _heat(maps: NDArray[np.float32]) -> NDArray[np.uint8]:
     large = np.hstack([cv2.resize(one, (SHOWN_PX, SHOWN_PX), interpolation=cv2.INTER_CUBIC) for one in maps])
     strength = np.round(np.clip(large, 0, 1) * 255).astype(np.uint8)
     colour = cv2.applyColorMap(strength, cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    return np.dstack([colour, (strength * 0.75).astype(np.uint8)])
+    return np.dstack([colour, (strength * 0.6).astype(np.uint8)])
 
 
 def _outline(

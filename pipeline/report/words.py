@@ -37,7 +37,8 @@ def _sentence(study: StudyRecord, level: str) -> Sentence:
     found = [(int(study.called[index]), condition, index) for condition, index in seen.items() if study.called[index]]
     found.sort(key=lambda entry: (-entry[0], -study.plain[entry[2], entry[0]]))
     parts = [
-        f"{GRADE_WORDS[grade]} {FINDINGS[condition]} ({study.plain[index, grade]:.2f})" for grade, condition, index in found
+        f"{GRADE_WORDS[grade]} {FINDINGS[condition]} ({study.plain[index, grade]:.2f})"
+        for grade, condition, index in found
     ]
     normal = [study.plain[index, 0] for index in seen.values() if not study.called[index]]
     if parts:

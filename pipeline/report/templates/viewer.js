@@ -136,7 +136,7 @@ class Viewer {
   }
 
   mark(point, x, y, side) {
-    const level = Object.keys(COLOURS).find((name) => point.name.includes(name)), colour = COLOURS[level];
+    const colour = COLOURS[point.level];
     const strong = point.cell === chosen;
     const shape = point.by === "reader"
       ? this.add("path", {d: `M${x} ${y - 6}L${x + 6} ${y}L${x} ${y + 6}L${x - 6} ${y}Z`, fill: "none", stroke: "#ffffff", "stroke-width": 1.5})
@@ -145,7 +145,7 @@ class Viewer {
     shape.dataset.cell = point.cell;
     shape.append(Object.assign(document.createElementNS(SVG, "title"), {textContent: point.name}));
     if (!point.label) return;
-    const right = x < side * 0.78;
+    const right = this.flat[this.at].stack.plane === "axial" ? !point.label.endsWith(" R") : x < side * 0.78;
     this.text(point.label, right ? x + 9 : x - 9, y + 4, right ? "start" : "end", "level", colour, 12);
   }
 
