@@ -116,8 +116,6 @@ def _networks(run: RunRecord, weights: Path | None, notes: list[str]) -> Network
         return None
     sums = {member["name"]: member["sha256"] for member in used["members"]}
     same = tuple(member for member in networks.members if sums.get(member.name) == member.sha256)
-    if len(same) < len(sums):
-        notes.append(
-            f"What {len(sums) - len(same)} of {len(sums)} networks saw is not shown: {folder} has other ones now."
-        )
+    if changed := len(sums) - len(same):
+        notes.append(f"What {changed} of {len(sums)} networks saw is not shown: {folder} has other ones now.")
     return Networks(networks.manifest, same)

@@ -43,10 +43,8 @@ def stacked(rows: Mapping[str, Sequence[float]], title: str, unit: str) -> dict[
 
     names = list(rows)
     traces = [
-        go.Bar(
-            x=names, y=[float(rows[name][grade]) for name in names], name=GRADE_NAMES[grade], marker={"color": colour}
-        )
-        for grade, colour in enumerate(GRADE_COLOURS)
+        go.Bar(x=names, y=[float(row[grade]) for row in rows.values()], name=name, marker={"color": colour})
+        for grade, (name, colour) in enumerate(zip(GRADE_NAMES, GRADE_COLOURS, strict=True))
     ]
     return figure(traces, title, barmode="stack", yaxis={"title": unit}, legend={"orientation": "h", "y": 1.12})
 

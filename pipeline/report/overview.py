@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -137,10 +138,8 @@ def _networks(facts: Mapping[str, Any], study_ids: Sequence[str]) -> list[dict[s
     if not weights:
         return []
     manifest: Manifest | None = None
-    try:
+    with contextlib.suppress(WeightsError, OSError):
         manifest = Manifest.load(Path(weights["folder"]))
-    except (WeightsError, OSError):
-        pass
     hashes = {study_hash(study_id) for study_id in study_ids}
     known = {} if manifest is None else {member.name: member for member in manifest.members}
     rows = []

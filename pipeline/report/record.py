@@ -17,7 +17,7 @@ from pipeline.files import read_bounded
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, row_id
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.names import plain_id
-from pipeline.run.report import GRADES_TABLE, POINTS_TABLE, PROVENANCE_COLUMNS, STAGE_TABLES
+from pipeline.run.report import GRADES_TABLE, POINTS_TABLE, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
 from pipeline.tables import read_coordinates, read_labels, read_written
 
 REPORT_FILE = "run.json"
@@ -26,7 +26,7 @@ MOST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is known of the studies: ``labels`` (study_id by ``CELL_COLUMNS``, NaN where not graded), ``points`` marked."""
+    """What is known of the studies: ``labels`` (study_id by ``CELL_COLUMNS``, NaN for none) and marked ``points``."""
 
     labels: pd.DataFrame
     points: pd.DataFrame | None
@@ -48,7 +48,7 @@ class StudyRecord:
 
     Attributes:
         study_id: the study.
-        plain: (25, 3) probabilities with the metric's weights taken out: how many in a hundred such rows have the grade.
+        plain: (25, 3) probabilities without the metric's weights: how many in a hundred such rows have the grade.
         weighted: (25, 3) as submitted.
         provenance: 25 rows by :data:`~pipeline.run.report.PROVENANCE_COLUMNS`, empty text where there is nothing.
         landmarks: its points.
@@ -135,7 +135,7 @@ def read_run(folder: Path, stages: Path | None = None, truth: Path | None = None
 
     Args:
         folder: holds ``run.json``.
-        stages: what ``submit.py --stages`` wrote; by default ``folder``, its folder ``stages``, or what ``run.json`` names.
+        stages: what ``submit.py --stages`` wrote; by default in ``folder``, its ``stages``, or where ``run.json`` says.
         truth: a competition folder with ``train.csv``, or such a table.
 
     Raises:
@@ -160,7 +160,7 @@ def read_run(folder: Path, stages: Path | None = None, truth: Path | None = None
         facts,
         read_written(tables / GRADES_TABLE, ids, kinds, of).set_index("row_id"),
         read_written(tables / "provenance.csv", PROVENANCE_COLUMNS, (), of).fillna(""),
-        read_written(tables / "problems.csv", ("study_id", "series_id", "what", "detail"), (), of).fillna(""),
+        read_written(tables / "problems.csv", PROBLEM_COLUMNS, (), of).fillna(""),
         read_written(points, ("study_id", "series_id", "condition", "level"), numbers, of)
         if points.is_file()
         else None,

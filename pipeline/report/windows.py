@@ -76,7 +76,7 @@ class Looks:
             for cell in cells:
                 for number, family in enumerate(grader.settings.families(grader.family)):
                     target = CELL_INDEX[companion(CELLS[cell], family)] if number else cell
-                    if name not in {one for one in study.members(target)}:
+                    if name not in study.members(target):
                         continue
                     result[target] += self._strips(name, grader, volumes, study, cubes, cell, target, maps)
         return result

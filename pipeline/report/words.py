@@ -59,7 +59,7 @@ def _sentence(study: StudyRecord, level: str) -> Sentence:
 
 @dataclass(frozen=True)
 class Worst:
-    """The worst cell of a study that was graded on an image: its place in ``CELLS``, grade and probability, in words."""
+    """The worst cell of a study that was graded on an image: place in ``CELLS``, grade, its probability, in words."""
 
     cell: int
     grade: int

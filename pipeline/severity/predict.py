@@ -166,7 +166,7 @@ class SeverityGrader:
     def batch(
         self, cubes: StudyCubes, cells: list[int], kinds: list[SeriesKind], number: int
     ) -> dict[str, torch.Tensor]:
-        """What the network takes of some cells (positions in ``CELLS``), as :func:`predict_batch` needs it; series ``number``."""
+        """What :func:`predict_batch` takes of some cells (positions in ``CELLS``), cut from series ``number``."""
         levels = [LEVELS.index(CELLS[cell].level) for cell in cells]
         batch: dict[str, torch.Tensor] = {"level": torch.tensor(levels)}
         for wide, kind in zip(self.settings.inference_views(self.family), kinds, strict=True):
