@@ -61,7 +61,7 @@ def attend(grader: SeverityGrader, cubes: StudyCubes, cells: Sequence[int], call
         wanted = [number * len(GRADES) + int(called[target]) for target in targets]
         for view, name in zip(views, names, strict=True):
             layer = _layer(grader.model.encoders[name], pixels[names.index(name)], present[name])
-            if layer is None:
+            if layer is None or not bool(present[name].any()):  # a view that no cell has is not computed
                 continue
             with warnings.catch_warnings(), torch.enable_grad():
                 warnings.simplefilter("ignore")  # captum sets requires_grad and says so
