@@ -92,7 +92,7 @@ def _images(run: RunRecord, data: Path | None, notes: list[str]) -> dict[str, St
     """The studies' images by id; none, and a note, where they are not where the run had them."""
     command = run.facts["command"]
     series = command.get("series")
-    place = data or Path(str(run.facts.get("images", command["data"])))
+    place = data or Path(str(run.facts["images"]))
     try:
         found = open_competition(place, Path(series) if series else None, run.facts.get("split"), strict=False)
     except (CompetitionError, TableError, OSError) as error:

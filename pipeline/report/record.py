@@ -18,6 +18,7 @@ from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, row_id
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.names import plain_id
 from pipeline.run.report import GRADES_TABLE, POINTS_TABLE, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
+from pipeline.submission import read_submission
 from pipeline.tables import read_coordinates, read_labels, read_written
 
 REPORT_FILE = "run.json"
@@ -82,10 +83,11 @@ class StudyRecord:
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """A run: ``facts`` of ``run.json``, and the tables of ``submit.py --stages``."""
+    """A run: ``facts`` of ``run.json``, the ``submission`` as it was read, and the tables of ``submit.py --stages``."""
 
     folder: Path
     facts: Mapping[str, Any]
+    submission: pd.DataFrame
     grades: pd.DataFrame
     provenance: pd.DataFrame
     problems: pd.DataFrame
@@ -109,7 +111,8 @@ class RunRecord:
         """
         names = [row_id(study_id, cell) for cell in CELLS]
         rows = self._rows[study_id].set_index("row_id")
-        missing = [name for name in names if name not in rows.index or name not in self.grades.index]
+        tables = (rows, self.grades, self.submission)
+        missing = [name for name in names if any(name not in table.index for table in tables)]
         if missing:
             raise CallError(f"{self.folder}: the tables have no row {missing[0]}; expected those of one run")
         numbers = self.grades.loc[names]
@@ -121,7 +124,7 @@ class RunRecord:
         return StudyRecord(
             study_id,
             numbers[[f"plain_{grade}" for grade in GRADES]].to_numpy(float),
-            numbers[[f"weighted_{grade}" for grade in GRADES]].to_numpy(float),
+            self.submission.loc[names, list(GRADES)].to_numpy(float),
             tuple({str(k): str(v) for k, v in row.items()} for row in provenance),
             landmarks,
             tuple({str(k): str(v) for k, v in row.items()} for row in own.to_dict("records")),
@@ -145,20 +148,20 @@ def read_run(folder: Path, stages: Path | None = None, truth: Path | None = None
     path = folder / REPORT_FILE
     try:
         facts = json.loads(read_bounded(path, MOST_BYTES))
-        facts["rows_by_source"], facts["command"]["data"]  # what every such file has
+        facts["rows_by_source"], facts["command"]["out"]  # what every such file has
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else f"is no report of submit.py ({error!r:.100})"
         raise CallError(f"{path}: {why}; expected the folder that submit.py wrote its table into") from error
     tables = stages or _find_stages(folder, facts)
-    ids = ("row_id", "source")
-    kinds = [f"{kind}_{grade}" for kind in ("plain", "weighted") for grade in GRADES]
+    plain = [f"plain_{grade}" for grade in GRADES]
     points = tables / POINTS_TABLE
     numbers = ("instance_number", "x", "y", "x_mm", "y_mm", "z_mm")
     of = "submit.py --stages"
     return RunRecord(
         folder,
         facts,
-        read_written(tables / GRADES_TABLE, ids, kinds, of).set_index("row_id"),
+        read_submission(folder / Path(str(facts["command"]["out"])).name),
+        read_written(tables / GRADES_TABLE, ("row_id", "source"), plain, of).set_index("row_id"),
         read_written(tables / "provenance.csv", PROVENANCE_COLUMNS, (), of).fillna(""),
         read_written(tables / "problems.csv", PROBLEM_COLUMNS, (), of).fillna(""),
         read_written(points, ("study_id", "series_id", "condition", "level"), numbers, of)
