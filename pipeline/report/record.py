@@ -16,7 +16,7 @@ from pipeline.console import CallError
 from pipeline.files import read_bounded
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, row_id
 from pipeline.landmarks.landmarks import Landmarks
-from pipeline.names import plain_id
+from pipeline.names import plain_id, unguarded
 from pipeline.run.report import GRADES_TABLE, POINTS_TABLE, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
 from pipeline.submission import read_submission
 from pipeline.tables import read_coordinates, read_labels, read_written
@@ -110,7 +110,7 @@ class RunRecord:
             CallError: the tables lack rows of it.
         """
         names = [row_id(study_id, cell) for cell in CELLS]
-        rows = self._rows[study_id].set_index("row_id")
+        rows = self._rows[study_id]
         tables = (rows, self.grades, self.submission)
         missing = [name for name in names if any(name not in table.index for table in tables)]
         if missing:
@@ -119,7 +119,7 @@ class RunRecord:
         landmarks = Landmarks.empty(study_id)
         if self.points is not None:
             landmarks = Landmarks.from_frame(study_id, self.points)
-        provenance = rows.loc[names].reset_index().to_dict("records")
+        provenance = rows.loc[names].to_dict("records")
         own = self.problems[self.problems["study_id"] == study_id]
         return StudyRecord(
             study_id,
@@ -161,8 +161,8 @@ def read_run(folder: Path, stages: Path | None = None, truth: Path | None = None
         folder,
         facts,
         read_submission(folder / Path(str(facts["command"]["out"])).name),
-        read_written(tables / GRADES_TABLE, ("row_id", "source"), plain, of).set_index("row_id"),
-        read_written(tables / "provenance.csv", PROVENANCE_COLUMNS, (), of).fillna(""),
+        _by_row(read_written(tables / GRADES_TABLE, ("row_id", "source"), plain, of)),
+        _by_row(read_written(tables / "provenance.csv", PROVENANCE_COLUMNS, (), of).fillna("")),
         read_written(tables / "problems.csv", PROBLEM_COLUMNS, (), of).fillna(""),
         read_written(points, ("study_id", "series_id", "condition", "level"), numbers, of)
         if points.is_file()
@@ -189,6 +189,10 @@ def read_truth(path: Path) -> Truth:
         for column in ("study_id", "series_id"):
             points[column] = points[column].map(plain_id)
     return Truth(labels, points)
+
+
+def _by_row(table: pd.DataFrame) -> pd.DataFrame:
+    return table.set_index(table["row_id"].map(unguarded))
 
 
 def _find_stages(folder: Path, facts: Mapping[str, Any]) -> Path:

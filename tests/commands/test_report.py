@@ -12,6 +12,7 @@ import pytest
 from pipeline.__main__ import main as pipeline_main
 from pipeline.commands import submit as submit_command
 from pipeline.report import build, site
+from pipeline.report.record import read_run
 from tests.run.studies import write_studies
 
 
@@ -70,13 +71,12 @@ def test_a_study_that_cannot_be_drawn_has_a_page_that_says_why(graded, capsys, m
 
 
 def test_truth_gives_the_score_that_score_gives(graded, write_labels, capsys):
-    rng = np.random.default_rng(3)
-    truth = write_labels(rng.integers(0, 3, (2, 25)).astype(float), ["9", "10"])
+    truth = write_labels(np.arange(50.0).reshape(2, 25) % 3, ["9", "10"])
     assert report(graded, "--truth", truth) == 0
     capsys.readouterr()
     assert pipeline_main(["score", str(truth), str(graded / "run" / "submission.csv"), "--json"]) == 0
     score = json.loads(capsys.readouterr().out)["score"]
-    assert f"{score:.3f}" in (graded / "pages" / "index.html").read_text()
+    assert f"{score:.4f}" in (graded / "pages" / "index.html").read_text()
 
 
 @pytest.mark.parametrize("missing", ["run.json", "stages"])
@@ -137,18 +137,16 @@ def test_a_report_that_fails_costs_neither_table_nor_status(tmp_path, monkeypatc
     assert (tmp_path / "run" / "submission.csv").read_bytes() == table
 
 
-def test_a_budget_that_is_spent_leaves_no_time_for_pages(graded, capsys, monkeypatch):
-    write_studies(graded / "data", ["9"])
-    monkeypatch.setattr(submit_command.Schedule, "minutes", property(lambda _: 1e-6), raising=False)
-    made = build.build_report(build_record(graded), graded / "pages", workers=1, seconds=-1)
+def test_no_page_is_begun_when_the_time_is_over(graded):
+    made = build.build_report(read_run(graded / "run"), graded / "pages", workers=1, seconds=-1)
     assert (made.pages, made.poor) == (0, 2)
     assert "no time was left for its page" in (graded / "pages" / "index.html").read_text()
 
 
-def build_record(folder):
-    from pipeline.report.record import read_run
-
-    return read_run(folder / "run")
+def test_a_name_that_a_table_has_to_guard_is_found_again(tmp_path):
+    write_studies(tmp_path / "data", ["=1+1"])
+    assert submit(tmp_path, "--report", tmp_path / "pages") == 0
+    assert "Study =1+1" in (tmp_path / "pages" / "studies" / "0001_11.html").read_text()
 
 
 def test_submit_refuses_a_report_folder_of_other_things_before_it_writes(tmp_path, capsys):
