@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ def attend(grader: SeverityGrader, cubes: StudyCubes, cells: Sequence[int], call
     """
     from captum.attr import LayerGradCam
 
-    views = grader.views
+    views, model = grader.views, cast("Any", grader.model)  # to a type checker what a module holds is any tensor
     kinds = [view.kind for view in views]
     batch = grader.batch(cubes, list(cells), kinds, 0)
     names = [view_name(kind) for kind in kinds]
@@ -53,14 +53,14 @@ def attend(grader: SeverityGrader, cubes: StudyCubes, cells: Sequence[int], call
     def answer(*windows: Tensor) -> Tensor:
         """(B, families * 3) log-probabilities."""
         given = dict(zip(names, windows, strict=True))
-        return grader.model.log_probabilities(given, present, batch["level"]).flatten(1)
+        return model.log_probabilities(given, present, batch["level"]).flatten(1)
 
     maps: Maps = {}
     for number, family in enumerate(grader.settings.families(grader.family)):
         targets = [CELL_INDEX[companion(CELLS[cell], family)] if number else cell for cell in cells]
         wanted = [number * len(GRADES) + int(called[target]) for target in targets]
         for view, name in zip(views, names, strict=True):
-            layer = _layer(grader.model.encoders[name], pixels[names.index(name)], present[name])
+            layer = _layer(model.encoders[name], pixels[names.index(name)], present[name])
             if layer is None or not bool(present[name].any()):  # a view that no cell has is not computed
                 continue
             with warnings.catch_warnings(), torch.enable_grad():
