@@ -77,3 +77,14 @@ def lines(
 
     traces = [go.Scatter(x=list(x), y=list(y), name=name, mode="lines+markers") for name, (x, y) in curves.items()]
     return figure(traces, title, xaxis={"title": across}, yaxis={"title": up})
+
+
+def histograms(values: Mapping[str, Sequence[float]], title: str, unit: str, width: float) -> dict[str, Any]:
+    """Counts by name, in bins of one width, over each other."""
+    import plotly.graph_objects as go
+
+    traces = [
+        go.Histogram(x=list(numbers), name=name, xbins={"size": width, "start": 0}, opacity=0.6)
+        for name, numbers in values.items()
+    ]
+    return figure(traces, title, barmode="overlay", xaxis={"title": unit}, yaxis={"title": "points"})
