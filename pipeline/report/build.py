@@ -61,7 +61,7 @@ def build_report(
     networks = _networks(run, weights, notes) if refs else None
     attention = importlib.util.find_spec("captum") is not None
     if networks is not None and not attention:
-        notes.append(f"No heat maps: the package captum is not installed ({INSTALL}).")
+        notes.append(f"No heat maps: the package captum is not installed ({INSTALL} captum).")
     overview = Overview(run)
     jobs = []
     for number, study_id in enumerate(run.study_ids, 1):

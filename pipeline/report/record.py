@@ -23,6 +23,8 @@ from pipeline.tables import read_coordinates, read_labels, read_written
 
 REPORT_FILE = "run.json"
 MOST_BYTES = 64 * 2**20
+FACTS = ("studies", "rows_by_source", "seconds", "images", "started", "workers", "command", "versions", "weights")
+"""What every ``run.json`` of ``submit.py`` says, and the pages show."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +150,9 @@ def read_run(folder: Path, stages: Path | None = None, truth: Path | None = None
     path = folder / REPORT_FILE
     try:
         facts = json.loads(read_bounded(path, MOST_BYTES))
-        facts["rows_by_source"], facts["command"]["out"]  # what every such file has
+        missing = [name for name in FACTS if name not in facts]
+        if missing or not facts["command"]["out"]:
+            raise KeyError(*missing)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else f"is no report of submit.py ({error!r:.100})"
         raise CallError(f"{path}: {why}; expected the folder that submit.py wrote its table into") from error

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KIND = "report"
 """What the mark of a report's folder says."""
 NEEDED = ("jinja2", "plotly", "itables")
-INSTALL = "pip install -r requirements-report.txt"
+INSTALL = "pip install"
 PLOTLY, TABLES, LICENCES = "plotly.min.js", "datatables.js", "LICENCES.txt"
 _OURS = re.compile(
     rf"(index|training)\.html|studies/\d+_\w*\.html|assets/({PLOTLY}|{TABLES}|{LICENCES})".replace(".min", r"\.min")
@@ -42,7 +42,7 @@ def check_packages() -> None:
         WorkError: naming the packages and the line that installs them.
     """
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise WorkError(f"a report needs {', '.join(missing)}: {INSTALL}")
+        raise WorkError(f"a report needs {', '.join(missing)}: {INSTALL} {' '.join(missing)}")
 
 
 def begin(out: Path) -> None:

@@ -100,6 +100,7 @@ def _stack(volume: Volume, shrink: float, study: StudyRecord, middle: float | No
             {
                 "instance": int(volume.instance_numbers[number]),
                 "letters": _edges(volume, number),
+                "affine": _affine(volume, number),
                 "place": _place(volume, number, middle),
                 "points": points[number],
             }
@@ -113,6 +114,11 @@ def _edges(volume: Volume, number: int) -> list[str]:
     affine, sure = volume.affines[number], volume.knows_sides
     edges = [letters(way) for way in (-affine.right, affine.right, -affine.down, affine.down)]
     return [edge if sure or not {"L", "R"} & set(edge) else f"{edge}?" for edge in edges]
+
+
+def _affine(volume: Volume, number: int) -> list[list[float]] | None:
+    """Three rows that lead from column, row, offset, 1 to mm; None where the slice's place is assumed."""
+    return np.round(volume.affines.matrix[number, :3], 4).tolist() if volume.is_placed else None
 
 
 def _place(volume: Volume, number: int, middle: float | None) -> str:

@@ -197,7 +197,14 @@ def test_the_patients_right_is_on_the_viewers_left(browser, study_page):
         ]
         assert edges[:2] == [["A", "P", "H", "F"]] * 2
         assert [edge[0] for edge in edges[2]] == ["R", "L", "A", "P"]
-        page.locator("button[data-cell]", has_text="").nth(18).click()  # left subarticular L4/L5
+        page.locator("button[data-cell='3']").click()  # canal L4/L5
+        line = page.locator(".viewer").nth(1).locator("path.reference")
+        level = page.locator(".viewer").nth(1).locator("svg title", has_text="L4/L5, confidence").locator("xpath=..")
+        middle = lambda box: box["y"] + box["height"] / 2  # noqa: E731
+        scale = page.locator(".viewer").nth(1).locator("path.ruler")
+        mm = scale.evaluate("line => line.getBBox().width / line.dataset.mm")
+        assert abs(middle(line.bounding_box()) - middle(level.bounding_box())) / mm < 12, "of the same level's slice"
+        page.locator("button[data-cell='18']").click()  # left subarticular L4/L5
         axial = page.locator(".viewer").nth(2)
         left, right = (
             axial.locator("svg title", has_text=f"{side} Subarticular").first.locator("xpath=..").bounding_box()["x"]

@@ -55,7 +55,8 @@ class Viewer {
 
   go(slice) {
     this.at = Math.max(0, Math.min(this.flat.length - 1, slice));
-    this.draw();
+    if (this.flat[this.at].stack.plane === "axial") drawAll();  // its line on the others moves with it
+    else this.draw();
   }
 
   key(event) {
@@ -111,6 +112,7 @@ class Viewer {
         this.add("polygon", {points: outline.corners.map(([col, row]) => `${x(col)},${y(row)}`).join(" "), fill: "none", stroke: "#ffffff", "stroke-width": 1, "stroke-dasharray": "4 3"});
       }
     }
+    this.reference(stack, slice, x, y);
     if (marksShown) for (const point of slice.points) this.mark(point, x(point.x), y(point.y), side);
     const [l, r, t, b] = slice.letters;
     const middle = side / 2;
@@ -121,6 +123,27 @@ class Viewer {
     this.slider.setAttribute("aria-valuetext", `slice ${this.at + 1} of ${this.flat.length}`);
     this.where.textContent = `slice ${this.at + 1}/${this.flat.length}, image ${slice.instance}${slice.place ? ", " + slice.place : ""}, series ${stack.series}`;
     this.shown.textContent = `W ${Math.round(wide)} C ${Math.round(centre)}`;
+  }
+
+  // On a sagittal slice, where the axial slice that is shown beside it crosses it.
+  reference(stack, slice, x, y) {
+    const axial = viewers.find((other) => other !== this && other.flat[other.at].stack.plane === "axial");
+    if (stack.plane !== "sagittal" || !axial || !slice.affine) return;
+    const {stack: shown, slice: crossing} = axial.flat[axial.at];
+    if (!crossing.affine) return;
+    const column = (matrix, n) => matrix.map((row) => row[n]);
+    const dot = (a, b) => a.reduce((sum, value, n) => sum + value * b[n], 0);
+    const minus = (a, b) => a.map((value, n) => value - b[n]);
+    const unit = (a) => a.map((value) => value / Math.hypot(...a));
+    const [right, down, normal, origin] = [0, 1, 2, 3].map((n) => column(slice.affine, n));
+    const across = unit(column(crossing.affine, 0));
+    const ends = [0, shown.rows - 1].map((row) => {
+      const edge = crossing.affine.map((line) => line[0] * (shown.cols - 1) / 2 + line[1] * row + line[3]);
+      const way = dot(minus(origin, edge), normal) / dot(across, normal);  // along the axial slice to the sagittal one
+      const place = minus(edge.map((value, n) => value + across[n] * way), origin);
+      return [x(dot(place, right) / dot(right, right)), y(dot(place, down) / dot(down, down))];
+    });
+    if (ends.flat().every(Number.isFinite)) this.add("path", {d: `M${ends[0]}L${ends[1]}`, stroke: "#ffffff", "stroke-width": 1, "stroke-opacity": 0.7, "stroke-dasharray": "1 4", class: "reference"});
   }
 
   add(name, attributes) {
@@ -167,7 +190,8 @@ class Viewer {
   }
 }
 
-const viewers = [...document.querySelectorAll(".viewer")].map((box) => new Viewer(box, Number(box.dataset.viewer)));
+const viewers = [];
+viewers.push(...[...document.querySelectorAll(".viewer")].map((box) => new Viewer(box, Number(box.dataset.viewer))));
 const drawAll = () => viewers.forEach((viewer) => viewer.draw());
 
 function choose(cell) {
