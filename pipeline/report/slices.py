@@ -24,7 +24,7 @@ from pipeline.volumes.resample import grey_limits
 
 QUALITY = 72
 """Of lossy WebP; the pictures of a usual study then have about a megabyte."""
-MOST_PIXELS = 14e6
+MOST_PIXELS = 18e6
 """Of all slices of a study; larger ones are shrunk to this, so that a page stays below 3 MB."""
 MOST_SIDE = 16_383
 """Of a WebP."""
