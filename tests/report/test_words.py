@@ -9,6 +9,7 @@ from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, level_title
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.report.record import StudyRecord
 from pipeline.report.words import sentences, worst
+from pipeline.run.report import PROVENANCE_COLUMNS
 
 
 def study(grades, sources=None):
@@ -17,9 +18,8 @@ def study(grades, sources=None):
     for cell, row in grades.items():
         plain[CELL_INDEX[cell]] = row
     source = {CELL_INDEX[cell]: name for cell, name in (sources or {}).items()}
-    provenance = tuple(
-        {"source": source.get(index, "model"), "members": "", "reason": ""} for index in range(len(CELLS))
-    )
+    empty = dict.fromkeys(PROVENANCE_COLUMNS, "")
+    provenance = tuple({**empty, "source": source.get(index, "model")} for index in range(len(CELLS)))
     nothing = np.full(len(CELLS), np.nan)
     return StudyRecord("7", plain, plain, provenance, Landmarks.empty("7"), (), nothing)
 
