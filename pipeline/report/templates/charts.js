@@ -1,6 +1,13 @@
 "use strict";
-window.addEventListener("load", () => {
-  if (!window.Plotly) return;
+// The library takes a second to start: it is fetched when the page is there and its table can be used.
+window.addEventListener("load", () => setTimeout(() => {
+  const library = document.createElement("script");
+  library.src = "assets/plotly.min.js";
+  library.onload = draw;
+  document.body.append(library);
+}, 50));
+
+function draw() {
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const colours = () => {
     const style = getComputedStyle(document.documentElement);
@@ -13,4 +20,4 @@ window.addEventListener("load", () => {
     return box;
   });
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => boxes.forEach((box) => window.Plotly.relayout(box, colours())));
-});
+}
