@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "evaluate landmarks": "compare predicted points with labelled ones, in millimetres",
     "evaluate severity": "measure the grades of studies that the networks have not seen",
     "runs": "compare training runs: settings, scores, paired differences, curves",
+    "report": "write pages that show what a run did: grades, images, points, what the networks saw",
     "kaggle": "build the datasets and the kernel to upload to Kaggle",
 }
 """Every command and the line ``--help`` prints for it."""

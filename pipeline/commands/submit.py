@@ -24,13 +24,13 @@ import pandas as pd
 from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE
 from pipeline.competition import Competition, StudyRef, no_study, open_competition
 from pipeline.config import load_settings
-from pipeline.console import CallError, run_command
+from pipeline.console import CallError, complain, run_command
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
 from pipeline.files import read_bounded
 from pipeline.folds import make_folds, read_folds
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
-from pipeline.owned import check_apart, check_claim, check_table, first_line, hold, is_there
+from pipeline.owned import check_apart, check_claim, check_table, claim, first_line, hold, is_there
 from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
@@ -43,6 +43,8 @@ from pipeline.volumes.limits import ReadLimits
 from pipeline.weights.manifest import MANIFEST_NAME, Manifest, WeightsError
 
 FOLDS_FILE = "folds.csv"
+REPORT_KIND = "report"
+"""What the mark of a folder of pages says; :mod:`pipeline.report.site` says the same."""
 PROGRAM = "lumbar-grading" if Path(sys.argv[0]).stem == "lumbar-grading" else "submit.py"
 """What the user called: the command of the installed package, or the file of a clone."""
 
@@ -64,6 +66,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument("--wide", type=Path, metavar="FILE", help="also write one row per study, 75 named columns")
     out.add_argument(
         "--stages", type=Path, metavar="DIR", help="also write points, the source of each row, and problems"
+    )
+    out.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="also write pages that show what was done, for a browser",
     )
     out.add_argument(
         "--work", type=Path, metavar="DIR", help="finished studies of an unfinished run (default: beside the table)"
@@ -100,6 +108,9 @@ def run(args: argparse.Namespace, started: float) -> int:
     """
     _check(args)
     _check_paths(args)
+    if args.report is not None:
+        claim(args.report, REPORT_KIND)
+        args.stages = args.stages or args.report / "stages"  # what the pages are made from
     competition = open_competition(
         args.data, args.series, args.split or ("train" if args.fold is not None else None), strict=False
     )
@@ -142,7 +153,25 @@ def run(args: argparse.Namespace, started: float) -> int:
             verbose=args.verbose,
             command={name: None if value is None else str(value) for name, value in vars(args).items()},
         )
-        return run_session(request, board, work, problems)
+        status = run_session(request, board, work, problems)
+    if args.report is not None and status == 0:
+        _report(args, None if labels is None else competition.root, request.schedule)
+    return status
+
+
+def _report(args: argparse.Namespace, truth: Path | None, schedule: Schedule) -> None:
+    """Make the pages; whatever fails is said, and costs nothing but the pages."""
+    again = f"the table is written; for the pages: python -m pipeline report {args.out.parent} --out {args.report}"
+    left = None if schedule.minutes is None else 60 * schedule.minutes - (time.monotonic() - schedule.started)
+    if left is not None and left <= 0:
+        complain(f"report: no time was left for it; {again}")
+        return
+    try:
+        from pipeline.commands.report import write_report
+
+        write_report(args.out.parent, args.report, args.stages, truth, workers=args.workers or -1, seconds=left)
+    except Exception as error:  # the run is done, and its status is its own
+        complain(f"report: {type(error).__name__}: {error}; {again}")
 
 
 def _default_work(out: Path) -> Path:
@@ -179,7 +208,9 @@ def _check_paths(args: argparse.Namespace) -> None:
     writes = {"--out": args.out, "--wide": args.wide, "--stages": args.stages, "the log": log, "the report": report}
     reads = {"--data": args.data, "--series": args.series, "--weights": args.weights or DEFAULT_WEIGHTS}
     work = {"the work folder" if args.work is None else "--work": args.work or _default_work(args.out)}
-    check_apart(reads, writes | tables, work)
+    check_apart(reads, writes | tables, work | {"--report": args.report})
+    if args.report is not None:
+        check_claim(args.report, REPORT_KIND)
     if args.work is not None:
         check_claim(args.work, KIND)
     check_table("--out", args.out, ("row_id", *GRADES))

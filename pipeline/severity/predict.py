@@ -157,15 +157,16 @@ class SeverityGrader:
         for number in range(rounds):
             # A cell with fewer series sits out the further rounds.
             chosen = [n for n, c in enumerate(cells) if any(len(cubes.get(CELLS[c], k)) > number for k in kinds)]
-            batch = self._batch(cubes, [cells[n] for n in chosen], kinds, number)
+            batch = self.batch(cubes, [cells[n] for n in chosen], kinds, number)
             with half_precision(self.device):
                 total[chosen] += predict_batch(self.model, batch, self.views, self.settings, self.device)
             counted[chosen] += 1
         return by_cell(cells, total / counted, families)
 
-    def _batch(
+    def batch(
         self, cubes: StudyCubes, cells: list[int], kinds: list[SeriesKind], number: int
     ) -> dict[str, torch.Tensor]:
+        """What :func:`predict_batch` takes of some cells (positions in ``CELLS``), cut from series ``number``."""
         levels = [LEVELS.index(CELLS[cell].level) for cell in cells]
         batch: dict[str, torch.Tensor] = {"level": torch.tensor(levels)}
         for wide, kind in zip(self.settings.inference_views(self.family), kinds, strict=True):
