@@ -127,7 +127,9 @@ def _acquisition(path: Path) -> Acquisition:
         pass
     texts = (said.get(name) for name in ("SeriesDescription", "ProtocolName"))
     echo, repetition, inversion = (said.get(f"{name}Time") for name in ("Echo", "Repetition", "Inversion"))
-    return Acquisition(" ".join((stem, *(text for text in texts if isinstance(text, str)))), *map(_ms, (echo, repetition, inversion)))
+    return Acquisition(
+        " ".join((stem, *(text for text in texts if isinstance(text, str)))), *map(_ms, (echo, repetition, inversion))
+    )
 
 
 def _ms(seconds: object) -> float | None:
