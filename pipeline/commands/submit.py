@@ -22,12 +22,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE
-from pipeline.competition import Competition, StudyRef, no_study, open_competition
+from pipeline.competition import Competition, StudyRef, no_study
 from pipeline.config import load_settings
 from pipeline.console import CallError, run_command
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
 from pipeline.files import read_bounded
 from pipeline.folds import make_folds, read_folds
+from pipeline.intake import SOURCE_COLUMNS, SOURCES_TABLE, open_data, write_sources
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
 from pipeline.owned import check_apart, check_claim, check_table, first_line, hold, is_there
@@ -50,7 +51,9 @@ PROGRAM = "lumbar-grading" if Path(sys.argv[0]).stem == "lumbar-grading" else "s
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``submit.py``."""
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, required=True, metavar="DIR", help="images folder or competition folder")
+    data.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help="any folder of studies, a DICOMDIR or a zip"
+    )
     data.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images")
     data.add_argument("--split", choices=["train", "test"], help="images of a competition folder (default: test)")
     data.add_argument(
@@ -100,9 +103,7 @@ def run(args: argparse.Namespace, started: float) -> int:
     """
     _check(args)
     _check_paths(args)
-    competition = open_competition(
-        args.data, args.series, args.split or ("train" if args.fold is not None else None), strict=False
-    )
+    competition = open_data(args.data, args.series, args.split or ("train" if args.fold is not None else None))
     settings = load_settings(RunSettings, overrides=args.set)
     problems = list(competition.problems)
     manifest = _manifest(args.weights, problems)
@@ -115,6 +116,8 @@ def run(args: argparse.Namespace, started: float) -> int:
     if args.studies:
         studies, labels = _named(studies, labels, args.studies)
     check_apart({"the table of the data,": competition.root / "sample_submission.csv"}, {"--out": args.out}, {})
+    if competition.sources is not None:
+        check_table("the table of sources", args.out.with_name(SOURCES_TABLE), SOURCE_COLUMNS)
     for path in (args.out, args.wide):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +128,8 @@ def run(args: argparse.Namespace, started: float) -> int:
         work = held.enter_context(work_folder(args.work, _default_work(args.out), problems))
         board = Board([study.study_id for study in studies], prior, args.out, args.wide)
         board.write(force=True)
+        if competition.sources is not None:
+            write_sources(args.out.with_name(SOURCES_TABLE), competition.sources)
 
         # From here on a complete submission is on the disk.
         from pipeline.run.session import Request, run_session

@@ -12,6 +12,7 @@ from typing import Final
 import pandas as pd
 
 from pipeline.competition import Competition, CompetitionError, SeriesRef, StudyRef, open_competition
+from pipeline.files import write_text
 from pipeline.intake.grouping import Found, Group, group
 from pipeline.intake.header import HEAD, read_header
 from pipeline.intake.layout import why_other
@@ -19,6 +20,7 @@ from pipeline.intake.masking import masked, person_words
 from pipeline.intake.medium import compare_index
 from pipeline.problem import Problem
 from pipeline.storage import Storage, is_index, open_storage
+from pipeline.tables import guarded_frame
 from pipeline.volumes.limits import DEFAULT_LIMITS
 from pipeline.volumes.nifti import is_nifti
 
@@ -29,6 +31,8 @@ Paths are :func:`~pipeline.intake.masking.masked`, and of the StudyInstanceUID t
 systems build UIDs from the patient's number, and whoever has the study can compute them. They are no secret to
 somebody who can guess the UID.
 """
+SOURCES_TABLE = "studies.csv"
+"""Its name, beside the submission."""
 _SIDECARS = (".json", ".bval", ".bvec")
 _NUMBER = re.compile(r"\d{1,9}")
 
@@ -64,8 +68,8 @@ def open_data(path: Path | str, series_csv: Path | None = None, split: str | Non
     ]
     count = sum(len(ref.series) for ref, _ in named)
     detail = (
-        f"taken for {why}, not for the competition's layout: its files are grouped by their headers into "
-        f"{len(named)} studies and {count} series; the table of sources says which is which"
+        f"taken for {why}, not for the competition's layout: its files are grouped by their headers (studies: "
+        f"{len(named)}, series: {count}); {SOURCES_TABLE} beside a submission says which is which"
     )
     guesses = [_guess(ref.study_id, one) for (ref, _), one in zip(named, studies, strict=True)]
     return Competition(
@@ -76,6 +80,15 @@ def open_data(path: Path | str, series_csv: Path | None = None, split: str | Non
         (Problem("", None, None, "layout", detail), *problems, *filter(None, guesses)),
         sources=pd.DataFrame([row for _, rows in named for row in rows], columns=list(SOURCE_COLUMNS)),
     )
+
+
+def write_sources(path: Path, sources: pd.DataFrame) -> None:
+    """Write the table of sources.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_text(path, guarded_frame(sources).to_csv(index=False, lineterminator="\n"))
 
 
 def _files(storage: Storage, problems: list[Problem], in_zip: bool) -> list[Found]:

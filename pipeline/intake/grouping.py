@@ -5,10 +5,13 @@ An id that every file of a folder has for itself, as some anonymisers write, tel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.intake.header import Header
+
+_DIGITS = re.compile(r"([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Group:
 def group(files: Sequence[Found]) -> list[Group]:
     """The studies that the files belong to, in the order of their first files' names."""
     folders: dict[str, list[Found]] = {}
-    for one in sorted(files, key=lambda one: one.name):
+    for one in sorted(files, key=lambda one: _natural(one.name)):
         folders.setdefault(one.folder, []).append(one)
     groups: dict[tuple[str, str], Group] = {}
     for folder, members in folders.items():
@@ -55,6 +58,11 @@ def group(files: Sequence[Found]) -> list[Group]:
                 key = ("nifti", f"{folder}/{_subject(one.name)}")
                 groups.setdefault(key, Group("")).series.setdefault(one.name, []).append(one)
     return list(groups.values())
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which IM9 comes before IM10."""
+    return [(int(part), "") if part.isdigit() and len(part) < 40 else (-1, part) for part in _DIGITS.split(name)]
 
 
 def _believed(headers: Sequence[Header], what: str) -> list[str]:

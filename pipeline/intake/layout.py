@@ -17,7 +17,9 @@ from pipeline.volumes.nifti import is_nifti
 from pipeline.volumes.origin import same_study
 
 _LOOKED_AT = 20
-"""Folders of one kind that are looked into."""
+"""Folders of one kind that are listed."""
+_ASKED, _PEEKS = 5, 6
+"""Studies, and files of a folder, of which headers are read."""
 
 
 def why_other(path: Path) -> str | None:
@@ -34,22 +36,21 @@ def why_other(path: Path) -> str | None:
     below = [(folder, *_inside(folder)) for folder in folders[:_LOOKED_AT]]
     if any(is_nifti(file.name) for file in (*files, *(file for _, _, inner in below for file in inner))):
         return "NIfTI files"
+    if len(files) > len(folders) and any(_headers(path, files)):
+        return "files of studies in one folder"
     leaves = [(folder, inner) for folder, further, inner in below if not further]
     if len(leaves) == len(below):
-        if any(_headers(path, files)):
-            return "files of several series in one folder"
-        return _why_no_study(leaves)
-    series = {folder: [(one, *_inside(one)) for one in further[:_LOOKED_AT]] for folder, further, _ in below if further}
-    nested = [bool(further) and not inner for found in series.values() for _, further, inner in found]
+        headers = [_headers(folder, inner) for folder, inner in leaves]
+        if _are_apart(headers):
+            return "folders of several studies"
+        return _why_no_series(headers)
+    found = [[(one, *_inside(one)) for one in further[:_LOOKED_AT]] for _, further, _ in below if further]
+    nested = [bool(further) and not inner for series in found for _, further, inner in series]
     if 2 * sum(nested) > len(nested):
         return "folders nested deeper than <study>/<series>"
-    for found in series.values():
-        if any(is_nifti(file.name) for _, _, inner in found for file in inner):
-            return "NIfTI files"
-        headers = [_headers(folder, inner) for folder, _, inner in found]
-        if any(len({one.series for one in some if one.series}) > 1 for some in headers) and _are_apart(headers):
-            return "patients' folders with several studies"
-    return None
+    if any(is_nifti(file.name) for series in found for _, _, inner in series for file in inner):
+        return "NIfTI files"
+    return _why_no_series([_headers(one, inner) for series in found[:_ASKED] for one, _, inner in series])
 
 
 def _has_names_of_competition(path: Path) -> bool:
@@ -60,23 +61,29 @@ def _has_names_of_competition(path: Path) -> bool:
     )
 
 
-def _why_no_study(leaves: Sequence[tuple[Path, list[Path]]]) -> str | None:
-    """Of a folder of folders of files, which would be one study with its series."""
-    headers = [_headers(folder, files) for folder, files in leaves]
-    return "folders of several studies, no series each" if _are_apart(headers) else None
+def _why_no_series(folders: Sequence[Sequence[Header]]) -> str | None:
+    """Of folders that would be series: most of them hold several."""
+    mixed = [len(_told([one.series for one in headers])) > 1 for headers in folders if headers]
+    return "folders of several series" if 2 * sum(mixed) > len(mixed) else None
 
 
 def _are_apart(folders: Sequence[Sequence[Header]]) -> bool:
-    """Whether a study of these folders would be refused as mixed. Ids that each file has for itself count for none."""
-    origins = [one.origin for headers in folders for one in headers if len({h.study for h in headers}) < 3]
-    return bool(origins) and not any(same_study(origins)[0])
+    """Whether a study of these folders would be refused as mixed."""
+    told = [one.origin for headers in folders for one in headers if _told([other.study for other in headers])]
+    return bool(told) and not any(same_study(told)[0])
+
+
+def _told(ids: Sequence[str]) -> set[str]:
+    """What the ids of some files of a folder tell; nothing where each of many has its own."""
+    known = set(ids) - {""}
+    return set() if len(known) == len(ids) >= _PEEKS - 1 else known
 
 
 def _headers(folder: Path, files: Sequence[Path]) -> list[Header]:
-    """Of the first, the middle and the last file of a folder, those that are DICOM."""
+    """Of a few files of a folder, from the first to the last, those that are DICOM."""
     found = []
     storage = Folder(folder)
-    for index in sorted({0, len(files) // 2, len(files) - 1} if files else set()):
+    for index in sorted({number * (len(files) - 1) // (_PEEKS - 1) for number in range(_PEEKS)} if files else set()):
         name = files[index].name
         try:
             size = storage.size(name)

@@ -8,6 +8,7 @@ to the discs are one file each, as dcm2niix writes them.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import struct
@@ -30,7 +31,8 @@ from pipeline.volumes.volume import Volume
 ENDINGS = (".nii", ".nii.gz")
 _HEADER = 348
 _SIDECAR_BYTES = 2**20
-_CENTRED = 0.05
+_AS_LARGE = 0.95
+"""A third spacing of this share of the largest is the one between slices, as converters write them."""
 
 
 def is_nifti(name: str) -> bool:
@@ -59,7 +61,7 @@ def read_nifti(ref: SeriesRef, budget: Budget) -> tuple[Volume, Acquisition]:
         raise BadFileError("unreadable-file", f"SimpleITK cannot read it: {reason}") from error
     spacing, origin = np.array(image.GetSpacing()), np.array(image.GetOrigin())
     axes = np.array(image.GetDirection()).reshape(3, 3).T  # a row an axis of the file, LPS
-    between = 2 if spacing[2] >= spacing.max() * (1 - _CENTRED) else int(spacing.argmax())
+    between = 2 if spacing[2] >= _AS_LARGE * spacing.max() else int(spacing.argmax())
     across, below = (axis for axis in range(3) if axis != between)
     pixels = sitk.GetArrayFromImage(image).transpose([2 - between, 2 - below, 2 - across])
     rows, cols = pixels.shape[1:]
@@ -116,20 +118,27 @@ def _check_header(path: Path, budget: Budget) -> None:
         raise BadFileError("too-large", f"{pixels} pixels declared, more than the limits leave")
 
 
+def named_files(ref: SeriesRef) -> list[str]:
+    """All that the reading of a series of named files depends on: them, and the JSON beside a NIfTI file."""
+    names = [name for _, name in ref.files]
+    return [*names, *(f"{_stem(name)}.json" for name in names if is_nifti(name))]
+
+
+def _stem(name: str) -> str:
+    return name[: -len(next(end for end in reversed(ENDINGS) if name.lower().endswith(end)))]
+
+
 def _acquisition(path: Path) -> Acquisition:
     """What the file's name says and, where there is one, the JSON file beside it (times in seconds)."""
-    stem = path.name[: -len(next(end for end in reversed(ENDINGS) if path.name.lower().endswith(end)))]
+    stem = _stem(path.name)
     said: Mapping[str, Any] = {}
-    try:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         content = json.loads(read_bounded(path.with_name(f"{stem}.json"), _SIDECAR_BYTES))
         said = content if isinstance(content, dict) else {}
-    except (OSError, ValueError, RecursionError):
-        pass
     texts = (said.get(name) for name in ("SeriesDescription", "ProtocolName"))
-    echo, repetition, inversion = (said.get(f"{name}Time") for name in ("Echo", "Repetition", "Inversion"))
-    return Acquisition(
-        " ".join((stem, *(text for text in texts if isinstance(text, str)))), *map(_ms, (echo, repetition, inversion))
-    )
+    echo, repetition, inversion = (_ms(said.get(f"{name}Time")) for name in ("Echo", "Repetition", "Inversion"))
+    description = " ".join((stem, *(text for text in texts if isinstance(text, str))))
+    return Acquisition(description, echo, repetition, inversion)
 
 
 def _ms(seconds: object) -> float | None:

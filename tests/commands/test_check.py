@@ -109,11 +109,15 @@ def test_problems_of_one_kind_are_named_five_times_and_then_counted(competition,
     assert text.count(": empty-file: ") == 5
     assert "  ! empty-file: 55 more\n" in text
     assert "problems: empty-file 60;" in text
-    assert main(["check", str(series)]) == 2
+    letters = competition / "other" / "letters"
+    letters.mkdir(parents=True)
+    for number in range(64):
+        (letters / f"{number}.dcm").write_text("no image")
+    assert main(["check", str(letters)]) == 2
     said = capsys.readouterr()
     assert said.out.count(": stray-file: ") == 5
     assert said.out.endswith("  ! stray-file: 59 more\n")
-    assert f"{series} holds no study; expected" in said.err
+    assert f"{letters} holds no study; expected" in said.err
 
 
 def dies_on_200(ref, limits, coordinates=None):
