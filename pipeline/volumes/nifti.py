@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ def read_nifti(ref: SeriesRef, budget: Budget) -> tuple[Volume, Acquisition]:
     import SimpleITK as sitk
 
     path = ref.path / ref.files[0][1]
-    _check_header(path, budget)
+    _check(path, budget)
     try:
         image = sitk.ReadImage(str(path), sitk.sitkFloat32)
     except RuntimeError as error:
@@ -92,19 +93,34 @@ def read_nifti(ref: SeriesRef, budget: Budget) -> tuple[Volume, Acquisition]:
     return volume, acquisition
 
 
-def _check_header(path: Path, budget: Budget) -> None:
-    """Compare what the header declares with the limits, before a library takes the memory for it.
+def _check(path: Path, budget: Budget) -> None:
+    """Compare what the header declares with the limits, before a library takes the memory for it, and with the file.
+
+    SimpleITK fills what a damaged file lacks with anything and says nothing.
 
     Raises:
-        BadFileError: it is no header, no stack of slices, or too large.
+        BadFileError: it has no such header, holds no stack of slices, is too large, damaged or cut off.
     """
     try:
         if path.stat().st_size > budget.limits.file_bytes:
             raise BadFileError("too-large", f"the file passes the limit of {budget.limits.file_bytes} bytes")
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            header = file.read(_HEADER)
+            left = _declared_bytes(file.read(_HEADER), budget) - _HEADER
+            while left > 0 and (chunk := file.read(min(left, 2**20))):
+                left -= len(chunk)
+            file.read(1)  # at its end a packed file's checksum is compared
     except (OSError, EOFError, zlib.error) as error:
         raise BadFileError("unreadable-file", f"{getattr(error, 'strerror', None) or error}") from error
+    if left > 0:
+        raise BadFileError("unreadable-file", f"the file is cut off, {left} bytes are missing")
+
+
+def _declared_bytes(header: bytes, budget: Budget) -> int:
+    """How long the unpacked file is by its header, whose pixels are taken from the budget.
+
+    Raises:
+        BadFileError: as :func:`_check`.
+    """
     order = next((sign for sign in "<>" if header[:4] == struct.pack(f"{sign}i", _HEADER)), None)
     if order is None or len(header) < _HEADER:
         raise BadFileError("unreadable-file", "no header of NIfTI-1: the first number is not 348")
@@ -113,9 +129,13 @@ def _check_header(path: Path, budget: Budget) -> None:
     if dimensions[0] < 3 or min(sizes) < 1 or any(size > 1 for size in further):
         shape = " x ".join(map(str, dimensions[1 : 1 + max(dimensions[0], 0)]))
         raise BadFileError("unsupported-pixels", f"the file holds {shape} values; expected one stack of slices")
-    pixels = int(np.prod(sizes, dtype=np.int64))
+    pixels, bits = math.prod(sizes), struct.unpack_from(f"{order}h", header, 72)[0]
     if pixels > budget.limits.series_pixels or not budget.take_pixels(pixels):
         raise BadFileError("too-large", f"{pixels} pixels declared, more than the limits leave")
+    offset = struct.unpack_from(f"{order}f", header, 108)[0]
+    if not 8 <= bits <= 64 or not _HEADER <= offset < 2**24:
+        raise BadFileError("bad-header", f"{bits} bits a pixel from byte {offset:g} on; expected 8 to 64 from 352 on")
+    return int(offset) + pixels * bits // 8
 
 
 def named_files(ref: SeriesRef) -> list[str]:
