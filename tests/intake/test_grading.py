@@ -75,5 +75,4 @@ def test_nifti_gives_nearly_these_rows(phantom, expected, tmp_path):
     rows, report, _ = graded(tmp_path / "data", tmp_path / "out")
     assert report["problems"] == {"layout": 1, "study-assumed": 1}
     assert report["rows_by_source"]["model"] == 25
-    assert rows == pytest.approx(expected, abs=0.02)
-    assert np.abs(rows - expected).mean() < 0.002
+    assert rows == pytest.approx(expected, abs=1e-4)
