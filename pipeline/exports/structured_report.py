@@ -123,7 +123,7 @@ def structured_report(study: Graded, weights: Mapping[str, Any] | None) -> tuple
     seen = [index for index in range(len(CELLS)) if study.result.source[index] is Source.MODEL]
     if points is None or not seen:
         raise NoReportError("no grade of it is from its images")
-    images = _images(study.study, points)
+    images, replaced = _images(study.study, points)
     if not images:
         raise NoReportError("no image that its points lie on has a DICOM header to refer to")
     numbers = study.numbers()
@@ -165,7 +165,7 @@ def structured_report(study: Graded, weights: Mapping[str, Any] | None) -> tuple
     scheme.CodingSchemeDesignator, scheme.CodingSchemeName = _SCHEME, "lumbar-grading"
     scheme.CodingSchemeResponsibleOrganization = "lumbar-grading, structured_report.py lists all its codes"
     report.CodingSchemeIdentificationSequence = [scheme]
-    return report, any("InstanceCreatorUID" in image for image in evidence)
+    return report, replaced
 
 
 def _group(
@@ -205,8 +205,9 @@ def _label(cell: Cell) -> str:
     return f"{cell.condition.title} {level_title(cell.level)}"
 
 
-def _images(study: StudyRef, points: Landmarks) -> dict[int, Dataset]:
-    """By cell the header of the image on which its point lies, fit to be referred to."""
+def _images(study: StudyRef, points: Landmarks) -> tuple[dict[int, Dataset], bool]:
+    """By cell the header of the image its point lies on, fit to be referred to; and whether UIDs were replaced."""
+    replaced = False
     wanted = {
         (str(points.series_id[index]), int(points.instance_number[index])): index
         for index in np.flatnonzero(points.found)
@@ -222,13 +223,14 @@ def _images(study: StudyRef, points: Landmarks) -> dict[int, Dataset]:
             frames = int(header.get("NumberOfFrames") or 1)
             for number in range(1, frames + 1) if frames > 1 else [int(header.get("InstanceNumber") or -1)]:
                 if (ref.series_id, number) in wanted and header.get("StudyInstanceUID"):
-                    images.setdefault((ref.series_id, number), _referable(header, ref.series_id))
+                    replaced |= _make_referable(header, ref.series_id)
+                    images.setdefault((ref.series_id, number), header)
     keys = [(str(points.series_id[index]), int(points.instance_number[index])) for index in range(len(CELLS))]
-    return {index: images[key] for index, key in enumerate(keys) if points.found[index] and key in images}
+    return {index: images[key] for index, key in enumerate(keys) if points.found[index] and key in images}, replaced
 
 
-def _referable(header: Dataset, series_id: str) -> Dataset:
-    """The header with all that a valid reference to it takes.
+def _make_referable(header: Dataset, series_id: str) -> bool:
+    """Give a header all that a valid reference to it takes; returns whether its UIDs had to be replaced.
 
     What is missing becomes empty, or the class of MR images. A UID that is none (the competition's are plain numbers,
     and those of images repeat between series) becomes one that is made from it.
@@ -238,12 +240,12 @@ def _referable(header: Dataset, series_id: str) -> Dataset:
             setattr(header, keyword, "")
     header.SOPClassUID = header.get("SOPClassUID") or _MR_IMAGE
     study, series, image = (str(header.get(f"{name}InstanceUID") or "") for name in ("Study", "Series", "SOP"))
-    if not all(map(is_legal_uid, (study, series, image))):
-        header.InstanceCreatorUID = _DEVICE  # a sign for the problem that says so; no reference holds it
+    legal = all(map(is_legal_uid, (study, series, image)))
+    if not legal:
         header.StudyInstanceUID = study if is_legal_uid(study) else _uid(f"study {study}")
         header.SeriesInstanceUID = _uid(f"series {study} {series or series_id}")
         header.SOPInstanceUID = _uid(f"image {study} {series or series_id} {image or header.get('InstanceNumber')}")
-    return header
+    return not legal
 
 
 def is_legal_uid(text: str) -> bool:

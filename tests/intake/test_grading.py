@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline import grade
 from pipeline.commands.submit import main
 from pipeline.competition import open_competition
 from pipeline.intake import open_data
+from pipeline.labels import GRADES
 from pipeline.phantom.competition_writer import make_phantom
 from pipeline.submission import read_submission
 from pipeline.volumes import read_study
@@ -67,12 +69,14 @@ def test_a_zip_gives_the_rows_of_the_competitions_layout(phantom, expected, tmp_
     assert "a zip" in problems["detail"][0]
 
 
-def test_nifti_gives_nearly_these_rows(phantom, expected, tmp_path):
-    """Positions are those of one float32 affine, so points and cubes move by micrometres; nothing else is lost."""
+def test_nifti_gives_these_rows_to_every_digit_that_counts_from_python_too(phantom, expected, tmp_path):
+    """A stack of a NIfTI file has one affine of float32, which moves points by micrometres; nothing else is lost."""
     for number, volume in enumerate(read_study(open_competition(phantom.parents[1]).studies[0]).volumes):
         kind = volume.kind.value.lower().partition("/")[0].replace(" ", "_")
         write_nifti(volume, tmp_path / "data" / f"{number}_{kind}.nii.gz")
-    rows, report, _ = graded(tmp_path / "data", tmp_path / "out")
-    assert report["problems"] == {"layout": 1, "study-assumed": 1}
-    assert report["rows_by_source"]["model"] == 25
-    assert rows == pytest.approx(expected, abs=1e-4)
+    grading = grade(tmp_path / "data", ROOT / "weights" / "phantom")
+    assert grading.report["problems"] == {"layout": 1, "study-assumed": 1}
+    assert set(grading.probabilities["source"]) == {"model"}
+    rows = grading.probabilities[[f"weighted_{name}" for name in GRADES]]
+    assert rows.to_numpy() == pytest.approx(expected, abs=1e-4)
+    assert len(grading.points) == 25
