@@ -79,7 +79,16 @@ def grade(
     submit.add_arguments(parser)
     with tempfile.TemporaryDirectory(prefix="lumbar-grading-") as place:
         out = Path(place)
-        words = ["--data", data, "--out", out / "submission.csv", "--stages", out / "stages", "--device", device]
+        words: list[object] = [
+            "--data",
+            data,
+            "--out",
+            out / "submission.csv",
+            "--stages",
+            out / "stages",
+            "--device",
+            device,
+        ]
         words += ["--workers", workers, "--quiet", *(["--weights", weights] if weights is not None else [])]
         words += ["--studies", *studies] if studies else []
         words += [word for setting in settings for word in ("--set", setting)]

@@ -195,8 +195,8 @@ def _summary(studies: list[dict[str, Any]], listing: list[dict[str, Any]]) -> di
 
 def _sources(table: pd.DataFrame | None) -> dict[tuple[str, str], dict[str, Any]]:
     """Where each series lies, by study and series, where ids are no folders' names."""
-    rows = [] if table is None else table.to_dict("records")
-    return {(row["study_id"], row["series_id"]): row for row in rows}
+    rows = [] if table is None else table.astype(object).to_dict("records")
+    return {(str(row["study_id"]), str(row["series_id"])): {str(key): row[key] for key in row} for row in rows}
 
 
 def _lines(study: dict[str, Any], sources: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:

@@ -39,7 +39,7 @@ def markups(study: Graded) -> dict[str, Any] | None:
     if points is None or not points.found.any():
         return None
     numbers = study.numbers()
-    controls = []
+    controls: list[dict[str, Any]] = []
     for index, cell in enumerate(CELLS):
         if not points.found[index]:
             continue

@@ -41,7 +41,7 @@ from pipeline.volumes.limits import Budget, ReadLimits
 from pipeline.volumes.nifti import is_nifti
 
 if TYPE_CHECKING:
-    from highdicom.sr import Comprehensive3DSR, MeasurementsAndQualitativeEvaluations
+    from highdicom.sr import AlgorithmIdentification, Comprehensive3DSR, MeasurementsAndQualitativeEvaluations
 
 _SCHEME = "99LUMBAR"
 _DISCS = {
@@ -169,7 +169,7 @@ def structured_report(study: Graded, weights: Mapping[str, Any] | None) -> tuple
 
 
 def _group(
-    index: int, plain: np.ndarray, points: Landmarks, images: Mapping[int, Dataset], algorithm: Dataset
+    index: int, plain: np.ndarray, points: Landmarks, images: Mapping[int, Dataset], algorithm: AlgorithmIdentification
 ) -> MeasurementsAndQualitativeEvaluations:
     """The measurement group of one cell; ``plain`` (3,) are its probabilities."""
     import highdicom as hd

@@ -14,14 +14,13 @@ import pandas as pd
 from pipeline.competition import Competition, CompetitionError, SeriesRef, StudyRef, open_competition
 from pipeline.files import write_text
 from pipeline.intake.grouping import Found, Group, group
-from pipeline.intake.header import HEAD, read_header
+from pipeline.intake.header import header_of
 from pipeline.intake.layout import why_other
 from pipeline.intake.masking import masked, person_words
 from pipeline.intake.medium import compare_index
 from pipeline.problem import Problem
 from pipeline.storage import Storage, is_index, open_storage
 from pipeline.tables import guarded_frame
-from pipeline.volumes.limits import DEFAULT_LIMITS
 from pipeline.volumes.nifti import is_nifti
 
 SOURCE_COLUMNS: Final = ("study_id", "series_id", "files", "folder", "first_file", "study_uid_sha256")
@@ -110,26 +109,20 @@ def _files(storage: Storage, problems: list[Problem], in_zip: bool) -> list[Foun
             found.append(Found(name, None))
         elif not name.lower().endswith(_SIDECARS):
             try:
-                one = _dicom(storage, name)
+                header = header_of(storage, name)
             except OSError as error:
                 problems.append(Problem("", None, masked(name, ()), "unreadable-file", error.strerror or str(error)))
                 continue
-            if one is None:
+            if header is None:
                 strays[name.replace("\\", "/").rpartition("/")[0]] += 1
             else:
-                found.append(one)
+                found.append(Found(name, header))
     for folder, count in strays.items():
         detail = f"{count} files that are neither DICOM nor NIfTI; not read"
         problems.append(Problem("", None, masked(folder, ()) or None, "stray-file", detail))
     for index in indices:
         problems += compare_index(storage, index, listed)
     return found
-
-
-def _dicom(storage: Storage, name: str) -> Found | None:
-    size = storage.size(name)
-    header = read_header(storage.read(name, HEAD), lambda: storage.read(name, min(size, DEFAULT_LIMITS.file_bytes)))
-    return None if header is None else Found(name, header)
 
 
 def _named(root: Path, study_id: str, study: Group) -> tuple[StudyRef, list[tuple[str, str, int, str, str, str]]]:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_partial
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from pipeline.storage import Storage
 from pipeline.volumes.elements import parse_elements
 from pipeline.volumes.limits import DEFAULT_LIMITS
 from pipeline.volumes.origin import ORIGIN_TAGS, Origin, read_origin
@@ -56,6 +57,16 @@ class Header:
     def is_multi_frame(self) -> bool:
         """Whether the file is of a kind that holds a whole series, so that an id of its own is to be believed."""
         return self.origin.sop_class in _MULTI_FRAME
+
+
+def header_of(storage: Storage, name: str) -> Header | None:
+    """The header of a file; None if it is no DICOM file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    size = min(storage.size(name), DEFAULT_LIMITS.file_bytes)
+    return read_header(storage.read(name, HEAD), lambda: storage.read(name, size))
 
 
 def read_header(head: bytes, whole: Callable[[], bytes]) -> Header | None:

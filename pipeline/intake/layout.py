@@ -6,12 +6,13 @@ by headers instead, and said so; what is taken for the competition's and is none
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.competition import SPLITS
 from pipeline.files import folders_and_files
-from pipeline.intake.header import HEAD, Header, read_header
+from pipeline.intake.header import Header, header_of
 from pipeline.storage import INDEX, Folder
 from pipeline.volumes.nifti import is_nifti
 from pipeline.volumes.origin import same_study
@@ -81,18 +82,12 @@ def _told(ids: Sequence[str]) -> set[str]:
 
 def _headers(folder: Path, files: Sequence[Path]) -> list[Header]:
     """Of a few files of a folder, from the first to the last, those that are DICOM."""
-    found = []
+    found: list[Header | None] = []
     storage = Folder(folder)
     for index in sorted({number * (len(files) - 1) // (_PEEKS - 1) for number in range(_PEEKS)} if files else set()):
-        name = files[index].name
-        try:
-            size = storage.size(name)
-            header = read_header(storage.read(name, HEAD), lambda name=name, size=size: storage.read(name, size))
-        except OSError:
-            continue
-        if header is not None:
-            found.append(header)
-    return found
+        with contextlib.suppress(OSError):
+            found.append(header_of(storage, files[index].name))
+    return [header for header in found if header is not None]
 
 
 def _inside(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -58,7 +58,7 @@ def read_nifti(ref: SeriesRef, budget: Budget) -> tuple[Volume, Acquisition]:
     try:
         image = sitk.ReadImage(str(path), sitk.sitkFloat32)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].rpartition("ITK ERROR: ")[2]
+        reason = str(error).strip().splitlines()[-1].rpartition("ITK ERROR: ")[2].replace(str(path), "the file")
         raise BadFileError("unreadable-file", f"SimpleITK cannot read it: {reason}") from error
     spacing, origin = np.array(image.GetSpacing()), np.array(image.GetOrigin())
     axes = np.array(image.GetDirection()).reshape(3, 3).T  # a row an axis of the file, LPS

@@ -84,7 +84,7 @@ def test_every_layout_gives_the_volumes_of_the_competitions(layout, study, tmp_p
 
 def test_the_competitions_layout_is_read_as_before_and_no_image_of_it_is_opened(tmp_path, monkeypatch):
     root = write_studies(tmp_path / "data", ["8", "9"])
-    monkeypatch.setattr("pipeline.intake.layout.read_header", lambda *_: pytest.fail("a header was read"))
+    monkeypatch.setattr("pipeline.intake.layout.header_of", lambda *_: pytest.fail("a header was read"))
     for path in (root, root / "test_images"):
         assert open_data(path) == open_competition(path, strict=False)
     (root / "test_series_descriptions.csv").unlink()
