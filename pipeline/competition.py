@@ -185,14 +185,14 @@ def open_competition(
 
 def no_study(competition: Competition) -> str:
     """What to tell a user whose folder holds no study."""
-    return f"{competition.images} holds no study; expected folders <study>/<series>/<instance>.dcm"
+    return f"{competition.images} holds no study; expected folders <study>/<series>/<instance>.dcm or other DICOM files"
 
 
 def _locate(path: Path, split: str | None) -> tuple[Path, Path, str | None, bool]:
     """Root, images folder, split, and whether the path is a single study."""
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
-        raise CompetitionError(f"{path} {found}; expected a folder of studies or a competition folder")
+        raise CompetitionError(f"{path} {found}; expected a folder of studies, a DICOMDIR or a zip")
     path = path.resolve()
     if split is not None and split not in SPLITS:
         raise CompetitionError(f"unknown split {split!r}; expected train or test")

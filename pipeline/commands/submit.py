@@ -33,7 +33,7 @@ from pipeline.exports.results import FORMAT, RESULTS_FILE, write_results
 from pipeline.exports.slicer import write_markups
 from pipeline.files import read_bounded
 from pipeline.folds import make_folds, read_folds
-from pipeline.intake import SOURCE_COLUMNS, SOURCES_TABLE, open_data, write_sources
+from pipeline.intake import SOURCE_COLUMNS, SOURCES_TABLE, open_data, place_of, write_sources
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
 from pipeline.owned import check_apart, check_claim, check_table, claim, first_line, hold, is_there
@@ -220,7 +220,7 @@ def _check_paths(args: argparse.Namespace) -> None:
     tables = {} if args.stages is None else {f"--stages: {name}": args.stages / name for name in STAGE_TABLES}
     writes = {"--out": args.out, "--wide": args.wide, "--stages": args.stages, "the log": log, "the report": report}
     writes |= {"--dicom-sr": args.dicom_sr, "--slicer": args.slicer}
-    reads = {"--data": args.data, "--series": args.series, "--weights": args.weights or DEFAULT_WEIGHTS}
+    reads = {"--data": place_of(args.data), "--series": args.series, "--weights": args.weights or DEFAULT_WEIGHTS}
     work = {"the work folder" if args.work is None else "--work": args.work or _default_work(args.out)}
     check_apart(reads, writes | tables, work)
     if args.work is not None:

@@ -5,6 +5,6 @@
 without naming the patient, ``medium`` compares a medium with its index, and ``data`` is the way in.
 """
 
-from pipeline.intake.data import SOURCE_COLUMNS, SOURCES_TABLE, open_data, write_sources
+from pipeline.intake.data import SOURCE_COLUMNS, SOURCES_TABLE, open_data, place_of, write_sources
 
-__all__ = ["SOURCES_TABLE", "SOURCE_COLUMNS", "open_data", "write_sources"]
+__all__ = ["SOURCES_TABLE", "SOURCE_COLUMNS", "open_data", "place_of", "write_sources"]

@@ -26,9 +26,9 @@ from pipeline.volumes.nifti import is_nifti
 SOURCE_COLUMNS: Final = ("study_id", "series_id", "files", "folder", "first_file", "study_uid_sha256")
 """The table that says which id is which study.
 
-Paths are :func:`~pipeline.intake.masking.masked`, and of the StudyInstanceUID there are 16 digits of its SHA-256: some
-systems build UIDs from the patient's number, and whoever has the study can compute them. They are no secret to
-somebody who can guess the UID.
+Paths are :func:`~pipeline.intake.masking.masked`; ids follow the order of the files' names, hidden ones included. Of
+the StudyInstanceUID there are 16 digits of its SHA-256, for some systems build UIDs from the patient's number: whoever
+has the study can compute them (``printf %s UID | sha256sum``). They are no secret to somebody who can guess the UID.
 """
 SOURCES_TABLE = "studies.csv"
 """Its name, beside the submission."""
@@ -55,7 +55,7 @@ def open_data(path: Path | str, series_csv: Path | None = None, split: str | Non
     why = why_other(path) if series_csv is None and split is None else None
     if why is None:
         return open_competition(path, series_csv, split, strict=False)
-    root = (path if path.is_dir() or not is_index(path.name) else path.parent).resolve()
+    root = place_of(path).resolve()
     problems: list[Problem] = []
     try:
         with open_storage(root) as storage:
@@ -81,6 +81,11 @@ def open_data(path: Path | str, series_csv: Path | None = None, split: str | Non
     )
 
 
+def place_of(path: Path) -> Path:
+    """The folder or zip that is read where ``path`` is given: of a medium's index the folder it lies in."""
+    return path.parent if is_index(path.name) and not path.is_dir() else path
+
+
 def write_sources(path: Path, sources: pd.DataFrame) -> None:
     """Write the table of sources.
 
@@ -103,6 +108,8 @@ def _files(storage: Storage, problems: list[Problem], in_zip: bool) -> list[Foun
         listed.append(name)
         if why is None and in_zip and is_nifti(name):
             why = "NIfTI is not read from a zip; unpack it"
+        if why is None and name.lower().endswith(".zip"):
+            why = "a zip among other files is not read; unpack it, or name it alone"
         if why is not None:
             problems.append(Problem("", None, masked(name, ()), "not-read", why))
         elif is_nifti(name):

@@ -1,8 +1,7 @@
 """Names of files and folders without the patient's: exports are full of both.
 
-Where the header names a patient, a part of a path that holds any of these words or numbers is hidden. Where nothing
-names one (NIfTI, anonymised headers in folders that were not renamed) only words of imaging and short numbers are
-shown, for what is left may be a name.
+Of a path those parts are shown that hold nothing but words of imaging and of archives, and short numbers, none of them
+one that the header has of the patient. Headers alone would not do: they are often anonymised in folders that are not.
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ from collections.abc import Collection, Iterable
 
 HIDDEN = "***"
 _WORDS = re.compile(r"[^\W_]+")
-_IMAGING = re.compile(
-    r"t[12]|stir|tirm|sag(ittal)?|ax(ial)?|tra(nsversal)?|cor(onal)?|dixon|[tf]se|fs|w|lws|lumbar|spine|mri?|dicom|dcm|"
-    r"ima|img|images?|nii|gz|sub|ses|anat|series|study|pa|st|se|im|(pa|st|se|im|img|image|series|study|sub|ses)?\d{1,8}",
+_PLAIN = re.compile(
+    r"[a-z]|t[12]w?|stir|tirm|sag(ittal)?|ax(ial)?|tra(ns?|nsversal)?|cor(onal)?|dixon|[tf]se|fs|lws|lumbar|spine|mri?|"
+    r"dicom(dir)?|dcm|ima|nii|gz|anat|data|export|(test|train)?images?|scans?|"
+    r"(pa|st|se|im|img|image|series|study|sub|ses|case|pat|patient|exam|visit)?\d{0,4}|(pa|st|se|im)\d{5,8}",
     re.IGNORECASE,
 )
 
@@ -23,7 +23,7 @@ def person_words(texts: Iterable[str]) -> frozenset[str]:
     """The words and numbers of what a header says of a person, in small letters.
 
     >>> sorted(person_words(["Doe^Jane", "PAT-0042"]))
-    ['0042', 'doe', 'jane', 'pat', 'pat0042']
+    ['0042', 'doe', 'doejane', 'jane', 'pat', 'pat0042']
     """
     found: set[str] = set()
     for text in texts:
@@ -33,7 +33,7 @@ def person_words(texts: Iterable[str]) -> frozenset[str]:
 
 
 def masked(name: str, person: Collection[str]) -> str:
-    """A path with ``/`` between its parts, those hidden that may name the patient.
+    """A path with ``/`` between its parts, those hidden that may name a patient, of whom ``person`` are the words.
 
     >>> masked("DOE_JANE/T2_sag/doe.0003.ima", person_words(["Doe^Jane"]))
     '***/T2_sag/***'
@@ -45,7 +45,7 @@ def masked(name: str, person: Collection[str]) -> str:
 
 def _is_safe(part: str, person: Collection[str]) -> bool:
     words = [word.casefold() for word in _WORDS.findall(part)]
-    if not person:
-        return all(_IMAGING.fullmatch(word) for word in words)
     joined = "".join(words)
-    return not any(word in words or (len(word) > 2 and word in joined) for word in person)
+    if any(word in words or (len(word) > 2 and word in joined) for word in person):
+        return False
+    return all(_PLAIN.fullmatch(word) for word in words)

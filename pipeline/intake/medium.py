@@ -6,6 +6,7 @@ for among the files that were found, so none can lead anywhere else.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 
 from pipeline.problem import Problem
@@ -28,9 +29,11 @@ def compare_index(storage: Storage, index: str, names: Collection[str]) -> list[
     try:
         if storage.size(index) > _MOST_BYTES:
             raise OSError(f"it is larger than {_MOST_BYTES} bytes")
-        dataset, _ = parse_elements(storage.read(index, _MOST_BYTES), [_RECORDS], DEFAULT_LIMITS)
-        records = dataset[_RECORDS].value if _RECORDS in dataset else []
-        references = [tuple(map(str, _parts(record[_REFERENCE].value))) for record in records if _REFERENCE in record]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about names that are none by the standard; they are only compared
+            dataset, _ = parse_elements(storage.read(index, _MOST_BYTES), [_RECORDS], DEFAULT_LIMITS)
+            records = dataset[_RECORDS].value if _RECORDS in dataset else []
+            references = [tuple(map(str, _parts(one[_REFERENCE].value))) for one in records if _REFERENCE in one]
     except Exception as error:  # whatever pydicom meets in a broken one; the files speak for themselves
         return [_problem("index-unreadable", f"{error}; the files are told by their own headers")]
     base = index.rpartition("/")[0]

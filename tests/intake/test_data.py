@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import shutil
 import zipfile
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from pipeline.competition import CompetitionError, open_competition
-from pipeline.intake import open_data
+from pipeline.intake import masking, open_data
 from pipeline.intake.masking import masked, person_words
 from pipeline.labels import SeriesKind
 from pipeline.volumes import StudyVolumes, read_study
@@ -132,9 +133,11 @@ def test_the_table_of_sources_names_no_patient_and_no_uid(study, tmp_path):
 
 
 def test_masking_hides_what_the_header_names_and_where_it_names_nobody_all_but_imaging_words():
+    assert doctest.testmod(masking).failed == 0
     person = person_words(["Müller^Eva", "77"])
     assert masked("a/EVA.MR/77/t2_sag/770.dcm", person) == "a/***/***/t2_sag/770.dcm"
-    assert masked("Doe/T2_sag_2.nii.gz", ()) == "***/T2_sag_2.nii.gz"
+    assert masked("Doe/T2_sag_2.nii.gz", ()) == masked("Doe/T2_sag_2.nii.gz", ["anon"]) == "***/T2_sag_2.nii.gz"
+    assert masked("1234567/case_01/DICOM/PA000001/IM000002", person) == "***/case_01/DICOM/PA000001/IM000002"
 
 
 def test_an_id_that_every_file_has_for_itself_tells_no_studies_apart(study, tmp_path):
