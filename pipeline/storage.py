@@ -119,7 +119,9 @@ class Zip:
         """As :meth:`Storage.names`, in the order of names."""
         for name, info in sorted(self._zip.NameToInfo.items()):
             parts = PurePosixPath(name.replace("\\", "/")).parts
-            if info.is_dir() or not all(is_meant(part) or part == ".." for part in parts[:-1]):
+            if not parts or name.endswith(("/", "\\")):
+                continue
+            if not all(is_meant(part) or part == ".." for part in parts[:-1]):
                 continue
             if not is_meant(parts[-1]) and parts[-1].upper() != INDEX:
                 continue

@@ -54,6 +54,16 @@ def test_what_a_zip_grows_to_is_bounded_by_what_it_declares(tmp_path):
         Zip(path).read("big.dcm", 2**30)
 
 
+def test_a_file_without_a_name_is_none(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"")
+        archive.writestr("folder/", b"")
+    opened = Zip(path)
+    opened._zip.NameToInfo[""] = opened._zip.getinfo("a")
+    assert list(opened.names()) == [("a", None)]
+
+
 def test_a_table_of_contents_without_end_is_not_read(tmp_path, monkeypatch):
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:

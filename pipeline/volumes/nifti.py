@@ -55,11 +55,15 @@ def read_nifti(ref: SeriesRef, budget: Budget) -> tuple[Volume, Acquisition]:
 
     path = ref.path / ref.files[0][1]
     _check(path, budget)
+    warns = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it writes the file's name to the terminal
     try:
         image = sitk.ReadImage(str(path), sitk.sitkFloat32)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].rpartition("ITK ERROR: ")[2].replace(str(path), "the file")
         raise BadFileError("unreadable-file", f"SimpleITK cannot read it: {reason}") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(warns)
     spacing, origin = np.array(image.GetSpacing()), np.array(image.GetOrigin())
     axes = np.array(image.GetDirection()).reshape(3, 3).T  # a row an axis of the file, LPS
     between = 2 if spacing[2] >= _AS_LARGE * spacing.max() else int(spacing.argmax())
@@ -122,8 +126,8 @@ def _declared_bytes(header: bytes, budget: Budget) -> int:
         BadFileError: as :func:`_check`.
     """
     order = next((sign for sign in "<>" if header[:4] == struct.pack(f"{sign}i", _HEADER)), None)
-    if order is None or len(header) < _HEADER:
-        raise BadFileError("unreadable-file", "no header of NIfTI-1: the first number is not 348")
+    if order is None or header[344:] != b"n+1\0":
+        raise BadFileError("unreadable-file", "no header of NIfTI-1, which begins with 348 and ends with n+1")
     dimensions = struct.unpack_from(f"{order}8h", header, 40)
     sizes, further = dimensions[1:4], dimensions[4 : 1 + max(dimensions[0], 0)]
     if dimensions[0] < 3 or min(sizes) < 1 or any(size > 1 for size in further):
@@ -132,6 +136,15 @@ def _declared_bytes(header: bytes, budget: Budget) -> int:
     pixels, bits = math.prod(sizes), struct.unpack_from(f"{order}h", header, 72)[0]
     if pixels > budget.limits.series_pixels or not budget.take_pixels(pixels):
         raise BadFileError("too-large", f"{pixels} pixels declared, more than the limits leave")
+    if struct.unpack_from(f"{order}2h", header, 252) == (0, 0):
+        raise BadFileError("missing-orientation", "neither qform nor sform: the header does not say where left is")
+    steps = np.reshape(struct.unpack_from(f"{order}12f", header, 280), (3, 4))[:, :3]
+    spacing = np.abs(struct.unpack_from(f"{order}3f", header, 80))
+    has_steps = struct.unpack_from(f"{order}h", header, 254)[0] > 0
+    if has_steps and not np.allclose(np.linalg.norm(steps, axis=0), spacing, rtol=0.01):
+        raise BadFileError(
+            "bad-header", f"sform and pixdim disagree on the spacing, {spacing.tolist()} mm in the latter"
+        )
     offset = struct.unpack_from(f"{order}f", header, 108)[0]
     if not 8 <= bits <= 64 or not _HEADER <= offset < 2**24:
         raise BadFileError("bad-header", f"{bits} bits a pixel from byte {offset:g} on; expected 8 to 64 from 352 on")

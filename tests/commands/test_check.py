@@ -96,7 +96,9 @@ def test_a_folder_without_a_study_is_a_wrong_call(tmp_path, capsys):
     (tmp_path / "test_images").mkdir()
     assert main(["check", str(tmp_path)]) == 2
     said = capsys.readouterr()
-    assert said.err.endswith("test_images holds no study; expected folders <study>/<series>/<instance>.dcm or other DICOM files\n")
+    assert said.err.endswith(
+        "test_images holds no study; expected folders <study>/<series>/<instance>.dcm or other DICOM files\n"
+    )
     assert said.out == ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,11 @@ def test_subjects_of_bids_in_one_folder_are_studies_of_their_own(converted):
         (42, (32000).to_bytes(2, "little") * 3, "too-large"),
         (40, (4).to_bytes(2, "little") + (8).to_bytes(2, "little") * 4, "unsupported-pixels"),
         (40, (2).to_bytes(2, "little"), "unsupported-pixels"),
+        (344, b"ni1", "unreadable-file"),
+        (252, bytes(4), "missing-orientation"),
+        (80, struct.pack("<f", 3.0), "bad-header"),
     ],
-    ids=["no header", "bomb", "four dimensions", "two dimensions"],
+    ids=["no header", "bomb", "four dimensions", "two dimensions", "Analyze", "no orientation", "two spacings"],
 )
 def test_a_header_that_cannot_be_is_refused_before_the_pixels_are_unpacked(converted, at, value, what):
     content = bytearray(gzip.decompress((converted / "scan.nii.gz").read_bytes()))
