@@ -32,6 +32,7 @@ from pipeline.volumes.volume import Volume
 ENDINGS = (".nii", ".nii.gz")
 _HEADER = 348
 _SIDECAR_BYTES = 2**20
+_LARGEST_MM = 1e5
 _AS_LARGE = 0.95
 """A third spacing of this share of the largest is the one between slices, as converters write them."""
 
@@ -66,6 +67,8 @@ def read_nifti(ref: SeriesRef, budget: Budget) -> tuple[Volume, Acquisition]:
         sitk.ProcessObject.SetGlobalWarningDisplay(warns)
     spacing, origin = np.array(image.GetSpacing()), np.array(image.GetOrigin())
     axes = np.array(image.GetDirection()).reshape(3, 3).T  # a row an axis of the file, LPS
+    if not (np.abs([*spacing, *origin, *axes.ravel()]) < _LARGEST_MM).all():  # NaN fails the comparison, too
+        raise BadFileError("bad-header", "its place in the patient is no number, or beyond any patient")
     between = 2 if spacing[2] >= _AS_LARGE * spacing.max() else int(spacing.argmax())
     across, below = (axis for axis in range(3) if axis != between)
     pixels = sitk.GetArrayFromImage(image).transpose([2 - between, 2 - below, 2 - across])

@@ -122,6 +122,24 @@ def test_problems_of_one_kind_are_named_five_times_and_then_counted(competition,
     assert f"{letters} holds no study; expected" in said.err
 
 
+def test_what_another_layout_is_taken_for_is_said_first_and_each_series_with_its_place(competition, capsys):
+    (competition / "test_series_descriptions.csv").unlink()
+    flat = competition / "other" / "visit_2"
+    flat.mkdir(parents=True)
+    for path in (competition / "test_images" / "100").glob("*/*.dcm"):
+        path.rename(flat / f"IM{path.parent.name}{path.stem}")
+    assert main(["check", str(flat)]) == 1
+    first, _, series, *_ = text = capsys.readouterr().out.splitlines()
+    assert first.startswith("layout: taken for files of studies in one folder, not for the competition's layout")
+    assert "; 13 files from ./IM11" in series
+    assert sum("taken for files" in line for line in text) == 1
+    main(["check", str(flat), "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert [(row["study_id"], row["files"]) for row in content["sources"]] == [("study1", 13)]
+    assert content["problems"][0]["what"] == "layout"
+    assert "sources" not in json.loads((main(["check", str(competition), "--json"]), capsys.readouterr().out)[1])
+
+
 def dies_on_200(ref, limits, coordinates=None):
     if ref.study_id == "200":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -81,8 +81,18 @@ def test_subjects_of_bids_in_one_folder_are_studies_of_their_own(converted):
         (344, b"ni1", "unreadable-file"),
         (252, bytes(4), "missing-orientation"),
         (80, struct.pack("<f", 3.0), "bad-header"),
+        (292, struct.pack("<f", float("nan")), "bad-header"),
     ],
-    ids=["no header", "bomb", "four dimensions", "two dimensions", "Analyze", "no orientation", "two spacings"],
+    ids=[
+        "no header",
+        "bomb",
+        "four dimensions",
+        "two dimensions",
+        "Analyze",
+        "no orientation",
+        "two spacings",
+        "no place",
+    ],
 )
 def test_a_header_that_cannot_be_is_refused_before_the_pixels_are_unpacked(converted, at, value, what):
     content = bytearray(gzip.decompress((converted / "scan.nii.gz").read_bytes()))
