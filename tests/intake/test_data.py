@@ -119,6 +119,15 @@ def test_studies_are_told_apart_by_their_headers(shape, tmp_path):
         assert volumes.problems == ()
 
 
+def test_folders_that_are_no_series_of_one_study_are_studies_even_with_one_series_each(tmp_path):
+    for number in (1, 2):
+        made = make_study(tmp_path / str(number), "900", f"1.2.{number}", patient=f"P{number}00")
+        shutil.copytree(made / "900-1", tmp_path / "data" / str(number))
+    competition = open_data(tmp_path / "data")
+    assert "taken for folders of several studies" in competition.problems[0].detail
+    assert [len(read_study(ref).volumes) for ref in competition.studies] == [1, 1]
+
+
 def test_the_table_of_sources_names_no_patient_and_no_uid(study, tmp_path):
     for path in layouts.images(study):
         place = tmp_path / "data" / "x" / "DOE JANE 0042" / f"DOE_JANE.MR.{path.parent.name}.{path.stem}.IMA"
