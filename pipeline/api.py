@@ -17,10 +17,12 @@ from typing import Any
 import pandas as pd
 
 from pipeline.commands import submit
+from pipeline.console import CallError
 from pipeline.exports.results import RESULTS_FILE
 from pipeline.intake import SOURCES_TABLE
 from pipeline.labels import GRADES
 from pipeline.names import unguarded
+from pipeline.run.settings import DEVICES
 
 _IDS = ("study_id", "series_id")
 
@@ -75,31 +77,24 @@ def grade(
 
     Whatever is wrong with a study is in ``problems``, and what must not be overlooked is warned of.
     """
+    if device not in DEVICES:
+        raise CallError(f"device {device!r}: expected one of {', '.join(DEVICES)}")
     parser = argparse.ArgumentParser()
     submit.add_arguments(parser)
+    args = parser.parse_args(["--data", "."], argparse.Namespace(verbose=False, quiet=True))
+    args.data, args.weights = Path(data), None if weights is None else Path(weights)
+    args.studies, args.device, args.workers, args.set = list(studies), device, workers, list(settings)
     with tempfile.TemporaryDirectory(prefix="lumbar-grading-") as place:
         out = Path(place)
-        words: list[object] = [
-            "--data",
-            data,
-            "--out",
-            out / "submission.csv",
-            "--stages",
-            out / "stages",
-            "--device",
-            device,
-        ]
-        words += ["--workers", workers, "--quiet", *(["--weights", weights] if weights is not None else [])]
-        words += ["--studies", *studies] if studies else []
-        words += [word for setting in settings for word in ("--set", setting)]
-        args = parser.parse_args([str(word) for word in words], argparse.Namespace(verbose=False))
+        args.out, args.stages = out / "submission.csv", out / "stages"
         with contextlib.redirect_stdout(io.StringIO()) as said:
             status = submit.run(args, time.monotonic())
         if status:
             raise KeyboardInterrupt
         for line in said.getvalue().splitlines():
             if "WARNING: " in line:
-                warnings.warn(line.partition("WARNING: ")[2], stacklevel=2)
+                text = line.partition("WARNING: ")[2].replace("submission.log says why", "provenance says why")
+                warnings.warn(text, stacklevel=2)
         results = json.loads((out / "stages" / RESULTS_FILE).read_text(encoding="utf-8"))
         return Grading(
             probabilities=_probabilities(results["studies"]),

@@ -25,7 +25,7 @@ def _without_weights(tmp_path, monkeypatch):
 
 def test_the_tables_are_those_of_submit(tmp_path, capsys):
     write_studies(tmp_path / "data", ["9", "010"])
-    with pytest.warns(UserWarning, match="50 of 50 rows are class frequencies"):
+    with pytest.warns(UserWarning, match="50 of 50 rows are class frequencies .*; provenance says why"):
         grading = pipeline.grade(tmp_path / "data")
     assert capsys.readouterr().out == ""
     out = tmp_path / "out" / "s.csv"
@@ -61,6 +61,8 @@ def test_a_wrong_call_is_an_exception_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(CompetitionError, match="does not exist"):
         pipeline.grade(tmp_path / "none")
+    with pytest.raises(CallError, match="device 'tpu': expected one of auto, cpu, cuda, mps"):
+        pipeline.grade(tmp_path, device="tpu")
     with pytest.raises(CallError, match="no manifest"):
         pipeline.grade(tmp_path, weights=tmp_path)
     assert list(tmp_path.iterdir()) == []

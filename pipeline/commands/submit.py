@@ -41,7 +41,7 @@ from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.report import GRADES_COLUMNS, LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
-from pipeline.run.settings import RunSettings
+from pipeline.run.settings import DEVICES, RunSettings
 from pipeline.run.work import KIND, work_folder
 from pipeline.submission import WIDE_COLUMNS
 from pipeline.tables import TableError
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, metavar="DIR", help="set of weights (default: $LUMBAR_WEIGHTS, else weights/default)"
     )
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
-    run.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="default: a GPU if one works")
+    run.add_argument("--device", choices=DEVICES, help="default: a GPU if one works")
     run.add_argument(
         "--time-budget", type=float, metavar="MINUTES", help="finish in this time, whatever is graded by then"
     )
