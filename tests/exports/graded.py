@@ -30,7 +30,7 @@ def graded(root: Path, without: int = 2) -> Graded:
     for index, cell in enumerate(CELLS):
         if index < without:
             continue
-        (volume,) = volumes.of_kind(KIND[cell.condition.family])
+        volume, *_ = volumes.of_kind(KIND[cell.condition.family])
         slice_, col, row = index % len(volume.pixels), 2 + index % 9, 1 + index % 7
         points.points_mm[index] = volume.affines[slice_] @ (col, row, 0)
         points.x[index], points.y[index] = file_pixel(volume, slice_, points.points_mm[index])

@@ -17,6 +17,7 @@ from pipeline.labels import GRADES
 from pipeline.phantom.competition_writer import make_phantom
 from pipeline.submission import read_submission
 from pipeline.volumes import read_study
+from tests.exports.validators import check_report
 from tests.intake import layouts
 from tests.intake.test_data import content
 from tests.volumes.test_nifti import write_nifti
@@ -32,10 +33,13 @@ def phantom(tmp_path_factory) -> Path:
     return next((root / "test_images").iterdir())
 
 
-def graded(data: Path, out: Path) -> tuple[np.ndarray, dict, list[str]]:
+def graded(data: Path, out: Path, *options: object) -> tuple[np.ndarray, dict, list[str]]:
     """The 25 rows, the report, and the names of what else was written."""
     arguments = ["--data", data, "--out", out / "submission.csv", "--weights", ROOT / "weights" / "phantom"]
-    assert main([*map(str, arguments), "--workers", "1", "--quiet", "--stages", str(out / "stages")]) == 0
+    assert (
+        main([*map(str, arguments), "--workers", "1", "--quiet", "--stages", str(out / "stages"), *map(str, options)])
+        == 0
+    )
     rows = read_submission(out / "submission.csv")
     assert len(rows) == 25
     report = json.loads((out / "run.json").read_text())
@@ -58,15 +62,17 @@ def test_what_the_networks_see_is_the_same_in_every_layout(phantom, tmp_path):
 
 
 def test_a_zip_gives_the_rows_of_the_competitions_layout(phantom, expected, tmp_path):
-    rows, report, written = graded(layouts.zipped(phantom, tmp_path / "zip"), tmp_path / "out")
+    place = layouts.zipped(phantom, tmp_path / "zip")
+    rows, report, written = graded(place, tmp_path / "out", "--dicom-sr", tmp_path / "out" / "sr")
     assert rows == pytest.approx(expected, abs=1e-6)
-    assert report["problems"] == {"layout": 1}
-    assert written == ["run.json", "stages", "studies.csv", "submission.csv", "submission.log"]
+    assert report["problems"] == {"layout": 1, "uids-replaced": 1}
+    assert written == ["run.json", "sr", "stages", "studies.csv", "submission.csv", "submission.log"]
     sources = pd.read_csv(tmp_path / "out" / "studies.csv", dtype=str)
     assert list(sources["study_id"]) == ["study1"] * 3
     problems = pd.read_csv(tmp_path / "out" / "stages" / "problems.csv")
-    assert list(problems["what"]) == ["layout"]
+    assert list(problems["what"]) == ["layout", "uids-replaced"]
     assert "a zip" in problems["detail"][0]
+    check_report(tmp_path / "out" / "sr" / "study1.dcm")
 
 
 def test_nifti_gives_these_rows_to_every_digit_that_counts_from_python_too(phantom, expected, tmp_path):
