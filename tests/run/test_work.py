@@ -203,10 +203,10 @@ def test_a_run_writes_and_deletes_nothing_but_what_was_named(tmp_path):
     )
     lines = done.stdout.partition("WROTE\n")[2].splitlines()
     wrote = {line.removeprefix(f"{tmp_path}/") for line in lines if line not in (os.devnull, str(tmp_path))}
-    tables = ("label_coordinates.csv", "problems.csv", "probabilities.csv", "provenance.csv")
+    tables = ("label_coordinates.csv", "problems.csv", "probabilities.csv", "provenance.csv", "results.json")
     named = {"out", "out/s.csv", "out/s.log", "out/run.json", "out/.s.csv.lock", "wide.csv", "tables"}
     named |= {f"tables/{name}" for name in tables}
-    tables_of = "s|run|wide|provenance|problems|probabilities|label_coordinates"
+    tables_of = "s|run|wide|provenance|problems|probabilities|label_coordinates|results"
     hidden = re.compile(rf"out/s\.work(/.*)?|((out|tables)/)?\.({tables_of})\.(csv|json)\.[0-9a-f]{{12}}\.partial")
     assert wrote >= named - {"out/run.json"}
     assert [path for path in wrote - named if not hidden.fullmatch(path)] == []
