@@ -40,13 +40,16 @@ class CompetitionError(ValueError):
 class SeriesRef:
     """One series folder; ``series_id`` is the :func:`plain_id` of its name.
 
-    ``description`` is None where no table names it or the table's text is not known.
+    ``description`` is None where no table names it or the table's text is not known. Where the series is no folder of
+    its own (see :mod:`pipeline.intake`), ``files`` has for each of its files the name to show and the name below
+    ``path``, which is then a folder or a zip.
     """
 
     study_id: str
     series_id: str
     path: Path
     description: SeriesKind | None
+    files: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Competition:
     """A folder of studies with what its tables say about them; made by :func:`open_competition`.
 
     ``readings`` are tables of canal grades for studies that ``train.csv`` does not grade, see
-    :func:`pipeline.tables.with_readings`.
+    :func:`pipeline.tables.with_readings`. ``sources`` says what each id is where ids are no folders' names, see
+    :mod:`pipeline.intake`.
     """
 
     root: Path
@@ -75,6 +79,7 @@ class Competition:
     studies: tuple[StudyRef, ...]
     problems: tuple[Problem, ...]
     readings: tuple[Path, ...] = ()
+    sources: pd.DataFrame | None = None
 
     @cached_property
     def _by_id(self) -> dict[str, StudyRef]:
@@ -180,14 +185,14 @@ def open_competition(
 
 def no_study(competition: Competition) -> str:
     """What to tell a user whose folder holds no study."""
-    return f"{competition.images} holds no study; expected folders <study>/<series>/<instance>.dcm"
+    return f"{competition.images} holds no study; expected folders <study>/<series>/<instance>.dcm or other DICOM files"
 
 
 def _locate(path: Path, split: str | None) -> tuple[Path, Path, str | None, bool]:
     """Root, images folder, split, and whether the path is a single study."""
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
-        raise CompetitionError(f"{path} {found}; expected a folder of studies or a competition folder")
+        raise CompetitionError(f"{path} {found}; expected a folder of studies, a DICOMDIR or a zip")
     path = path.resolve()
     if split is not None and split not in SPLITS:
         raise CompetitionError(f"unknown split {split!r}; expected train or test")

@@ -120,15 +120,19 @@ def file_states(folder: Path) -> list[tuple[str, int, int, int]] | int:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if is_meant(entry.name):
-                    try:
-                        now = entry.stat()
-                    except OSError as error:
-                        found.append((entry.name, -1, error.errno or 0, 0))
-                        continue
-                    found.append((entry.name, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+                    found.append((entry.name, *file_state(entry)))
     except OSError as error:
         return error.errno or -1
     return sorted(found)
+
+
+def file_state(file: Path | os.DirEntry[str]) -> tuple[int, int, int]:
+    """Size and times of change of one file; -1 and the error's number where it has none."""
+    try:
+        now = file.stat()
+    except OSError as error:
+        return -1, error.errno or 0, 0
+    return now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 def is_meant(name: str) -> bool:

@@ -35,7 +35,7 @@ NAMED = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``check``."""
-    parser.add_argument("data", type=Path, metavar="DIR", help="competition folder, images folder or one study")
+    parser.add_argument("data", type=Path, metavar="PATH", help="any folder of studies, a DICOMDIR or a zip")
     parser.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images")
     parser.add_argument("--split", choices=("train", "test"), help="images of a competition folder (default: test)")
     parser.add_argument("--seconds", type=float, metavar="S", help="time limit for reading one study (default: 60)")
@@ -46,25 +46,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the folder and print the result; returns the exit status."""
-    from pipeline.competition import no_study, open_competition
+    from pipeline.competition import no_study
+    from pipeline.intake import open_data
     from pipeline.volumes import ReadLimits
 
     if args.workers < 1 or (args.seconds is not None and not args.seconds > 0):
         raise CallError("--workers and --seconds must be above 0")
-    competition = open_competition(args.data, series_csv=args.series, split=args.split, strict=False)
+    competition = open_data(args.data, args.series, args.split)
     coordinates = competition.coordinates
     limits = ReadLimits() if args.seconds is None else ReadLimits(study_seconds=args.seconds)
     studies = []
+    sources = _sources(competition.sources)
+    if not args.json:
+        say(*(problem for problem in competition.problems if problem.what == "layout"))
     for study in _studies(competition.studies, limits, coordinates, args.workers):
         studies.append(study)
         if not args.json:
-            say(*_lines(study))
+            say(*_lines(study, sources))
     listing = [asdict(problem) for problem in competition.problems]
     summary = _summary(studies, listing)
     if args.json:
-        say_json({"studies": studies, "problems": listing, "summary": summary}, indent=1)
+        said = {"studies": studies, "problems": listing, "summary": summary}
+        say_json(said if not sources else {**said, "sources": list(sources.values())}, indent=1)
     else:
-        say(*_named(listing))
+        say(*_named([problem for problem in listing if problem["what"] != "layout"]))
         if studies:
             say(_last_line(summary))
     if not studies:
@@ -188,13 +193,21 @@ def _summary(studies: list[dict[str, Any]], listing: list[dict[str, Any]]) -> di
     }
 
 
-def _lines(study: dict[str, Any]) -> Iterator[str]:
+def _sources(table: pd.DataFrame | None) -> dict[tuple[str, str], dict[str, Any]]:
+    """Where each series lies, by study and series, where ids are no folders' names."""
+    rows = [] if table is None else table.astype(object).to_dict("records")
+    return {(str(row["study_id"]), str(row["series_id"])): {str(key): row[key] for key in row} for row in rows}
+
+
+def _lines(study: dict[str, Any], sources: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
     yield f"study {study['study_id']}"
     for one in study["series"]:
         kinds = " and ".join(one["kinds"]) or "nothing readable"
         count = one["orientations"]
         stacks = f", {count} orientations" if count > 1 else ""
-        yield f"  series {one['series_id']}: {kinds}, {one['slices']} slices{stacks}"
+        source = sources.get((study["study_id"], one["series_id"]))
+        where = f"; {source['files']} files from {source['folder']}/{source['first_file']}" if source else ""
+        yield f"  series {one['series_id']}: {kinds}, {one['slices']} slices{stacks}{where}"
         for stack in one["stacks"]:
             first, last = stack["instances"]
             row, col = stack["spacing_mm"]

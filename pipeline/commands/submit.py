@@ -11,23 +11,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE
-from pipeline.competition import Competition, StudyRef, no_study, open_competition
+from pipeline.competition import Competition, StudyRef, no_study
 from pipeline.config import load_settings
 from pipeline.console import CallError, complain, run_command
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
+from pipeline.exports.results import FORMAT, RESULTS_FILE, write_results
+from pipeline.exports.slicer import write_markups
 from pipeline.files import read_bounded
 from pipeline.folds import make_folds, read_folds
+from pipeline.intake import SOURCE_COLUMNS, SOURCES_TABLE, open_data, place_of, write_sources
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
 from pipeline.owned import check_apart, check_claim, check_table, claim, first_line, hold, is_there
@@ -35,13 +41,18 @@ from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.report import GRADES_COLUMNS, LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
-from pipeline.run.settings import RunSettings
+from pipeline.run.settings import DEVICES, RunSettings
 from pipeline.run.work import KIND, work_folder
 from pipeline.submission import WIDE_COLUMNS
 from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
 from pipeline.weights.manifest import MANIFEST_NAME, Manifest, WeightsError
 
+if TYPE_CHECKING:
+    from pipeline.run.session import Export
+
+REPORTS, MARKUPS = "structured-reports", "markups"
+"""What the marks of the folders of ``--dicom-sr`` and ``--slicer`` say."""
 FOLDS_FILE = "folds.csv"
 REPORT_KIND = "report"
 """What the mark of a folder of pages says; :mod:`pipeline.report.site` says the same."""
@@ -52,7 +63,9 @@ PROGRAM = "lumbar-grading" if Path(sys.argv[0]).stem == "lumbar-grading" else "s
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``submit.py``."""
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, required=True, metavar="DIR", help="images folder or competition folder")
+    data.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help="any folder of studies, a DICOMDIR or a zip"
+    )
     data.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images")
     data.add_argument("--split", choices=["train", "test"], help="images of a competition folder (default: test)")
     data.add_argument(
@@ -74,6 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write pages that show what was done, for a browser",
     )
     out.add_argument(
+        "--dicom-sr", type=Path, metavar="DIR", help="also write a DICOM Structured Report a study (extra: sr)"
+    )
+    out.add_argument("--slicer", type=Path, metavar="DIR", help="also write the points of a study for 3D Slicer")
+    out.add_argument(
         "--work", type=Path, metavar="DIR", help="finished studies of an unfinished run (default: beside the table)"
     )
     out.add_argument("--quiet", action="store_true", help="do not show a progress bar")
@@ -82,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, metavar="DIR", help="set of weights (default: $LUMBAR_WEIGHTS, else weights/default)"
     )
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
-    run.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], help="default: a GPU if one works")
+    run.add_argument("--device", choices=DEVICES, help="default: a GPU if one works")
     run.add_argument(
         "--time-budget", type=float, metavar="MINUTES", help="finish in this time, whatever is graded by then"
     )
@@ -111,9 +128,7 @@ def run(args: argparse.Namespace, started: float) -> int:
     if args.report is not None:
         claim(args.report, REPORT_KIND)
         args.stages = args.stages or args.report / "stages"  # what the pages are made from
-    competition = open_competition(
-        args.data, args.series, args.split or ("train" if args.fold is not None else None), strict=False
-    )
+    competition = open_data(args.data, args.series, args.split or ("train" if args.fold is not None else None))
     settings = load_settings(RunSettings, overrides=args.set)
     problems = list(competition.problems)
     manifest = _manifest(args.weights, problems)
@@ -126,6 +141,8 @@ def run(args: argparse.Namespace, started: float) -> int:
     if args.studies:
         studies, labels = _named(studies, labels, args.studies)
     check_apart({"the table of the data,": competition.root / "sample_submission.csv"}, {"--out": args.out}, {})
+    if competition.sources is not None:
+        check_table("the table of sources", args.out.with_name(SOURCES_TABLE), SOURCE_COLUMNS)
     for path in (args.out, args.wide):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,6 +153,8 @@ def run(args: argparse.Namespace, started: float) -> int:
         work = held.enter_context(work_folder(args.work, _default_work(args.out), problems))
         board = Board([study.study_id for study in studies], prior, args.out, args.wide)
         board.write(force=True)
+        if competition.sources is not None:
+            write_sources(args.out.with_name(SOURCES_TABLE), competition.sources)
 
         # From here on a complete submission is on the disk.
         from pipeline.run.session import Request, run_session
@@ -151,6 +170,7 @@ def run(args: argparse.Namespace, started: float) -> int:
             stages=args.stages,
             quiet=args.quiet,
             verbose=args.verbose,
+            exports=_exports(args),
             command={name: None if value is None else str(value) for name, value in vars(args).items()},
         )
         status = run_session(request, board, work, problems)
@@ -174,6 +194,26 @@ def _report(args: argparse.Namespace, truth: Path | None, schedule: Schedule) ->
         complain(f"report: {type(error).__name__}: {error}; {again}")
 
 
+def _exports(args: argparse.Namespace) -> list[Export]:
+    """What hands the results on; its folders are claimed.
+
+    Raises:
+        RefusedError, OSError: one of them cannot be.
+    """
+    found: list[Export] = []
+    if args.stages is not None:
+        found.append(partial(write_results, args.stages))
+    if args.slicer is not None:
+        claim(args.slicer, MARKUPS)
+        found.append(partial(write_markups, args.slicer))
+    if args.dicom_sr is not None:
+        from pipeline.exports.structured_report import write_reports
+
+        claim(args.dicom_sr, REPORTS)
+        found.append(partial(write_reports, args.dicom_sr))
+    return found
+
+
 def _default_work(out: Path) -> Path:
     return out.with_name(f"{out.stem}.work")
 
@@ -190,6 +230,8 @@ def _check(args: argparse.Namespace) -> None:
             f"no weights: {DEFAULT_WEIGHTS} has no {MANIFEST_NAME}, and the installed package brings none; name a set "
             "with --weights DIR or LUMBAR_WEIGHTS=DIR, such as the folder weights/default of a clone of the repository"
         )
+    if args.dicom_sr is not None and importlib.util.find_spec("highdicom") is None:
+        raise CallError("--dicom-sr: needs the package highdicom; pip install -r requirements-sr.txt")
     if args.stages is not None and args.stages.exists() and not args.stages.is_dir():
         raise CallError(f"--stages {args.stages}: is a file; expected a folder")
 
@@ -206,7 +248,8 @@ def _check_paths(args: argparse.Namespace) -> None:
     log, report = args.out.with_suffix(".log"), args.out.with_name("run.json")
     tables = {} if args.stages is None else {f"--stages: {name}": args.stages / name for name in STAGE_TABLES}
     writes = {"--out": args.out, "--wide": args.wide, "--stages": args.stages, "the log": log, "the report": report}
-    reads = {"--data": args.data, "--series": args.series, "--weights": args.weights or DEFAULT_WEIGHTS}
+    writes |= {"--dicom-sr": args.dicom_sr, "--slicer": args.slicer}
+    reads = {"--data": place_of(args.data), "--series": args.series, "--weights": args.weights or DEFAULT_WEIGHTS}
     work = {"the work folder" if args.work is None else "--work": args.work or _default_work(args.out)}
     check_apart(reads, writes | tables, work | {"--report": args.report})
     if args.report is not None:
@@ -216,6 +259,15 @@ def _check_paths(args: argparse.Namespace) -> None:
     check_table("--out", args.out, ("row_id", *GRADES))
     if args.wide is not None:
         check_table("--wide", args.wide, ("study_id", *WIDE_COLUMNS))
+    for path, kind in ((args.dicom_sr, REPORTS), (args.slicer, MARKUPS)):
+        if path is not None:
+            check_claim(path, kind)
+    if args.stages is not None and is_there("--stages", results := args.stages / RESULTS_FILE):
+        first = first_line(results)
+        if first and FORMAT not in first:
+            raise CallError(
+                f"{results}: exists and is no file of submit.py; it is left as it is, name another --stages"
+            )
     headers = (PROVENANCE_COLUMNS, PROBLEM_COLUMNS, GRADES_COLUMNS, COLUMNS)
     for path, columns in zip(tables.values(), headers, strict=False):  # no tables without --stages
         check_table("--stages", path, columns)

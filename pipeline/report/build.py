@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.competition import CompetitionError, StudyRef, open_competition
+from pipeline.competition import CompetitionError, StudyRef
 from pipeline.ensemble.networks import Networks
+from pipeline.intake import open_data
 from pipeline.parallel import in_processes
 from pipeline.report.overview import Overview
 from pipeline.report.record import RunRecord
@@ -94,7 +95,7 @@ def _images(run: RunRecord, data: Path | None, notes: list[str]) -> dict[str, St
     series = command.get("series")
     place = data or Path(str(run.facts["images"]))
     try:
-        found = open_competition(place, Path(series) if series else None, run.facts.get("split"), strict=False)
+        found = open_data(place, Path(series) if series else None, run.facts.get("split"))
     except (CompetitionError, TableError, OSError) as error:
         if data is not None:
             raise

@@ -20,8 +20,8 @@ from pipeline.files import write_atomically, write_text
 from pipeline.labels import CELLS, GRADES, row_id
 from pipeline.names import guarded, shown_all
 from pipeline.problem import Problem
-from pipeline.run.result import NOTE, ROWS, Source, StudyResult
-from pipeline.scoring.metric import Score, unweighted
+from pipeline.run.result import NOTE, ROWS, Source, StudyResult, plain_and_weighted
+from pipeline.scoring.metric import Score
 from pipeline.submission import ROW_ORDER
 from pipeline.weights.manifest import Manifest, Member
 
@@ -137,9 +137,7 @@ def provenance_rows(result: StudyResult) -> list[tuple[str, ...]]:
 
 def grade_rows(result: StudyResult, weighted: np.ndarray) -> list[tuple[str, ...]]:
     """The 25 lines of :data:`GRADES_COLUMNS` of one study, in the order of the submission, from its (25, 3) numbers."""
-    weighted = weighted / weighted.sum(1, keepdims=True)
-    with np.errstate(divide="ignore"):
-        both = np.concatenate([unweighted(np.log(weighted)), weighted], 1)
+    both = plain_and_weighted(weighted)
     return [
         (row_id(result.study_id, CELLS[index]), result.source[index].value, *(f"{value:.4f}" for value in both[index]))
         for index in ROW_ORDER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,16 @@ from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from pipeline.competition import StudyRef
 from pipeline.config import from_dict, to_dict
 from pipeline.files import DamagedError, read_sealed, write_sealed
 from pipeline.labels import CELLS, GRADES, level_title
+from pipeline.landmarks.landmarks import Landmarks
+from pipeline.names import unguarded
 from pipeline.problem import Problem
+from pipeline.scoring.metric import unweighted
 
 MOST_BYTES = 16 * 2**20
 """Of a kept result; some 20 kB are usual, most of them points and problems."""
@@ -169,6 +175,35 @@ class StudyResult:
         )
         if not whole:
             raise ValueError("its parts contradict each other")
+
+
+@dataclass(frozen=True, eq=False)
+class Graded:
+    """A study with its result and the (25, 3) numbers that the table has of it, for those who hand them on."""
+
+    study: StudyRef
+    result: StudyResult
+    weighted: np.ndarray
+
+    def numbers(self) -> np.ndarray:
+        """(25, 6) plain probabilities and weighted ones, as ``probabilities.csv`` has them."""
+        return plain_and_weighted(self.weighted)
+
+    def points(self) -> Landmarks | None:
+        """The points that were found; None where none were looked for."""
+        if not self.result.landmarks:
+            return None
+        table = pd.read_csv(io.StringIO(self.result.landmarks), dtype={"study_id": str, "series_id": str})
+        for column in ("study_id", "series_id"):
+            table[column] = table[column].map(unguarded)
+        return Landmarks.from_frame(self.result.study_id, table)
+
+
+def plain_and_weighted(weighted: np.ndarray) -> np.ndarray:
+    """(N, 6): of submitted numbers (N, 3) those without the metric's weights, and they themselves."""
+    weighted = weighted / weighted.sum(1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        return np.concatenate([unweighted(np.log(weighted)), weighted], 1)
 
 
 def fall_back(previous: StudyResult | None, study_id: str, reason: Reason, detail: str) -> StudyResult:

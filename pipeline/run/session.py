@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.plan import Plan, make_plan
 from pipeline.run.report import RunReport, Tally, describe_weights, open_log, versions, write_run_json, write_stages
-from pipeline.run.result import UNFINISHED, Reason, StudyResult
+from pipeline.run.result import UNFINISHED, Graded, Reason, StudyResult
 from pipeline.run.rounds import Run
 from pipeline.run.settings import RunSettings
 from pipeline.run.task import StudyNetworks, StudyTask, Workbench
@@ -35,6 +35,12 @@ from pipeline.weights.manifest import Manifest
 
 if TYPE_CHECKING:
     from pipeline.ensemble.networks import Networks
+
+
+class Export(Protocol):
+    """Hands graded studies on to other programs; returns what it could not."""
+
+    def __call__(self, studies: Iterable[Graded], weights: Mapping[str, Any] | None, /) -> list[Problem]: ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Request:
     quiet: bool
     verbose: bool
     command: Mapping[str, Any]
+    exports: Sequence[Export] = ()
 
 
 def run_session(request: Request, board: Board, folder: Path, problems: list[Problem]) -> int:
@@ -106,11 +113,17 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
             run.rounds(rounds)
         for failure in board.write_failures:
             tally.note(Problem("", None, None, "write-failed", failure), log)
-    board.unreached(Reason.STUDY_FAILED if run.ended_by is None else run.ended_by.reason)
-    board.write(force=True)
+        board.unreached(Reason.STUDY_FAILED if run.ended_by is None else run.ended_by.reason)
+        board.write(force=True)
+        used = None if networks is None else describe_weights(networks.manifest, networks.members)
+        for export in request.exports:
+            graded = map(Graded, request.studies, _results(request.studies, board, run), board.probabilities)
+            for problem in export(graded, used):
+                problems.append(problem)
+                tally.note(problem, log)
     if request.stages is not None:
         write_stages(request.stages, _results(request.studies, board, run), problems, board.probabilities)
-    report = _report(request, board, run, tally, networks, len(plan.rounds), resumed)
+    report = _report(request, board, run, tally, used, len(plan.rounds), resumed)
     write_run_json(board.out.with_name("run.json"), report)
     if run.ended_by is None and all(reason not in report.reasons for reason in UNFINISHED):
         work.remove_results()
@@ -196,7 +209,7 @@ def _report(
     board: Board,
     run: Run,
     tally: Tally,
-    networks: StudyNetworks | None,
+    used: Mapping[str, Any] | None,
     rounds: int,
     resumed: int,
 ) -> RunReport:
@@ -215,7 +228,7 @@ def _report(
         reasons=reasons,
         problems=dict(tally.problems.most_common()),
         studies_with_problems=len(tally.faulty),
-        weights=None if networks is None else describe_weights(networks.manifest, networks.members),
+        weights=used,
         seconds=round(seconds, 2),
         written=", ".join(str(path) for path in (board.out, board.wide, request.stages) if path is not None),
         ended_early=ended_early,

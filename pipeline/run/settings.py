@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.config import check_range
 from pipeline.labels import FOLDS
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+DEVICES: tuple[str, ...] = get_args(Device)
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class RunSettings:
     workers: int = 0
     folds: int = FOLDS
     keep_gib: float = 4.0
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         check_range(self, "study_seconds", above=0)

@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.competition import StudyRef
+from pipeline.competition import SeriesRef, StudyRef
 from pipeline.device import usable_gpus
-from pipeline.files import DamagedError, file_states
+from pipeline.files import DamagedError, file_state, file_states
 from pipeline.owned import BusyError, RefusedError, claim, delete_known, hold, remove
 from pipeline.problem import Problem
 from pipeline.run.result import StudyResult
+from pipeline.volumes.nifti import named_files
 
 KIND = "work"
 """What the mark of a work folder says."""
@@ -97,7 +98,7 @@ class WorkFolder:
 
         To be taken before the study is read: what is replaced in between must not pass for what was read.
         """
-        series = [(ref.series_id, str(ref.path), ref.description, file_states(ref.path)) for ref in study.series]
+        series = [(ref.series_id, str(ref.path), ref.description, _states(ref)) for ref in study.series]
         return _digest({"context": self.context, "study": study.study_id, "series": series})
 
     def load(
@@ -175,6 +176,15 @@ class WorkFolder:
         return self.folder / (
             hashlib.sha256(study.study_id.encode("utf-8", "surrogateescape")).hexdigest()[:24] + suffix
         )
+
+
+def _states(ref: SeriesRef) -> object:
+    """What changes with the files of a series: their states, or with their names that of the zip that holds them."""
+    if not ref.files:
+        return file_states(ref.path)
+    if ref.path.is_dir():
+        return [(name, file_state(ref.path / name)) for name in named_files(ref)]
+    return ref.files, file_state(ref.path)
 
 
 @functools.cache

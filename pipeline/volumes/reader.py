@@ -6,23 +6,20 @@ may hold several stacks.
 
 from __future__ import annotations
 
-import os
-import stat
 import warnings
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.competition import SeriesRef
-from pipeline.files import is_meant
 from pipeline.labels import SeriesKind
 from pipeline.problem import Problem
 from pipeline.volumes.affine import Affine
 from pipeline.volumes.belonging import split_by_origin, why_unusable
 from pipeline.volumes.choosing import choose_kinds
 from pipeline.volumes.classify import Acquisition, contrast_of, told_plane
+from pipeline.volumes.contents import read_contents
 from pipeline.volumes.decode import decode, padded, stored_range
 from pipeline.volumes.elements import BadFileError
 from pipeline.volumes.geometry import (
@@ -34,6 +31,7 @@ from pipeline.volumes.geometry import (
 )
 from pipeline.volumes.headers import Frame, parse_file
 from pipeline.volumes.limits import DEFAULT_LIMITS, Budget, ReadLimits
+from pipeline.volumes.nifti import is_nifti, read_nifti
 from pipeline.volumes.origin import Origin
 from pipeline.volumes.placing import (
     ASSUMED,
@@ -100,6 +98,9 @@ class SeriesReader:
         return SeriesReading(tuple(volumes), tuple(self._problems))
 
     def _read(self) -> Iterator[Volume]:
+        if self._ref.files and is_nifti(self._ref.files[0][1]):
+            yield from self._read_nifti()
+            return
         told = self._ref.description
         stacks: list[list[PlacedFrame]] = []
         sources: list[int] = []
@@ -118,6 +119,17 @@ class SeriesReader:
             for volume in self._volumes(stack, kind):
                 self.parts[source][1].append(volume)
                 yield volume
+
+    def _read_nifti(self) -> Iterator[Volume]:
+        """The one stack of a file that has no header to ask; None of its ids is known."""
+        try:
+            volume, acquisition = read_nifti(self._ref, self._budget)
+        except BadFileError as error:
+            self._problem(error.what, str(error), self._ref.files[0][0])
+            return
+        self._acquisitions.add(acquisition)
+        self.parts = [(Origin(), [volume])]
+        yield volume
 
     def _usable(self, frames: list[Frame]) -> list[Frame]:
         """The frames that may be graded; the others are named, one problem a reason."""
@@ -147,7 +159,7 @@ class SeriesReader:
     def _frames(self) -> list[Frame]:
         frames: list[Frame] = []
         pixels = 0
-        for name, content in self._contents():
+        for name, content in read_contents(self._ref, self._budget, self._problem):
             try:
                 found = parse_file(name, content, self._limits, self._budget.deadline)
             except BadFileError as error:
@@ -160,43 +172,6 @@ class SeriesReader:
                 break
             frames.extend(found)
         return frames
-
-    def _contents(self) -> Iterator[tuple[str, bytes]]:
-        """Name and bytes of each regular file of the folder, within the limits."""
-        left = self._limits.series_bytes
-        for name in self._names():
-            if self._budget.out_of_time:
-                self._problem("out-of-time", f"the study's {self._limits.study_seconds:g} s are over", name)
-                return
-            path = self._ref.path / name
-            try:
-                size = _regular_size(path)
-                if size > min(left, self._limits.file_bytes):
-                    limit = min(left, self._limits.file_bytes)
-                    self._problem("too-large", f"the file has {size} bytes; the limit leaves {limit}", name)
-                    continue
-                with path.open("rb") as file:
-                    content = file.read(size)
-            except OSError as error:
-                self._problem("unreadable-file", f"{error.strerror or error}", name)
-                continue
-            left -= len(content)
-            yield name, content
-
-    def _names(self) -> list[str]:
-        if any(sign in self._ref.series_id for sign in "/\0") or self._ref.series_id in ("", ".", ".."):
-            self._problem("bad-id", f"series id {self._ref.series_id!r} is not a folder name")
-            return []
-        try:
-            with os.scandir(self._ref.path) as entries:
-                names = sorted(entry.name for entry in entries if is_meant(entry.name))
-        except OSError as error:
-            self._problem("unreadable-series", f"{self._ref.path}: {error.strerror or error}")
-            return []
-        if len(names) > self._limits.series_slices:
-            limit = self._limits.series_slices
-            self._problem("too-many-files", f"{len(names)} files; only the first {limit} by name were read")
-        return names[: self._limits.series_slices]
 
     def _volumes(self, stack: list[PlacedFrame], kind: SeriesKind) -> Iterator[Volume]:
         """The stack, and further ones made of slices at positions that it already holds."""
@@ -275,15 +250,6 @@ class SeriesReader:
             series_id=self._ref.series_id,
             flags=tuple(sorted(flags)),
         )
-
-
-def _regular_size(path: Path) -> int:
-    """Size in bytes; a folder, a pipe or a device would block or never end, so they are refused before opening."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise OSError(f"it is {kind}; expected a DICOM file")
-    return status.st_size
 
 
 def _anatomical_order(volume: Volume) -> tuple[str, float]:

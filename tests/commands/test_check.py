@@ -96,7 +96,9 @@ def test_a_folder_without_a_study_is_a_wrong_call(tmp_path, capsys):
     (tmp_path / "test_images").mkdir()
     assert main(["check", str(tmp_path)]) == 2
     said = capsys.readouterr()
-    assert said.err.endswith("test_images holds no study; expected folders <study>/<series>/<instance>.dcm\n")
+    assert said.err.endswith(
+        "test_images holds no study; expected folders <study>/<series>/<instance>.dcm or other DICOM files\n"
+    )
     assert said.out == ""
 
 
@@ -109,11 +111,33 @@ def test_problems_of_one_kind_are_named_five_times_and_then_counted(competition,
     assert text.count(": empty-file: ") == 5
     assert "  ! empty-file: 55 more\n" in text
     assert "problems: empty-file 60;" in text
-    assert main(["check", str(series)]) == 2
+    letters = competition / "other" / "letters"
+    letters.mkdir(parents=True)
+    for number in range(64):
+        (letters / f"{number}.dcm").write_text("no image")
+    assert main(["check", str(letters)]) == 2
     said = capsys.readouterr()
     assert said.out.count(": stray-file: ") == 5
     assert said.out.endswith("  ! stray-file: 59 more\n")
-    assert f"{series} holds no study; expected" in said.err
+    assert f"{letters} holds no study; expected" in said.err
+
+
+def test_what_another_layout_is_taken_for_is_said_first_and_each_series_with_its_place(competition, capsys):
+    (competition / "test_series_descriptions.csv").unlink()
+    flat = competition / "other" / "visit_2"
+    flat.mkdir(parents=True)
+    for path in (competition / "test_images" / "100").glob("*/*.dcm"):
+        path.rename(flat / f"IM{path.parent.name}{path.stem}")
+    assert main(["check", str(flat)]) == 1
+    first, _, series, *_ = text = capsys.readouterr().out.splitlines()
+    assert first.startswith("layout: taken for files of studies in one folder, not for the competition's layout")
+    assert "; 13 files from ./IM11" in series
+    assert sum("taken for files" in line for line in text) == 1
+    main(["check", str(flat), "--json"])
+    content = json.loads(capsys.readouterr().out)
+    assert [(row["study_id"], row["files"]) for row in content["sources"]] == [("study1", 13)]
+    assert content["problems"][0]["what"] == "layout"
+    assert "sources" not in json.loads((main(["check", str(competition), "--json"]), capsys.readouterr().out)[1])
 
 
 def dies_on_200(ref, limits, coordinates=None):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ import pandas as pd
 
 from pipeline.cubes import Cube, CubeSettings, StudyCubes
 from pipeline.labels import CELLS, NEEDED, Family, SeriesKind
+from pipeline.landmarks.landmarks import Landmarks
 from pipeline.weights.manifest import Manifest, Member
 from tests.volumes.oracle import AXIAL, SAGITTAL, write_series
 
@@ -55,7 +56,9 @@ class _Points:
     series_id: tuple[str | None, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        return pd.DataFrame({"study_id": ["s"], "x": [1.0]})
+        points = Landmarks.empty("s")
+        points.points_mm[self.found], points.x[self.found], points.y[self.found] = 1.0, 1.0, 1.0
+        return replace(points, series_id=self.series_id).to_frame()
 
 
 @dataclass(frozen=True)

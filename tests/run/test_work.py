@@ -20,7 +20,7 @@ import pytest
 
 from pipeline.commands import submit as submit_command
 from pipeline.commands.submit import main
-from pipeline.competition import open_competition
+from pipeline.competition import SeriesRef, StudyRef, open_competition
 from pipeline.ensemble.networks import Networks
 from pipeline.files import write_sealed
 from pipeline.owned import MARK, claim
@@ -117,6 +117,26 @@ def test_a_call_that_would_reach_what_is_not_the_programs_changes_nothing(capsys
     assert message in error
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "zip"])
+def test_a_series_of_named_files_is_another_when_one_of_them_or_what_describes_it_changes(packed, tmp_path):
+    names = ("a/1", "c.nii.gz")
+    data = tmp_path / "data"
+    for name in (*names, "stranger"):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("1")
+    path = Path(shutil.make_archive(str(data), "zip", data)) if packed else data
+    study = StudyRef("s", path, (SeriesRef("s", "1", path, None, tuple((name, name) for name in names)),))
+    work = WorkFolder(tmp_path, "x")
+    first = work.fingerprint(study)
+    (data / "stranger").write_text("another")
+    assert work.fingerprint(study) == first
+    seen = {first}
+    for number, changed in enumerate([path] if packed else [data / "a/1", data / "c.json"], start=2):
+        changed.write_text("another")
+        seen.add(work.fingerprint(study))
+        assert len(seen) == number
+
+
 def test_a_folder_that_happens_to_have_the_work_folders_name_is_left_alone(tmp_path, capsys):
     mine = tmp_path / "submission.work"
     for name in ("thesis.txt", f"{'0' * 24}.started", f"{'0' * 24}.result", "deep/notes.partial"):
@@ -183,10 +203,10 @@ def test_a_run_writes_and_deletes_nothing_but_what_was_named(tmp_path):
     )
     lines = done.stdout.partition("WROTE\n")[2].splitlines()
     wrote = {line.removeprefix(f"{tmp_path}/") for line in lines if line not in (os.devnull, str(tmp_path))}
-    tables = ("label_coordinates.csv", "problems.csv", "probabilities.csv", "provenance.csv")
+    tables = ("label_coordinates.csv", "problems.csv", "probabilities.csv", "provenance.csv", "results.json")
     named = {"out", "out/s.csv", "out/s.log", "out/run.json", "out/.s.csv.lock", "wide.csv", "tables"}
     named |= {f"tables/{name}" for name in tables}
-    tables_of = "s|run|wide|provenance|problems|probabilities|label_coordinates"
+    tables_of = "s|run|wide|provenance|problems|probabilities|label_coordinates|results"
     hidden = re.compile(rf"out/s\.work(/.*)?|((out|tables)/)?\.({tables_of})\.(csv|json)\.[0-9a-f]{{12}}\.partial")
     assert wrote >= named - {"out/run.json"}
     assert [path for path in wrote - named if not hidden.fullmatch(path)] == []
