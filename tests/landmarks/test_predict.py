@@ -308,3 +308,16 @@ def test_the_same_axial_stacks_in_a_second_series_are_no_further_levels():
     once, twice = levels_from_stacks(axial("9")), levels_from_stacks([*axial("9"), *axial("10")])
     assert twice == pytest.approx(once)
     assert once[:, 2] == pytest.approx(np.array(HEIGHTS) + 0.5)
+
+
+def test_points_that_were_hardly_recognised_are_named(predictor, monkeypatch):
+    """On two phantoms with a field of view into the chest they were a level off, and nothing was said."""
+    volumes = [sagittal(T1, "1"), sagittal(T2, "2"), *axial()]
+    median = np.median(predictor.predict(study(*volumes)).confidence[CANAL])
+    monkeypatch.setattr("pipeline.landmarks.predict.DOUBTFUL", median + 0.001)
+    notes = predictor.predict(study(*volumes)).notes
+    assert f"canal and axial points were hardly recognised (median confidence {median:.2f})" in "; ".join(notes)
+    monkeypatch.setattr("pipeline.landmarks.predict.DOUBTFUL", 1.001)
+    assert [note.split(" points")[0] for note in predictor.predict(study(*volumes)).notes] == [
+        "canal and axial", "left foraminal", "right foraminal",
+    ]  # fmt: skip
