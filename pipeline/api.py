@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.commands import submit
-from pipeline.console import CallError
+from pipeline.console import CallError, Parser
 from pipeline.exports.results import RESULTS_FILE
 from pipeline.intake import SOURCES_TABLE
 from pipeline.labels import GRADES
@@ -79,7 +79,7 @@ def grade(
     """
     if device not in DEVICES:
         raise CallError(f"device {device!r}: expected one of {', '.join(DEVICES)}")
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     submit.add_arguments(parser)
     args = parser.parse_args(["--data", "."], argparse.Namespace(verbose=False, quiet=True))
     args.data, args.weights = Path(data), None if weights is None else Path(weights)

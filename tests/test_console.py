@@ -105,7 +105,7 @@ def own_errors():
     return found
 
 
-CAUGHT = {"UndecodableError", "BadFileError", "DamagedError"}
+CAUGHT = {"UndecodableError", "BadFileError", "DamagedError", "NoReportError"}
 """Errors that never reach a command: they become a problem of the study, or the file is made anew."""
 
 

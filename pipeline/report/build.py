@@ -55,7 +55,7 @@ def build_report(
         WorkError: a package is missing.
         OSError: a page cannot be written.
     """
-    deadline = None if seconds is None else time.time() + seconds
+    deadline = None if seconds is None else time.monotonic() + seconds
     begin(out)
     notes: list[str] = []
     refs = _images(run, data, notes)

@@ -35,7 +35,7 @@ class Job:
         networks: that graded it; None where they are not at hand.
         attention: whether to ask the networks what they looked at.
         notes: of the run, on what cannot be shown.
-        deadline: in seconds of :func:`time.time`; a page is not begun after it. None: no end.
+        deadline: in seconds of :func:`time.monotonic`, which all processes share; a page is not begun after it. None: no end.
     """
 
     record: StudyRecord
@@ -49,7 +49,7 @@ class Job:
 
 def make_page(job: Job) -> str | None:
     """Write the page; None where it is whole, else why it lacks pictures or is not there."""
-    if job.deadline is not None and time.time() > job.deadline:
+    if job.deadline is not None and time.monotonic() > job.deadline:
         return "no time was left for its page"
     limit_threads(1)
     notes, failed = list(job.notes), ""

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -89,7 +88,7 @@ def in_two_processes(target: Callable[..., None], *args: object) -> list[int | N
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-        context = multiprocessing.get_context("fork")
+        context = multiprocessing.get_context("spawn")  # a fork of a process whose threads have worked may hang
         processes = [context.Process(target=_ranked, args=(rank, port, target, args)) for rank in range(2)]
         for process in processes:
             process.start()
@@ -102,6 +101,5 @@ def in_two_processes(target: Callable[..., None], *args: object) -> list[int | N
 def _ranked(rank: int, port: int, target: Callable[..., None], args: tuple[object, ...]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    AcceleratorState._reset_state(True)  # forked from a process that was alone
     target(*args)
     torch.distributed.destroy_process_group()
