@@ -35,7 +35,7 @@ class Job:
         networks: that graded it; None where they are not at hand.
         attention: whether to ask the networks what they looked at.
         notes: of the run, on what cannot be shown.
-        deadline: in seconds of :func:`time.monotonic`, the same in all processes; no page is begun after it. None: no end.
+        deadline: in seconds of :func:`time.monotonic`, which processes share; no page is begun after it. None: no end.
     """
 
     record: StudyRecord
