@@ -102,6 +102,11 @@ class Cell(NamedTuple):
         """The column of ``train.csv``, e.g. ``left_subarticular_stenosis_l4_l5``."""
         return f"{self.condition.value}_{self.level}"
 
+    @property
+    def title(self) -> str:
+        """The cell in the competition's words, e.g. ``Left Subarticular Stenosis L4/L5``."""
+        return f"{self.condition.title} {level_title(self.level)}"
+
 
 CELLS: tuple[Cell, ...] = tuple(Cell(condition, level) for condition in CONDITIONS for level in LEVELS)
 """The 25 cells in the order of the columns of ``train.csv``: condition first, level second."""

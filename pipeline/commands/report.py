@@ -12,7 +12,7 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,15 +43,17 @@ def run(args: argparse.Namespace) -> int:
     """
     first = args.run[0]
     out = args.out or first / "report"
-    if len(args.run) > 1 or (not (first / "run.json").exists() and _recipes(first)):
-        write_trainings(args.run, out, args.data)
+    is_run = len(args.run) == 1 and (first / "run.json").exists()
+    recipes = {} if is_run else {folder: _recipes(folder) for folder in args.run}
+    if len(args.run) > 1 or recipes.get(first):
+        write_trainings(recipes, out, args.data)
     else:
         write_report(first, out, args.stages, args.truth, args.data, args.weights, args.workers)
     return 0
 
 
-def write_trainings(folders: Sequence[Path], out: Path, data: Path | None) -> None:
-    """As :func:`pipeline.report.training.write_training`, of the trainings in some folders; says what was made.
+def write_trainings(read: Mapping[Path, Sequence[Recipe]], out: Path, data: Path | None) -> None:
+    """As :func:`pipeline.report.training.write_training`, of what was read of some folders; says what was made.
 
     Raises:
         CallError, TableError, CompetitionError, RefusedError, WorkError, OSError: as there.
@@ -64,8 +66,7 @@ def write_trainings(folders: Sequence[Path], out: Path, data: Path | None) -> No
 
     began = time.monotonic()
     found: list[tuple[str, Recipe]] = []
-    for folder in folders:
-        recipes = _recipes(folder)
+    for folder, recipes in read.items():
         if not recipes:
             raise CallError(f"{folder}: holds no training (no config.yaml in it, in fold0, ..., or a folder of such)")
         found += [(re.sub(r" fold \w+$", "", next(iter(one.folds.values())).task), one) for one in recipes]
@@ -87,7 +88,7 @@ def write_trainings(folders: Sequence[Path], out: Path, data: Path | None) -> No
             scores = [score for score in row["scores"].values() if score is not None]
             row["run"] = os.path.relpath(row["run"], common)
             rows.append({**row, "task": task, "mean": sum(scores) / len(scores) if scores else None})
-    places = [folder / name / ERRORS_TABLE for folder in folders for name in ("", "points")]
+    places = [folder / name / ERRORS_TABLE for folder in read for name in ("", "points")]
     errors = next((path for path in places if path.is_file()), None)
     thumbnails = None
     if data is not None:

@@ -38,6 +38,7 @@ from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
 from pipeline.owned import check_apart, check_claim, check_table, claim, first_line, hold, is_there
 from pipeline.problem import Problem
+from pipeline.report.site import KIND as REPORT_KIND
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.report import GRADES_COLUMNS, LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
 REPORTS, MARKUPS = "structured-reports", "markups"
 """What the marks of the folders of ``--dicom-sr`` and ``--slicer`` say."""
 FOLDS_FILE = "folds.csv"
-REPORT_KIND = "report"
-"""What the mark of a folder of pages says; :mod:`pipeline.report.site` says the same."""
 PROGRAM = "lumbar-grading" if Path(sys.argv[0]).stem == "lumbar-grading" else "submit.py"
 """What the user called: the command of the installed package, or the file of a clone."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.exports.naming import file_stem
 from pipeline.files import write_text
-from pipeline.labels import CELLS, GRADES, level_title
+from pipeline.labels import CELLS, GRADES
 from pipeline.problem import Problem
 from pipeline.run.result import Graded, Source
 
@@ -47,7 +47,7 @@ def markups(study: Graded) -> dict[str, Any] | None:
         controls.append(
             {
                 "id": str(len(controls) + 1),
-                "label": f"{cell.condition.title} {level_title(cell.level)}",
+                "label": cell.title,
                 "description": grade.replace("_", "/"),
                 "associatedNodeID": "",
                 "position": [round(value, 4) for value in points.points_mm[index].tolist()],

@@ -32,7 +32,7 @@ from pipeline import __version__
 from pipeline.competition import StudyRef
 from pipeline.exports.naming import file_stem
 from pipeline.files import write_atomically
-from pipeline.labels import CELLS, GRADES, Cell, Family, Side, level_title
+from pipeline.labels import CELLS, GRADES, Family, Side
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.problem import Problem
 from pipeline.run.result import Graded, Source
@@ -188,7 +188,7 @@ def _group(
         for name, value in zip(_PROBABILITIES, plain, strict=True)
     ]
     return hd.sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=hd.sr.TrackingIdentifier(_uid(f"{points.study_id} {cell.column}"), _label(cell)),
+        tracking_identifier=hd.sr.TrackingIdentifier(_uid(f"{points.study_id} {cell.column}"), cell.title),
         finding_type=_STENOSIS,
         algorithm_id=algorithm,
         finding_sites=[
@@ -199,10 +199,6 @@ def _group(
         qualitative_evaluations=[hd.sr.QualitativeEvaluation(_SEVERITY, _GRADES[int(plain.argmax())])],
         source_images=sources,
     )
-
-
-def _label(cell: Cell) -> str:
-    return f"{cell.condition.title} {level_title(cell.level)}"
 
 
 def _images(study: StudyRef, points: Landmarks) -> tuple[dict[int, Dataset], bool]:

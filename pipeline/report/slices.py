@@ -154,17 +154,17 @@ def _points(volume: Volume, study: StudyRecord) -> list[list[dict[str, Any]]]:
         place = {"x": round(float(col[0]), 3), "y": round(float(row[0]), 3)}
         found[number].append({"cell": cell, **place, "label": label, "level": level, "name": name, "by": by})
 
-    for cell, (condition, level) in enumerate(CELLS):
+    for cell, known in enumerate(CELLS):
         number = index_of.get(int(landmarks.instance_number[cell]))
         if number is not None and landmarks.series_id[cell] == volume.series_id:
-            name = f"{condition.title} {level_title(level)}, confidence {landmarks.confidence[cell]:.2f}"
+            name = f"{known.title}, confidence {landmarks.confidence[cell]:.2f}"
             add(cell, landmarks.points_mm[cell], number, "network", name)
     marked = [] if study.marked is None else study.marked.to_dict("records")
     for point in marked:
         number = index_of.get(int(point["instance_number"]))
         if number is not None and point["series_id"] == volume.series_id:
             cell = CELL_INDEX[Cell(Condition(point["condition"]), point["level"])]
-            name = f"marked by a reader: {Condition(point['condition']).title} {level_title(point['level'])}"
+            name = f"marked by a reader: {CELLS[cell].title}"
             place = volume.from_source_pixel(int(point["instance_number"]), float(point["x"]), float(point["y"]))
             add(cell, place, number, "reader", name)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.cubes import Cube, StudyCubes
 from pipeline.cubes.cut import place_cell
 from pipeline.cubes.settings import ViewSettings
-from pipeline.labels import CELL_INDEX, CELLS, companion, level_title
+from pipeline.labels import CELL_INDEX, CELLS, SeriesKind, companion, level_title
 from pipeline.report.record import StudyRecord
 from pipeline.report.slices import webp
 from pipeline.report.words import FINDINGS
@@ -64,6 +64,7 @@ class Looks:
         result: list[list[Seen]] = [[] for _ in CELLS]
         names = self._chosen(study)
         cut = self.networks.cut(volumes, study.landmarks, names)
+        thick = {kind: [thickened(volume) for volume in volumes.of_kind(kind)] for kind in SeriesKind}
         for name in names:
             grader = self._grader(name)
             cubes = cut[self.networks.cube_settings(name)]
@@ -78,7 +79,7 @@ class Looks:
                     target = CELL_INDEX[companion(CELLS[cell], family)] if number else cell
                     if name not in study.members(target):
                         continue
-                    result[target] += self._strips(name, grader, volumes, study, cubes, cell, target, maps)
+                    result[target] += self._strips(name, grader, volumes, thick, study, cubes, cell, target, maps)
         return result
 
     def _grader(self, name: str) -> SeverityGrader:
@@ -102,6 +103,7 @@ class Looks:
         name: str,
         grader: SeverityGrader,
         volumes: StudyVolumes,
+        thick: Mapping[SeriesKind, Sequence[Volume]],
         study: StudyRecord,
         cubes: StudyCubes,
         cell: int,
@@ -111,15 +113,12 @@ class Looks:
         strips = []
         settings = self.networks.cube_settings(name)
         wide = settings.of(grader.family)
+        unplaced = {volume.series_id for volume in volumes.volumes if not volume.is_placed}
         for view, around in zip(grader.views, wide, strict=True):
             found = cubes.get(CELLS[cell], view.kind)
             if not found:
                 continue
-            stacks = volumes.of_kind(view.kind)
-            unplaced = {volume.series_id for volume in volumes.volumes if not volume.is_placed}
-            place = place_cell(
-                CELLS[cell], around, [thickened(v) for v in stacks], study.landmarks, settings, unplaced
-            )[0]
+            place = place_cell(CELLS[cell], around, thick[view.kind], study.landmarks, settings, unplaced)[0]
             spare = (len(place.slices) - view.slices) // 2
             indices = place.slices[spare : spare + view.slices]
             heat = maps.get((target, cell, view.kind))
@@ -134,7 +133,7 @@ class Looks:
                     size_mm=view.size_mm,
                     image=webp(_strip(found[0], view)),
                     heat="" if heat is None else webp(_heat(heat), 60),
-                    outline=_outline(found[0], view, place.volume, indices, stacks),
+                    outline=_outline(found[0], view, place.volume, indices, volumes.of_kind(view.kind)),
                 )
             )
         return strips

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.labels import CELL_INDEX, CELLS, CONDITIONS, LEVELS, Cell, Condition, level_title
+from pipeline.labels import CELL_INDEX, CELLS, CONDITIONS, GRADE_NAMES, LEVELS, Cell, Condition, level_title
 from pipeline.report.record import StudyRecord
 
 FINDINGS: dict[Condition, str] = {
@@ -14,7 +14,7 @@ FINDINGS: dict[Condition, str] = {
     Condition.LEFT_SUBARTICULAR: "left subarticular stenosis",
     Condition.RIGHT_SUBARTICULAR: "right subarticular stenosis",
 }
-GRADE_WORDS = ("normal/mild", "moderate", "severe")
+GRADE_WORDS = tuple(name.lower() for name in GRADE_NAMES)
 
 
 @dataclass(frozen=True)
