@@ -34,7 +34,7 @@ def choose_kinds(stacks: Sequence[Stack], sources: Sequence[int], told: SeriesKi
     """
     problems: list[tuple[str, str, str | None]] = []
     kinds = [kind_of(told, stack[0].plane, stack[0].frame.acquisition) for stack in stacks]
-    strangers = find_strangers(stacks, told_plane(told))
+    strangers = find_strangers(stacks, sources, told_plane(told))
     for number, (what, sentence) in strangers.items():
         kinds[number] = SeriesKind.UNKNOWN
         problems.append((what, f"{len(stacks[number])} images: {sentence}", stacks[number][0].frame.file))

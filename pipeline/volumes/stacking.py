@@ -92,17 +92,25 @@ def same_place_mm(places: Floats, placed: PlacedFrame) -> float:
     return REPEATED_STEPS * step if len(layers) > 1 and regular else SAME_POSITION_MM
 
 
-def find_strangers(stacks: Sequence[Sequence[PlacedFrame]], told: Plane | None) -> dict[int, tuple[str, str]]:
+def find_strangers(
+    stacks: Sequence[Sequence[PlacedFrame]], sources: Sequence[int], told: Plane | None
+) -> dict[int, tuple[str, str]]:
     """Stacks of a folder that are not of its series, by their number: code and sentence.
 
     Args:
         stacks: all of the folder.
+        sources: which of the folder's series each belongs to. Where no table says what the folder holds, a series of
+            many slices is judged by itself: several in one folder may each have their own plane.
         told: the plane that the series table claims.
     """
     planes = [stack[0].plane for stack in stacks]
+    slices: Counter[int] = Counter()
+    for source, stack in zip(sources, stacks, strict=True):
+        slices[source] += len(stack)
     grids: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
-    for number, stack in enumerate(stacks):
-        grids[_grid(stack[0])].append(number)
+    for number, (source, stack) in enumerate(zip(sources, stacks, strict=True)):
+        alone = told is None and slices[source] > _SCOUT_SLICES
+        grids[source if alone else None, *_grid(stack[0])].append(number)
     strangers: dict[int, tuple[str, str]] = {}
     for numbers in grids.values():
         count: Counter[Plane] = Counter()

@@ -154,6 +154,29 @@ def test_two_series_in_one_folder_are_two_stacks_and_their_headers_tell_which(tm
         assert_linear(volume, **({"gradient": Z} if volume.kind is T2 else {}))
 
 
+@pytest.mark.parametrize("axial", [16, 9], ids=["more", "fewer"])
+def test_two_series_of_two_planes_in_one_folder_are_both_used_where_no_table_names_one(tmp_path, axial):
+    """Twelve sagittal slices and sixteen axial ones of one size; the shares of the planes say nothing of two series."""
+    folder, steps = tmp_path / "1", 4 * np.arange(16.0)
+    times = {"EchoTime": 100, "RepetitionTime": 3000}
+    for uid, axes, count, first in (("1.2.1", SAGITTAL, 12, 1), ("1.2.2", AXIAL, axial, 101)):
+        places = positions(axes, (5.0, -7.0, 11.0), steps[:count])
+        write_series(folder, axes, places, first_instance=first, change=tagged(SeriesInstanceUID=uid, **times))
+    reading = read_series(reference(folder))
+    assert {volume.kind: len(volume.instance_numbers) for volume in reading.volumes} == {T2: 12, AXIAL_T2: axial}
+    assert codes(reading) == ["mixed-series"]
+
+
+def test_a_localiser_of_three_series_is_still_one(tmp_path):
+    for number, axes in enumerate((SAGITTAL, CORONAL, AXIAL)):
+        places = positions(axes, (5.0, -7.0, 11.0), [-8.0, 0.0, 8.0])
+        tags = tagged(SeriesInstanceUID=f"1.2.{number}")
+        write_series(tmp_path / "1", axes, places, first_instance=1 + 10 * number, change=tags)
+    reading = read_series(reference(tmp_path / "1"))
+    assert [volume.kind for volume in reading.volumes] == [UNKNOWN] * 3
+    assert set(codes(reading)) == {"localiser"}
+
+
 def test_a_table_cannot_name_two_series_that_nothing_else_tells_apart(tmp_path):
     reading = read_series(reference(write_two(tmp_path / "1", {}, {"SeriesInstanceUID": "1.2.2"}), T2))
     assert [volume.kind for volume in reading.volumes] == [UNKNOWN, UNKNOWN]
