@@ -10,6 +10,7 @@ import copyreg
 import mmap
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -148,10 +149,18 @@ def _alone(function: Callable[..., T], job: tuple[Any, ...], lost: Callable[...,
         return open_executor(1).submit(function, *job).result()
     except BrokenProcessPool as error:
         if lost is None:
-            raise WorkerLostError(
-                "a worker process was killed, and again when it ran alone: is there enough memory?"
-            ) from error
+            raise WorkerLostError(f"a worker process {how_lost(error)}, and again when it ran alone") from error
         return lost(*job)
+
+
+def how_lost(error: BrokenProcessPool) -> str:
+    """What became of a worker, as the end of a sentence: how it was killed, or why its answer could not be read."""
+    text = str(error)
+    if found := re.search(r"exit codes of the workers are \{(.+)\}", text):
+        return f"was killed ({found[1]}; SIGKILL is mostly a lack of memory)"
+    if "unexpectedly terminated" in text:  # on Windows, where no code is known
+        return "was killed (mostly for lack of memory)"
+    return f"could not hand over its work ({text.partition('. ')[0]}): were packages installed during the run?"
 
 
 def _begin_worker(main_process: int, begin: Callable[[], None] | None) -> None:

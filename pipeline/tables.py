@@ -159,7 +159,9 @@ def read_series_table(path: Path) -> Table[pd.DataFrame]:
     repeated = frame.duplicated(["study_id", "series_id"])
     frame = _drop(frame, repeated, path, "series_id", "the series is listed a second time", errors)
     found = [kinds.get(text.lower(), SeriesKind.UNKNOWN) for text in frame["series_description"]]
-    return Table(frame[list(SERIES_COLUMNS)].assign(kind=found).reset_index(drop=True), tuple(errors))
+    # As objects: where pyarrow is installed, pandas 3 would make plain texts of them, which are no kind at all.
+    kind = pd.Series(found, index=frame.index, dtype=object)
+    return Table(frame[list(SERIES_COLUMNS)].assign(kind=kind).reset_index(drop=True), tuple(errors))
 
 
 def read_labels(path: Path) -> Table[pd.DataFrame]:

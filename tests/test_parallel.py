@@ -40,6 +40,15 @@ def deadly_in_company(number, folder):
     return number
 
 
+class Unreadable:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def unreadable(_):
+    return Unreadable()
+
+
 def wrong(number):
     raise ValueError(f"job {number}")
 
@@ -69,8 +78,15 @@ def test_a_job_that_kills_its_worker_costs_itself_alone(tmp_path):
     jobs = [(n, 2) for n in range(5)]
     assert list(in_processes(deadly, jobs, 2, lost=lambda number, _: -number)) == [0, 1, -2, 3, 4]
     assert list(in_processes(deadly_in_company, [(n, tmp_path) for n in range(3)], 2)) == [0, 1, 2]
-    with pytest.raises(WorkerLostError, match="again when it ran alone"):
+    with pytest.raises(WorkerLostError, match=r"was killed \(SIGKILL.*again when it ran alone"):
         list(in_processes(deadly, jobs, 2))
+
+
+@pytest.mark.slow
+def test_an_answer_that_cannot_be_read_is_not_called_a_lack_of_memory():
+    """As when a package is installed during a run: the workers have it, this process has not."""
+    with pytest.raises(WorkerLostError, match="could not hand over its work"):
+        list(in_processes(unreadable, [(0,), (1,)], 2))
 
 
 def test_an_error_of_a_job_is_raised():

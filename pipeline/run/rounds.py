@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline.console import end_signals
-from pipeline.parallel import why_no_workers
+from pipeline.parallel import how_lost, why_no_workers
 from pipeline.run.pace import Pace, Schedule
 from pipeline.run.pool import Pool, SameProcess, WorkerPool
 from pipeline.run.result import Reason, StudyResult, fall_back
@@ -111,9 +111,9 @@ class Run:
         for task in suspects:
             try:
                 results = list(self._results([task]))
-            except BrokenProcessPool:
+            except BrokenProcessPool as error:
                 crowded = False
-                detail = "the process that read or graded the study alone was killed"
+                detail = f"the process that read or graded the study alone {how_lost(error)}"
                 results = [fall_back(work.load(task.study), task.study.study_id, Reason.WORKER_DIED, detail)]
                 with contextlib.suppress(OSError):
                     work.save(task.study, results[0], work.fingerprint(task.study))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pandas as pd
@@ -74,6 +78,48 @@ def test_the_first_page_sorts_filters_and_leads_to_a_study(browser, pages, phant
         page.get_by_role("link", name=first).click()
         page.wait_for_selector(".viewer canvas")
         assert page.title() == f"Study {first}"
+
+
+def test_pages_work_in_a_sandboxed_frame_of_another_site_as_a_kaggle_output_is_shown(browser, pages, phantom):
+    """Kaggle shows a file of a notebook's output in a frame that may run scripts, but has no origin of its own."""
+    from playwright.sync_api import expect
+
+    with served(pages) as address:
+        page = browser.new_page()
+        faults = []
+        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", lambda one: faults.extend([one.url] * (not one.url.startswith((address, "data:")))))
+        frame = f'<iframe sandbox="allow-scripts" width="1200" height="800" src="{address}/index.html"></iframe>'
+        page.set_content(frame)
+        inside = page.frame_locator("iframe")
+        expect(inside.locator("body[data-ready]")).to_be_visible(timeout=30_000)
+        expect(inside.locator(".chart .main-svg").first).to_be_visible(timeout=30_000)
+        inside.get_by_role("searchbox").fill(phantom[1][0])
+        expect(inside.locator("#studies tbody tr")).to_have_count(1)
+        inside.get_by_role("link", name=phantom[1][0]).click()
+        expect(inside.locator(".viewer canvas").first).to_be_visible()
+        page.close()
+    assert faults == []
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The address of a folder on this machine."""
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
 
 
 def test_slices_scroll_by_wheel_keys_and_slider_and_a_drag_changes_the_window(browser, study_page):
