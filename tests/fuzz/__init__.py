@@ -14,5 +14,6 @@ TARGETS = {
     "work": "tests.fuzz.work",
     "weights": "tests.fuzz.weights",
     "tables": "tests.fuzz.tables",
+    "intake": "tests.fuzz.intake",
     "properties": "tests.fuzz.properties",
 }

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.fuzz import dicom as target
-from tests.fuzz import harness, properties, work
+from tests.fuzz import harness, intake, properties, work
 from tests.fuzz.mutate import mutate
 from tests.volumes.oracle import write_series
 
@@ -29,6 +29,19 @@ def test_mutated_files_become_problems_or_volumes(corpus, tmp_path):
         assert wrong is None, f"file {number}: {wrong}"
         codes.update(found)
     assert {"not-dicom", "truncated", "bad-header"} <= codes
+
+
+def test_mutated_exports_become_studies_problems_or_one_refusal(tmp_path):
+    made = intake.prepare(tmp_path / "made")
+    run = intake.begin(made, tmp_path)
+    kinds, codes = set(), set()
+    for number in range(40):
+        kind, found, wrong = run(7, number)
+        assert wrong is None, f"case {number}: {wrong}"
+        kinds.add(kind)
+        codes.update(found)
+    assert kinds == set(intake.LAYOUTS)
+    assert {"layout", "unreadable-file", "truncated"} <= codes
 
 
 def test_the_same_seed_makes_the_same_file(corpus):
