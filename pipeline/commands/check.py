@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.workers < 1 or (args.seconds is not None and not args.seconds > 0):
         raise CallError("--workers and --seconds must be above 0")
-    competition = open_data(args.data, args.series, args.split)
+    competition = open_data(args.data, args.series, args.split, quiet=False)
     coordinates = competition.coordinates
     limits = ReadLimits() if args.seconds is None else ReadLimits(study_seconds=args.seconds)
     studies = []

@@ -127,7 +127,8 @@ def run(args: argparse.Namespace, started: float) -> int:
     if args.report is not None:
         claim(args.report, REPORT_KIND)
         args.stages = args.stages or args.report / "stages"  # what the pages are made from
-    competition = open_data(args.data, args.series, args.split or ("train" if args.fold is not None else None))
+    split = args.split or ("train" if args.fold is not None else None)
+    competition = open_data(args.data, args.series, split, args.quiet)
     settings = load_settings(RunSettings, overrides=args.set)
     problems = list(competition.problems)
     manifest = _manifest(args.weights, problems)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import pandas as pd
+from tqdm import tqdm
 
 from pipeline.competition import Competition, CompetitionError, SeriesRef, StudyRef, open_competition
 from pipeline.files import write_text
@@ -32,11 +33,14 @@ has the study can compute them (``printf %s UID | sha256sum``). They are no secr
 """
 SOURCES_TABLE = "studies.csv"
 """Its name, beside the submission."""
+BAR_AFTER_SECONDS = 2.0
 _SIDECARS = (".json", ".bval", ".bvec")
 _NUMBER = re.compile(r"\d{1,9}")
 
 
-def open_data(path: Path | str, series_csv: Path | None = None, split: str | None = None) -> Competition:
+def open_data(
+    path: Path | str, series_csv: Path | None = None, split: str | None = None, quiet: bool = True
+) -> Competition:
     """The studies of a path, by :func:`~pipeline.competition.open_competition` if it has the competition's layout.
 
     Else its files are grouped by their headers: studies are called ``study1``, ``study2`` in the order of their files'
@@ -46,6 +50,7 @@ def open_data(path: Path | str, series_csv: Path | None = None, split: str | Non
         path: a competition folder, an images folder, a study, any other folder, a DICOMDIR, a zip.
         series_csv: the table of series descriptions; with it the layout has to be the competition's.
         split: likewise.
+        quiet: without a bar over the files whose headers are read.
 
     Raises:
         CompetitionError: there is no study.
@@ -59,7 +64,7 @@ def open_data(path: Path | str, series_csv: Path | None = None, split: str | Non
     problems: list[Problem] = []
     try:
         with open_storage(root) as storage:
-            studies = group(_files(storage, problems, in_zip=root.is_file()))
+            studies = group(_files(storage, problems, root.is_file(), quiet))
     except OSError as error:
         raise CompetitionError(f"{path}: {error.strerror or error}") from error
     named = [
@@ -95,13 +100,13 @@ def write_sources(path: Path, sources: pd.DataFrame) -> None:
     write_text(path, guarded_frame(sources).to_csv(index=False, lineterminator="\n"))
 
 
-def _files(storage: Storage, problems: list[Problem], in_zip: bool) -> list[Found]:
+def _files(storage: Storage, problems: list[Problem], in_zip: bool, quiet: bool) -> list[Found]:
     """Every file that may be an image; the others are counted by folder, and an index is compared with them."""
     found: list[Found] = []
     strays: Counter[str] = Counter()
     listed: list[str] = []
     indices = []
-    for name, why in storage.names():
+    for name, why in tqdm(storage.names(), desc="headers", unit="file", delay=BAR_AFTER_SECONDS, disable=quiet):
         if why is None and is_index(name):
             indices.append(name)
             continue

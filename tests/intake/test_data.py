@@ -13,7 +13,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from pipeline.competition import CompetitionError, open_competition
-from pipeline.intake import masking, open_data
+from pipeline.intake import data, masking, open_data
 from pipeline.intake.masking import masked, person_words
 from pipeline.labels import SeriesKind
 from pipeline.volumes import StudyVolumes, read_study
@@ -216,3 +216,12 @@ def test_pixels_survive_every_way(study):
     volumes = read_study(open_competition(study.parent.parent).study("900")).volumes
     assert len({one.pixels.tobytes() for one in volumes}) >= 2
     assert all(np.ptp(one.pixels) > 0 for one in volumes)
+
+
+def test_a_bar_shows_the_files_of_a_large_export_and_none_where_it_is_to_be_quiet(study, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(data, "BAR_AFTER_SECONDS", 0.0)
+    place = layouts.flat(study, tmp_path / "data")
+    open_data(place)
+    assert capsys.readouterr().err == ""
+    open_data(place, quiet=False)
+    assert f"headers: {len(layouts.images(study))}file" in capsys.readouterr().err
