@@ -63,4 +63,13 @@ def test_without_networks_every_term_is_the_priors(data, tmp_path):
     assert main([str(data), "--weights", str(tmp_path / "none"), "--workers", "1", "--out", str(out)]) == 0
     figures = pd.read_json(out, typ="series")
     assert len(figures["losses"]) == 12
-    assert figures["whole"]["spinal"] == pytest.approx(prior_terms(data, 0)["spinal"])
+    (tmp_path / "s.csv").write_text("row_id,normal_mild,moderate,severe\n" + f"s0_{CELL_COLUMNS[0]},1,0,0\n")
+    assert figures["whole"]["spinal"] == pytest.approx(prior_terms(data, tmp_path / "s.csv")["spinal"])
+
+
+def test_only_series_that_are_there_are_taken_away(data, tmp_path):
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "manifest.json").write_text('{"set": "none", "description": "", "members": [], "files": {}}')
+    copy, out = without(data, SeriesKind.SAGITTAL_T2, tmp_path / "copy"), tmp_path / "figures.json"
+    assert main([str(copy), "--weights", str(tmp_path / "none"), "--workers", "1", "--out", str(out)]) == 0
+    assert {row["without"] for row in pd.read_json(out, typ="series")["losses"]} == {"Sagittal T1", "Axial T2"}
