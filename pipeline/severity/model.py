@@ -41,7 +41,8 @@ class SeverityModel(nn.Module):
         encoders: dict[str, nn.Module] = {}
         for view, name in zip(views, self.names, strict=True):
             shared = encoders.get(self.names[0]) if settings.share_encoder else None
-            encoders[name] = shared or _make_encoder(settings, view, pretrained)
+            largest = max(other.pixels for other in views) if settings.share_encoder else view.pixels
+            encoders[name] = shared or _make_encoder(settings, view.slices, largest, pretrained)
         self.encoders = nn.ModuleDict(encoders)
         self.view_embedding = nn.Embedding(len(views), settings.width)
         nn.init.normal_(self.view_embedding.weight, std=0.02)
@@ -95,10 +96,10 @@ class SeverityModel(nn.Module):
         return [mask & ~drop[:, [number]] for number, mask in enumerate(masks)]
 
 
-def _make_encoder(settings: NetworkSettings, view: ViewSettings, pretrained: bool) -> nn.Module:
+def _make_encoder(settings: NetworkSettings, slices: int, pixels: int, pretrained: bool) -> nn.Module:
     if settings.encoder == "3d":
         return VolumeEncoder(settings.width)
-    channels = 1 if settings.encoder == "sequence" else view.slices
-    backbone = make_backbone(settings, channels, pretrained)
+    channels = 1 if settings.encoder == "sequence" else slices
+    backbone = make_backbone(settings, channels, pretrained, pixels)
     kind = SliceEncoder if settings.encoder == "sequence" else ChannelsEncoder
     return kind(backbone, settings.width)

@@ -106,6 +106,12 @@ def check_backbone(name: str, initial: str | Path) -> None:
         raise BackboneError(f"{initial}: no such weights file; 'initial' is 'pretrained', 'random' or a file")
 
 
+def has_fixed_size(name: str) -> bool:
+    """Whether a network of timm takes images of one size alone, which ``img_size`` sets when it is built."""
+    config = timm.models.get_pretrained_cfg(name)
+    return config is not None and bool(config.fixed_input_size)
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a weights file, in the file's order; nothing but tensors is unpickled.
 
