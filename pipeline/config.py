@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import math
 import operator
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ T = TypeVar("T")
 PRESET_FOLDER = Path(__file__).parent / "presets"
 PRESET_SECTIONS = ("landmarks", "axial", "canal", "foraminal", "subarticular")
 """Of a preset: one for each kind of network."""
+RECIPE_SECTIONS = PRESET_SECTIONS[2:]
+"""Those that may have ``recipes``: further networks, each a few changes of the section's own settings."""
 _SHOWN = 200
 """Characters of a wrong value that a message repeats; it may come from a file and be of any length."""
 
@@ -38,6 +41,7 @@ def load_settings(
     preset: str | Path | None = None,
     section: str | None = None,
     overrides: Sequence[str] = (),
+    recipe: str = "",
 ) -> T:
     """Settings of type ``cls``: its defaults, then a preset's section, then overrides such as ``"optimiser.lr=1e-3"``.
 
@@ -47,9 +51,10 @@ def load_settings(
         section: the top-level key of the preset that holds these settings; a preset without it leaves the defaults.
             None takes the whole file.
         overrides: ``key=value`` texts, values in YAML notation.
+        recipe: laid over the section, of :func:`read_recipes`; the section's own settings for none.
 
     Raises:
-        ConfigError: an unknown preset, key or a value of the wrong type.
+        ConfigError: an unknown preset, recipe, key or a value of the wrong type.
     """
     mapping: dict[str, Any] = {}
     if preset is not None:
@@ -61,7 +66,15 @@ def load_settings(
         chosen = content if section is None else content.get(section)
         if chosen is not None and not isinstance(chosen, Mapping):
             raise ConfigError(f"preset {preset}: section {section!r} is {_kind(chosen)}, expected a mapping")
-        mapping = _copy(chosen or {})
+        mapping = _merged(chosen or {}, {})  # a copy: YAML's aliases are one object
+    if section in RECIPE_SECTIONS:
+        recipes = read_recipes(preset, section)
+        mapping.pop("recipes", None)
+        if recipe and recipe not in recipes:
+            raise ConfigError(
+                f"preset {preset}: {section} has no recipe {recipe!r:.{_SHOWN}}, but {', '.join(recipes)}"
+            )
+        mapping = _merged(mapping, recipes.get(recipe, {}))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
@@ -70,6 +83,20 @@ def load_settings(
             mapping, key.strip().split("."), _yaml(text.encode(errors="surrogateescape"), f"--set {override}"), override
         )
     return from_dict(cls, mapping)
+
+
+def read_recipes(preset: str | Path | None, section: str) -> dict[str, Any]:
+    """What each recipe of a section changes of it, by name; ``{"": {}}``, the section alone, where it names none.
+
+    A recipe that is null, say one of the ``base``, is left out. Raises ConfigError for what are no recipes.
+    """
+    content = None if preset is None else read_preset(preset).get(section)
+    found = content.get("recipes", {}) if isinstance(content, Mapping) else {}
+    blocks = _convert(dict[str, dict[str, Any] | None], found, f"{section}.recipes")
+    for name in blocks:
+        if not re.fullmatch("[a-z0-9_]{1,40}", name):
+            raise _wrong(f"{section}.recipes", name, "names of small letters, digits and underscores")
+    return {name: block for name, block in blocks.items() if block is not None} or {"": {}}
 
 
 def read_preset(preset: str | Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -285,13 +312,9 @@ def _yaml(content: bytes, where: str) -> Any:
         ) from error
 
 
-def _copy(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(item) if isinstance(item, Mapping) else item for key, item in mapping.items()}
-
-
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` laid over ``below``, mapping by mapping; other values replace each other."""
-    result = dict(below)
+    """``above`` laid over ``below``, mapping by mapping, in new mappings; other values replace each other."""
+    result = {key: _merged(item, {}) if isinstance(item, Mapping) else item for key, item in below.items()}
     for key, item in above.items():
         inner = result.get(key)
         result[key] = _merged(inner, item) if isinstance(inner, Mapping) and isinstance(item, Mapping) else item

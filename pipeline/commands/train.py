@@ -51,6 +51,7 @@ class SeverityOptions(TrainOptions):
     """What the training of a classifier is told besides; see ``train severity --help``."""
 
     condition: str = ""
+    recipe: str = ""
     landmarks: list[Path] = field(default_factory=list)
     landmark_errors: Path | None = None
     readings: list[Path] = field(default_factory=list)
@@ -86,7 +87,7 @@ def train_classifier(options: SeverityOptions) -> None:
     from pipeline.severity.train import train
 
     def check(one: TrainOptions) -> object:
-        return load_settings(SeveritySettings, one.preset, options.condition, one.set)
+        return load_settings(SeveritySettings, one.preset, options.condition, one.set, options.recipe)
 
     for one in _sweep(options, check):
         train(*_runs(one))

@@ -8,7 +8,7 @@ scoring held-out cells is taken as a third of a training step an image, because 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipeline.labels import FOLDS, Family, family_cells
 from pipeline.landmarks.model import PointNet
 from pipeline.landmarks.task import LandmarkTrainSettings
 from pipeline.severity.model import SeverityModel
+from pipeline.severity.recipes import Recipe
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.space import Space
 from pipeline.weights.recipe import LoopSettings
@@ -60,7 +61,7 @@ class Step:
 def make_plan(
     space: Space,
     points: Mapping[str, LandmarkTrainSettings],
-    graders: Mapping[Family, SeveritySettings],
+    recipes: Sequence[Recipe],
     workers: int = 0,
 ) -> dict[str, Any]:
     """The plan as JSON holds it: ``studies``, ``device``, ``bytes_per_study``, ``disk`` in bytes, ``steps``, ``hours``.
@@ -68,7 +69,7 @@ def make_plan(
     Args:
         space: that the run takes.
         points: settings of the point networks that are trained.
-        graders: settings of the classifiers that are trained.
+        recipes: of the classifiers that are trained.
         workers: processes that decode, 0 for one a core.
     """
     gpu = working_gpu()
@@ -81,13 +82,14 @@ def make_plan(
         scored = min(items // FOLDS, own.evaluated)
         steps.append(_training(f"{name}, {own.model.backbone} at {size} px", run, own.loop, items, scored, device))
     steps.append(_plain("points of unseen studies", FIND_SECONDS * space.studies / processes))
-    for family, one in graders.items():
+    for recipe in recipes:
+        family, one = recipe.family, recipe.settings
         views = ", ".join(f"{view.slices} x {view.pixels} px" for view in one.views_of(family))
         items = len(family_cells(family)) * space.studies
-        looks = (5 if one.shift_mm else 1) * (3 if one.beside else 1)
-        run = _grader_step(one, family, device)
-        name = f"{family}, {one.network.backbone} at {views}"
-        steps.append(_training(name, run, one.loop, items, items // FOLDS * looks, device))
+        looks = (5 if one.shift_mm else 1) * (3 if one.beside else 1) * (2 if one.flip else 1)
+        name = f"{recipe.name}, {one.network.backbone} at {views}"
+        step = _training(name, _grader_step(one, family, device), one.loop, items, items // FOLDS * looks, device)
+        steps += [step, replace(step, name=f"{name}, second round")][: recipe.rounds]
     return {
         "studies": space.studies,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),

@@ -18,7 +18,7 @@ from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, Ser
 from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
-from pipeline.severity.windows import middle_window, slices_around
+from pipeline.severity.windows import middle_window, mirrored, slices_around
 from pipeline.weights.fused import fuse
 from pipeline.weights.manifest import Member, WeightsError
 from pipeline.weights.tensors import load_network
@@ -204,7 +204,7 @@ def predict_batch(
             ``level``, and if known ``shares_<view>`` (B, 3): the belief in the slice before, the middle one and the one
             after, NaN where nothing is known.
         views: of the network, without margin.
-        settings: ``shift_mm``, ``beside`` and ``worst`` say what is averaged and how.
+        settings: ``shift_mm``, ``beside``, ``flip`` and ``worst`` say what is averaged and how.
         device: of the network.
     """
     beliefs = _slice_weights(batch, views, settings.beside).cpu()
@@ -213,7 +213,8 @@ def predict_batch(
     level = batch["level"]
     shifts = [(0, 0)] if not settings.shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
     steps = (-1, 0, 1) if settings.beside else (0,)
-    looks = [(step, shift) for step in steps for shift in shifts]
+    sides = (False, True) if settings.flip else (False,)
+    looks = [(step, shift, side) for step in steps for shift in shifts for side in sides]
     at_once = max(1, WINDOWS_A_CALL // len(level))
     answers = []
     with torch.inference_mode():
@@ -227,12 +228,16 @@ def predict_batch(
                     slices_around(
                         middle_window(whole, view.pixels, (rows * shift_px, cols * shift_px)), there, view.slices, step
                     )
-                    for step, (rows, cols) in some
+                    for step, (rows, cols), _ in some
+                ]
+                windows = [
+                    mirrored(*window, view.kind) if side else window
+                    for window, (*_, side) in zip(windows, some, strict=True)
                 ]
                 pixels[name] = torch.cat([window for window, _ in windows])
                 present[name] = torch.cat([mask for _, mask in windows])
             answers.append(model.log_probabilities(pixels, present, level.repeat(len(some))))  # type: ignore[operator]
-        of_looks = torch.cat(answers).unflatten(0, (len(steps), len(shifts), len(level)))
+        of_looks = torch.cat(answers).unflatten(0, (len(steps), len(shifts) * len(sides), len(level)))
         log_p = torch.log_softmax(of_looks.mean(1), -1).cpu().double()  # mps has no double precision
         expected_grade = (log_p.exp() * torch.arange(len(GRADES))).sum(-1)
         believed = beliefs[:, [step + 1 for step in steps]].T.clamp(min=1e-9).log()[..., None]

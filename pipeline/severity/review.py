@@ -24,8 +24,15 @@ from pipeline.training.ladder import climb
 _SHOWN = 48
 
 
-def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) -> None:
+def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path, left_out: int = 0) -> None:
     """Print and save the report, draw augmented cubes, and run the sanity ladder.
+
+    Args:
+        task: that is to be trained.
+        data: of all folds.
+        fold: that is held out.
+        out: where the report goes.
+        left_out: cells that are not trained on, because an earlier run rules out their labels.
 
     Raises:
         LadderError: a rung failed; the message says which and what to look at.
@@ -35,7 +42,7 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) 
         "task": task.name,
         "training": class_balance(task.train_table),
         "held_out": class_balance(task.held_out),
-        "dropped": dropped_rows(data.cells),
+        "dropped": dropped_rows(data.cells) | ({"label ruled out by an earlier run": left_out} if left_out else {}),
         "studies_per_fold": {str(k): int(v) for k, v in folds.items()},
         "held_out_fold": fold,
         "points": {

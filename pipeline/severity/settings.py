@@ -100,6 +100,7 @@ class JitterSettings:
         resize: largest relative change of the size besides, evenly spread.
         least_mm: no smaller deviation of the shift than this, however good the localiser: what training sees of
             other places is worth more than being exact.
+        mirror: probability of the mirror image of the patient, left for right; of the canal alone.
         slice_drop: probability that a slice beside the middle is hidden, so that gaps in a stack are nothing new.
         predicted_share: how often a cell with both is cut at its predicted instead of its labelled point.
     """
@@ -112,12 +113,14 @@ class JitterSettings:
     rotation: float = 0.0
     resize: float = 0.0
     least_mm: float = 3.0
+    mirror: float = 0.0
     slice_drop: float = 0.1
     predicted_share: float = 0.5
 
     def __post_init__(self) -> None:
         check_range(self, *self.__dataclass_fields__, least=0, most=1000)
         check_range(self, "resize", below=1)
+        check_range(self, "mirror", most=1)
 
 
 @dataclass(frozen=True)
@@ -157,14 +160,16 @@ class SeveritySettings:
         in_plane: further changes of the plane by albumentations, in the loading processes; None for none.
         sampling: ``uniform`` draws cells equally often; ``grade`` by 1/2/4 with the loss' weights taken out, which is
             the same expected loss with less noise; ``condition_level`` balances the grades within each level.
-        label_noise: drop training cells with 1 - OOF probability of their label above this; 0 keeps all.
+        label_noise: train a second time without cells with 1 - OOF probability of their label above this (``train
+            all``, which has the first round's; ``train severity`` where ``--oof`` names them); 0 keeps all.
         start_from: a classifier of the same settings to continue from, e.g. one trained on labelled points that is
             now to learn what predicted ones look like; empty for none.
         shift_mm: at inference, average over the window and four more, shifted by this much; 0 for the window alone.
-            (Flips are no use here: a mirrored window is another side or upside down.)
         beside: at inference, the weight of the windows one slice further to either side, together; 0 for the chosen
             slice alone. Where stage two says how much it believes in either slice, that counts instead. (The localiser
             takes the slice beside the marked one for every fifth point or so.)
+        flip: at inference, average over the patient's mirror image too, in twice the time; of the canal alone, because
+            windows of right sides are mirror images already. ``jitter.mirror`` is the same in training.
         worst: a window counts exp(worst x expected grade) times as much, because a level is graded by the slice that
             shows it worst; 0 for the weights of ``beside`` alone.
     """
@@ -186,6 +191,7 @@ class SeveritySettings:
     start_from: str = ""
     shift_mm: float = 0.0
     beside: float = 0.0
+    flip: bool = False
     worst: float = 0.0
 
     def __post_init__(self) -> None:
@@ -202,8 +208,13 @@ class SeveritySettings:
         """All that a classifier of a family grades, its own first.
 
         Raises:
-            ValueError: ``also`` names the family itself, or the canal's classifier is to grade a side.
+            ValueError: ``also`` names the family itself, the canal's classifier is to grade a side, or a side is to be
+                mirrored.
         """
+        if own is not Family.CANAL and (self.flip or self.jitter.mirror):
+            raise ValueError(
+                f"flip and jitter.mirror are for {Family.CANAL}: the mirror image of {own} is another side"
+            )
         if own in self.also or (self.also and own is Family.CANAL):
             raise ValueError(f"also is {', '.join(self.also)}: a classifier of {own} cannot grade that besides")
         return (own, *self.also)

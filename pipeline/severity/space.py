@@ -15,13 +15,16 @@ from pipeline.landmarks.model import PointNet
 from pipeline.landmarks.prepare import TYPICAL_STACK_BYTES, ExamplesOf
 from pipeline.landmarks.task import LandmarkTrainSettings
 from pipeline.severity.model import SeverityModel
+from pipeline.severity.recipes import Recipe
 from pipeline.severity.settings import SeveritySettings
 
 TYPICAL = {SeriesKind.SAGITTAL_T1: (17, 26000, 0.6), SeriesKind.SAGITTAL_T2: (17, 26000, 0.6),
            SeriesKind.AXIAL_T2: (35, 9900, 0.4)}  # fmt: skip
 """Of what is kept of a usual study, by kind: slices, their area in square mm and the size of their pixels in mm."""
-_KEPT, _STATE = 3, 4
-"""Of a network's weights: what stays of a run (best, last, packed), and the state to go on from while it runs."""
+_KEPT, _PACKED, _STATE = 2, 0.3, 8
+"""Of a network's weights: what stays of each run (best and last), what it takes in the set (8 bits a number), and the
+state to go on from (network, average and two moments) of the one that runs, of which a new one is written before the
+old one goes."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Space:
         cls,
         competitions: Sequence[Competition],
         points: Mapping[str, LandmarkTrainSettings],
-        graders: Mapping[Family, SeveritySettings],
+        recipes: Sequence[Recipe],
         studies: int = 0,
     ) -> Space:
         """The space for training on the labelled studies of some folders.
@@ -60,7 +63,7 @@ class Space:
         Args:
             competitions: the folders.
             points: settings of ``landmarks`` and ``axial``, as far as they are trained.
-            graders: settings of the classifiers that are trained.
+            recipes: of the classifiers that are trained.
             studies: to reckon with, 0 for the labelled ones of the folders.
         """
         tables = [c.coordinates for c in competitions if c.coordinates is not None]
@@ -69,18 +72,21 @@ class Space:
             ExamplesOf("axial" if name == "axial" else "sagittal", one.examples) for name, one in points.items()
         )
         working = [2 * (1 + (one.kind == "axial")) * one.typical_bytes for one in examples]  # half floats, and mirrored
-        working += [_window_bytes(settings, family) for family, settings in graders.items()]
-        networks: list[nn.Module] = [PointNet(replace(one.model, initial="random")) for one in points.values()]
-        for family, settings in graders.items():
-            views, families = settings.views_of(family), len(settings.families(family))
-            networks.append(SeverityModel(settings.network, views, families=families))
-        weights = 4 * sum(parameter.numel() for network in networks for parameter in network.parameters())
+        working += [_window_bytes(recipe.settings, recipe.family) for recipe in recipes]
+        points_nets: list[nn.Module] = [PointNet(replace(one.model, initial="random")) for one in points.values()]
+        sizes = [_weight_bytes(network) for network in points_nets]
+        rounds = [1] * len(sizes)
+        for recipe in recipes:
+            views, families = recipe.settings.views_of(recipe.family), len(recipe.settings.families(recipe.family))
+            sizes.append(_weight_bytes(SeverityModel(recipe.settings.network, views, families=families)))
+            rounds.append(recipe.rounds)
+        kept = FOLDS * sum((_KEPT * times + _PACKED) * size for size, times in zip(sizes, rounds, strict=True))
         return cls(
             studies,
             examples,
             studies * bytes_per_study(examples),
             studies * max(working, default=0),
-            (_KEPT * FOLDS + _STATE) * weights,
+            round(kept + _STATE * max(sizes, default=0)),
         )
 
     def check(self, cache: Path, out: Path) -> None:
@@ -104,6 +110,10 @@ class Space:
 def bytes_per_study(examples: Sequence[ExamplesOf]) -> int:
     """Of the training cache, for a usual study: its stacks, and the slices of these point networks."""
     return TYPICAL_STACK_BYTES + sum(one.typical_bytes for one in examples)
+
+
+def _weight_bytes(network: nn.Module) -> int:
+    return 4 * sum(parameter.numel() for parameter in network.parameters())
 
 
 def _window_bytes(settings: SeveritySettings, family: Family) -> int:

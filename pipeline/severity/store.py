@@ -18,7 +18,7 @@ from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.training.store import store_network
 from pipeline.weights.manifest import Manifest
 
-INFERENCE_SETTINGS = ("beside", "shift_mm", "worst")
+INFERENCE_SETTINGS = ("beside", "flip", "shift_mm", "worst")
 """What may differ between training and use: how many windows are averaged."""
 
 

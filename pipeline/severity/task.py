@@ -23,7 +23,7 @@ from pipeline.severity.losses import severity_loss
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import predict_batch
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
-from pipeline.severity.windows import cut_windows, draw_jitter, drop_slices, middle_window, mix
+from pipeline.severity.windows import cut_windows, draw_jitter, drop_slices, middle_window, mirrored, mix
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.charts import confusion_chart
 from pipeline.training.task import Batch, Task, decayed_groups
@@ -89,12 +89,21 @@ class SeverityTask(Task):
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Windows jittered in plane and in contrast."""
         changed, jitter = dict(batch), self.settings.jitter
+        mirror = None
+        if jitter.mirror:
+            chance = torch.rand(len(batch["level"]), device=generator.device, generator=generator)
+            mirror = chance < jitter.mirror
         for view in self.views:
             name = view_name(view.kind)
             present = drop_slices(batch[f"present_{name}"], jitter.slice_drop, generator)
             change = draw_jitter(len(present), jitter, generator)
             around, place = changed.pop(f"around_{name}"), changed.pop(f"place_{name}")
             window = cut_windows(around, place, view.pixels, view.spacing_mm, change)
+            if mirror is not None:
+                window, present = (
+                    torch.where(mirror.view(-1, *[1] * (whole.ndim - 1)), other, whole)
+                    for whole, other in zip((window, present), mirrored(window, present, view.kind), strict=True)
+                )
             changed[f"pixels_{name}"] = self.augmentation(window, generator, present=present).pixels
             changed[f"present_{name}"] = present
         return mix(changed, [view_name(view.kind) for view in self.views], self.settings.mix, generator)

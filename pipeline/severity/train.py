@@ -48,11 +48,11 @@ def train(args: argparse.Namespace, *further: argparse.Namespace) -> int:
         further: the same for further folds, for which the data are made ready only once.
     """
     family = Family(args.condition)
-    settings = load_settings(SeveritySettings, args.preset, family.value, args.set)
+    settings = load_settings(SeveritySettings, args.preset, family.value, args.set, args.recipe)
     if args.landmark_errors:
         settings = replace(settings, jitter=fit_jitter(settings.jitter, args.landmark_errors, family))
     competitions = [replace(open_competition(path, split="train"), readings=tuple(args.readings)) for path in args.data]
-    tables, split = list(args.landmarks), getattr(args, "split", None)
+    tables, split = list(args.landmarks), args.split
     with main_process_first():
         data = load_data(competitions, family, settings, args.cache, tables, split, args.workers)
     noisy = noisy_labels(data, read_oof(args.oof), settings.label_noise) if args.oof else None
@@ -127,7 +127,7 @@ def train_fold(
     if settings.loop.device != "cpu" and working_gpu():
         task.model.to(own_gpu())  # the ladder climbs where the training will run
     if is_main_process() and not (resume and is_begun(out)):
-        review(task, data, fold, out)
+        review(task, data, fold, out, 0 if noisy is None else int((usable & ~held & noisy).sum()))
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
     if not is_main_process():
         return None

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.labels import SeriesKind
 from pipeline.severity.settings import JitterSettings, MixSettings
 
 
@@ -86,6 +87,16 @@ def drop_slices(present: Tensor, share: float, generator: torch.Generator) -> Te
     hidden = torch.rand(present.shape, device=present.device, generator=generator) < share
     hidden[:, present.shape[1] // 2] = False
     return present & ~hidden
+
+
+def mirrored(pixels: Tensor, present: Tensor, kind: SeriesKind) -> tuple[Tensor, Tensor]:
+    """Windows (B, S, H, W) around the midline and their masks (B, S) as of the patient's mirror image.
+
+    Left and right run along the columns of axial slices, and from slice to slice of sagittal ones.
+    """
+    if kind is SeriesKind.AXIAL_T2:
+        return pixels.flip(-1), present
+    return pixels.flip(1), present.flip(1)
 
 
 def mix(

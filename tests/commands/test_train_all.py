@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.commands import train_all
+from pipeline.commands import train_all, train_graders
 from pipeline.labels import FAMILY_COLUMNS, Family
 from pipeline.landmarks.errors import EVALUATION
 from pipeline.owned import claim
@@ -33,13 +33,14 @@ def commands(monkeypatch):
         row = {"study_id": "1", "series_id": "2", "in_plane_mm": 1.5, "slices": 0.0}
         pd.DataFrame([{**row, "condition": title} for title in found]).to_csv(out / "errors.csv", index=False)
 
-    def fit_and_save(weights, data, tables, overrides):
-        steps.append(("ensemble", SimpleNamespace(weights=weights, data=data, tables=tables, set=overrides)))
+    def fit_and_save(weights, data, tables, fixed, overrides):
+        told = SimpleNamespace(weights=weights, data=data, tables=tables, fixed=fixed, set=overrides)
+        steps.append(("ensemble", told))
 
     monkeypatch.setattr(train_all, "train_points", lambda task, options: steps.append((task, options)) or 0)
 
     def train_classifier(options):
-        steps.append((options.condition, options))
+        steps.append((options.out.relative_to(options.out.parents[options.oof is not None]).as_posix(), options))
         family = Family(options.condition)
         grades = np.tile([0, 1, 2], 20)
         logits = skill[family] * np.eye(3)[grades]
@@ -56,7 +57,7 @@ def commands(monkeypatch):
             options.out,
         )
 
-    monkeypatch.setattr(train_all, "train_classifier", train_classifier)
+    monkeypatch.setattr(train_graders, "train_classifier", train_classifier)
     monkeypatch.setattr(train_all, "evaluate", evaluate)
     monkeypatch.setattr(train_all, "_fill_cache", lambda args, *_: steps.append(("cache", args)))
     monkeypatch.setattr(train_all, "fit_and_save", fit_and_save)
@@ -151,7 +152,7 @@ def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path, capsys)
     def fail(options):
         raise WeightsError("canal-fold0.pt: is empty")
 
-    monkeypatch.setattr(train_all, "train_classifier", fail)
+    monkeypatch.setattr(train_graders, "train_classifier", fail)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
     assert "train all: canal-fold0.pt: is empty" in capsys.readouterr().err
     assert names(commands) == ["cache", "landmarks", "axial", "evaluate"]

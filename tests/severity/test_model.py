@@ -125,7 +125,7 @@ def test_shapes_are_fixed_on_a_gpu_and_the_answers_are_the_same(monkeypatch, enc
 
 @pytest.mark.parametrize("backbone", ["test_vit", "test_maxvit", "test_coatnet", "test_convnext"])
 def test_every_kind_of_backbone_takes_a_window_of_any_size(backbone, tmp_path):
-    """The first three take images of one size alone, and timm's own is 160 px; their weights are timm's all the same."""
+    """The first three take images of one size alone, and 160 px unless told; their weights are timm's all the same."""
     torch.manual_seed(0)
     file = tmp_path / "initial.safetensors"
     tensors = timm.create_model(backbone).state_dict()

@@ -4,10 +4,9 @@ import pandas as pd
 import pytest
 
 from pipeline.competition import Competition
-from pipeline.config import load_settings
 from pipeline.labels import Family
 from pipeline.landmarks.train import load_train_settings
-from pipeline.severity.settings import SeveritySettings
+from pipeline.severity.recipes import load_recipes
 from pipeline.severity.space import Space
 from pipeline.weights.manifest import LANDMARK_TASKS
 
@@ -22,8 +21,8 @@ def competition(monkeypatch, tmp_path):
 
 def space_of(competition, *changes):
     points = {task: load_train_settings(task, "cpu", [], 1) for task in LANDMARK_TASKS}
-    graders = {one: load_settings(SeveritySettings, "cpu", one.value, list(changes)) for one in Family}
-    return Space.of([competition], points, graders)
+    recipes = load_recipes("cpu", list(Family), {family.value: changes for family in Family})
+    return Space.of([competition], points, recipes)
 
 
 def test_the_cache_of_the_competition_fits_where_it_is_trained(competition):
