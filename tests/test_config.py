@@ -17,6 +17,7 @@ from pipeline.config import (
     from_dict,
     load_settings,
     read_preset,
+    read_recipes,
     to_dict,
 )
 from pipeline.weights.manifest import TASKS
@@ -150,6 +151,42 @@ def test_a_preset_is_laid_over_its_base(tmp_path):
     assert load_settings(Settings, tmp_path / "above.yaml", "axial").epochs == 3
     (tmp_path / "own.yaml").write_text("base: cpu\n")
     assert read_preset(tmp_path / "own.yaml") == read_preset("cpu")
+
+
+def test_a_recipe_is_laid_over_its_section_and_overrides_over_both(tmp_path):
+    below, above = tmp_path / "below.yaml", tmp_path / "above.yaml"
+    below.write_text(
+        "canal:\n  epochs: 7\n  optimiser: {lr: 2, betas: [0.5, 0.6]}\n"
+        "  recipes:\n    wide: {}\n    zoom: {optimiser: {lr: 3}}\n    old: {epochs: 1}\n"
+    )
+    above.write_text("base: below.yaml\ncanal:\n  epochs: 8\n  recipes: {old: null, new: {epochs: 2}}\n")
+    assert list(read_recipes(above, "canal")) == ["wide", "zoom", "new"]
+    found = {
+        name: load_settings(Settings, above, "canal", ["optimiser.warmup=0"], name) for name in ("wide", "zoom", "new")
+    }
+    assert [(one.epochs, one.optimiser.lr) for one in found.values()] == [(8, 2), (8, 3), (2, 2)]
+    assert {one.optimiser.betas for one in found.values()} == {(0.5, 0.6)}
+    assert load_settings(Settings, above, "canal").epochs == 8, "without a recipe it is the section's own settings"
+    assert read_recipes("cpu", "canal") == read_recipes(None, "canal") == {"": {}}
+    with pytest.raises(ConfigError, match="canal has no recipe 'old'"):
+        load_settings(Settings, above, "canal", (), "old")
+
+
+@pytest.mark.parametrize(
+    ("recipes", "message"),
+    [
+        ("[a, b]", "'canal.recipes': expected a mapping"),
+        ("{a: 3}", "'canal.recipes.a': expected a mapping"),
+        ("{3: {}}", "'canal.recipes': expected str, found 3"),
+        ("{A-b: {}}", "small letters, digits and underscores, found 'A-b'"),
+        ("{a: {epoch: 3}}", "unknown setting 'epoch'"),
+        ("{a: {recipes: {}}}", "unknown setting 'recipes'"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(tmp_path, recipes, message):
+    (tmp_path / "p.yaml").write_text(f"canal:\n  recipes: {recipes}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_settings(Settings, tmp_path / "p.yaml", "canal", (), "a")
 
 
 @pytest.mark.parametrize("base", ["above.yaml", "[cpu]", "nowhere", "gone.yaml"])

@@ -31,18 +31,17 @@ from pipeline.commands.train import (
     add_common_arguments,
     train_points,
 )
-from pipeline.commands.train_graders import SECOND, learnt, refuse, train_rounds
 from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
 from pipeline.console import say, say_json
 from pipeline.labels import FOLDS, Condition, Family
 from pipeline.landmarks.errors import ERRORS_FILE, store_errors
 from pipeline.names import shown
-from pipeline.severity.recipes import Recipe, load_recipes, recipe_keys
 from pipeline.weights.manifest import LANDMARK_TASKS, MANIFEST_NAME, TASKS, Manifest
 
 if TYPE_CHECKING:
     from pipeline.landmarks.task import LandmarkTrainSettings
+    from pipeline.severity.recipes import Recipe
 
 EVERYWHERE = ("loop", "augment")
 """Settings that networks of every kind have."""
@@ -79,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
         ConfigError, BackboneError: a setting of any step is wrong, which is said before the first begins.
         WorkError: a localiser finds none of its points, or classifiers are worse than no network at all.
     """
+    from pipeline.commands.train_graders import learnt, refuse, train_rounds
+    from pipeline.severity.recipes import load_recipes, recipe_keys
     from pipeline.training.processes import is_main_process, wait_for_everyone
 
     competitions = [open_competition(path, split="train") for path in args.data]
@@ -163,6 +164,7 @@ def _say_plan(
     args: argparse.Namespace, competitions: Sequence[Competition], known: set[Family], settings: dict[str, list[str]]
 ) -> None:
     from pipeline.severity.plan import make_plan, plan_lines
+    from pipeline.severity.recipes import load_recipes
     from pipeline.severity.space import Space
 
     networks, families = _trained(known)
@@ -216,6 +218,7 @@ def _check_folders(out: Path, weights: Path, points: Path, recipes: Sequence[Rec
         RefusedError: one of the folders holds what this program did not write.
         WeightsError: the weights' manifest cannot be read.
     """
+    from pipeline.commands.train_graders import SECOND
     from pipeline.landmarks.errors import EVALUATION
     from pipeline.owned import check_claim
     from pipeline.training.folder import check_run, claim_run
@@ -298,6 +301,7 @@ def _check_settings(args: argparse.Namespace, sections: dict[str, list[str]]) ->
     """
     from pipeline.config import load_settings
     from pipeline.ensemble.context import ContextSettings
+    from pipeline.severity.recipes import load_recipes
     from pipeline.weights.backbones import check_backbone
 
     for own in _points(args, LANDMARK_TASKS, sections).values():

@@ -21,6 +21,7 @@ from pipeline.labels import FAMILY_COLUMNS, FOLDS
 from pipeline.scoring.figures import family_score
 from pipeline.scoring.oof import read_oof, write_oof
 from pipeline.severity.recipes import Recipe
+from pipeline.severity.task import starting_point
 from pipeline.training.folder import claim_run, clear_run
 from pipeline.training.processes import is_main_process, wait_for_everyone
 
@@ -117,8 +118,6 @@ def _score(recipe: Recipe, oof: Path) -> float:
 
 def _worse_than_nothing(recipe: Recipe, folder: Path) -> str:
     """A line if the networks score worse out of fold than the best constant answer; else nothing."""
-    from pipeline.severity.task import starting_point
-
     table = read_oof(folder / "oof.csv")
     own = np.isin(table.cell, FAMILY_COLUMNS[recipe.family]) & (table.grade >= 0)
     score, constant = _score(recipe, folder / "oof.csv"), starting_point(table.grade[own], "weighted")[1]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import load_settings, read_recipes
+from pipeline.config import ConfigError, load_settings, read_recipes
 from pipeline.labels import Family
 from pipeline.severity.settings import SeveritySettings
 
@@ -61,7 +61,12 @@ def load_recipes(
     Raises:
         ConfigError: a setting of any of them is wrong.
     """
-    return [
-        Recipe(family, key, load_settings(SeveritySettings, preset, family.value, overrides.get(name, ()), key))
-        for name, (family, key) in recipe_keys(preset, families).items()
-    ]
+    recipes = []
+    for name, (family, key) in recipe_keys(preset, families).items():
+        settings = load_settings(SeveritySettings, preset, family.value, overrides.get(name, ()), key)
+        try:
+            settings.families(family)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from error
+        recipes.append(Recipe(family, key, settings))
+    return recipes
