@@ -71,8 +71,7 @@ class Space:
         examples = tuple(
             ExamplesOf("axial" if name == "axial" else "sagittal", one.examples) for name, one in points.items()
         )
-        working = [2 * (1 + (one.kind == "axial")) * one.typical_bytes for one in examples]  # half floats, and mirrored
-        working += [_window_bytes(recipe.settings, recipe.family) for recipe in recipes]
+        working = [_window_bytes(recipe.settings, recipe.family) for recipe in recipes]
         points_nets: list[nn.Module] = [PointNet(replace(one.model, initial="random")) for one in points.values()]
         sizes = [_weight_bytes(network) for network in points_nets]
         rounds = [1] * len(sizes)
