@@ -21,10 +21,11 @@ from pipeline.severity.settings import SeveritySettings
 TYPICAL = {SeriesKind.SAGITTAL_T1: (17, 26000, 0.6), SeriesKind.SAGITTAL_T2: (17, 26000, 0.6),
            SeriesKind.AXIAL_T2: (35, 9900, 0.4)}  # fmt: skip
 """Of what is kept of a usual study, by kind: slices, their area in square mm and the size of their pixels in mm."""
-_KEPT, _PACKED, _STATE = 2, 0.3, 8
-"""Of a network's weights: what stays of each run (best and last), what it takes in the set (8 bits a number), and the
-state to go on from (network, average and two moments) of the one that runs, of which a new one is written before the
-old one goes."""
+_STRAY = 2
+"""Slices more, because the points of a study do not lie in one plane."""
+_PACKED, _STATE = 0.3, 8
+"""Of a network's weights: what it takes in the set (8 bits a number), and the state to go on from (network, average and
+two moments) of the one that runs, of which a new one is written before the old one goes."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,18 @@ class Space:
         working = [_window_bytes(recipe.settings, recipe.family) for recipe in recipes]
         points_nets: list[nn.Module] = [PointNet(replace(one.model, initial="random")) for one in points.values()]
         sizes = [_weight_bytes(network) for network in points_nets]
-        rounds = [1] * len(sizes)
+        kept = [1 + one.loop.keep_best for one in points.values()]  # in half precision
         for recipe in recipes:
             views, families = recipe.settings.views_of(recipe.family), len(recipe.settings.families(recipe.family))
             sizes.append(_weight_bytes(SeverityModel(recipe.settings.network, views, families=families)))
-            rounds.append(recipe.rounds)
-        kept = FOLDS * sum((_KEPT * times + _PACKED) * size for size, times in zip(sizes, rounds, strict=True))
+            kept.append(recipe.rounds * (1 + recipe.settings.loop.keep_best))
+        runs = FOLDS * sum((times / 2 + _PACKED) * size for size, times in zip(sizes, kept, strict=True))
         return cls(
             studies,
             examples,
             studies * bytes_per_study(examples),
             studies * max(working, default=0),
-            round(kept + _STATE * max(sizes, default=0)),
+            round(runs + _STATE * max(sizes, default=0)),
         )
 
     def check(self, cache: Path, out: Path) -> None:
@@ -116,9 +117,14 @@ def _weight_bytes(network: nn.Module) -> int:
 
 
 def _window_bytes(settings: SeveritySettings, family: Family) -> int:
-    """Of the prepared slices of a usual study, half floats at the recipe's resolution where that is coarser."""
+    """Of the prepared slices of a usual study, half floats at the recipe's resolution where that is coarser.
+
+    Only the slices that windows show: around the midline, around both rows of foramina, or around each of five levels.
+    """
     total = 0.0
     for view in settings.views_of(family):
         slices, area, pixel_mm = TYPICAL[view.kind]
-        total += 2 * slices * area / max(pixel_mm, view.spacing_mm if view.spacing_mm > 1.3 * pixel_mm else 0) ** 2
+        places = 5 if view.kind is SeriesKind.AXIAL_T2 else 1 if family is Family.CANAL else 2
+        shown = min(slices, places * (view.slices + 2 * settings.margin_slices) + _STRAY)
+        total += 2 * shown * area / max(pixel_mm, view.spacing_mm if view.spacing_mm > 1.3 * pixel_mm else 0) ** 2
     return round(total)

@@ -184,7 +184,8 @@ class _Run:
             self.stale = 0 if better else self.stale + 1
             if better:
                 self.best, self.best_epoch = self.best if unmeasured else score, self.epoch + 1
-                self._save_weights("best.safetensors", score)
+                if self.settings.keep_best:
+                    self._save_weights("best.safetensors", score)
             self._save_weights("last.safetensors", score)
         self.history.append(row)
         self.epoch, self.step, self.totals = self.epoch + 1, 0, EpochTotals()
