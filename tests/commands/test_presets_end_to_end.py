@@ -16,19 +16,20 @@ import pandas as pd
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.commands.train_graders import SECOND
 from pipeline.competition import open_competition
-from pipeline.config import load_settings
-from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE
+from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE, fitted
 from pipeline.folds import make_folds
 from pipeline.labels import CELLS, Family
 from pipeline.phantom import make_phantom
-from pipeline.severity.settings import SeveritySettings
+from pipeline.severity.recipes import load_recipes
 from pipeline.submission import probabilities_of, read_submission
-from pipeline.weights.manifest import TASKS, Manifest
+from pipeline.weights.backbones import has_fixed_size
+from pipeline.weights.manifest import LANDMARK_TASKS, Manifest
 from tests.commands.mounts import ROOT
 
 STUDIES = 6
-TINY = "test_resnet.r160_in1k"
+TINY, TINY_FIXED = "test_resnet.r160_in1k", "test_coatnet"
 LOOP = {"epochs": 1, "batch_size": 8, "loader_workers": 0, "threads": 1, "ema_decay": 0, "device": "cpu"}
 POINTS = {
     "landmarks": {"model.size_px": 96, "examples.size_px": 96},
@@ -51,13 +52,14 @@ def shrunk(preset):
     for section, sizes in POINTS.items():
         tiny = {"model.backbone": TINY, "model.initial": "random", "model.width": 16}
         changes += [(section, tiny | sizes | POINTS_LOOP)]
-    for family in Family:
+    for recipe in load_recipes(preset, list(Family), {}):
         views = [
             {"kind": view.kind.value, "size_mm": view.size_mm, "pixels": WINDOW_PX, "slices": view.slices}
-            for view in load_settings(SeveritySettings, preset, family.value).views_of(family)
+            for view in recipe.settings.views_of(recipe.family)
         ]
-        tiny = {"network.backbone": TINY, "network.initial": "random", "network.width": 32}
-        changes += [(family.value, tiny | {"views": json.dumps(views), "loop.batches_per_epoch": 2})]
+        fixed = has_fixed_size(recipe.settings.network.backbone)
+        tiny = {"network.backbone": TINY_FIXED if fixed else TINY, "network.initial": "random", "network.width": 32}
+        changes += [(recipe.name, tiny | {"views": json.dumps(views), "loop.batches_per_epoch": 2})]
     settings = []
     for section, values in changes:
         for key, value in (values | {f"loop.{name}": value for name, value in LOOP.items()}).items():
@@ -66,25 +68,30 @@ def shrunk(preset):
 
 
 @pytest.mark.parametrize("preset", ["cpu", "kaggle", "winner"])
-def test_a_preset_goes_from_phantoms_to_a_scored_submission(preset, phantom, tmp_path):
+def test_a_preset_goes_from_phantoms_to_a_scored_submission(preset, phantom, tmp_path, capsys):
     out, cache = tmp_path / "run", tmp_path / "cache"
     command = ["train", "all", "--data", str(phantom), "--preset", preset, "--out", str(out), "--cache", str(cache)]
     command += ["--force"]  # so little trained, hardly better than nothing
     assert main([*command, *shrunk(preset)]) == 0
     weights = out / "weights"
     manifest = Manifest.load(weights)
-    assert sorted((member.task, member.fold) for member in manifest.members) == sorted(
-        (task, fold) for task in TASKS for fold in range(5)
+    recipes = {recipe.name: recipe for recipe in load_recipes(preset, list(Family), {})}
+    assert sorted((member.recipe, member.fold) for member in manifest.members) == sorted(
+        (name, fold) for name in (*LANDMARK_TASKS, *recipes) for fold in range(5)
     )
     assert {ENSEMBLE_FILE, CONTEXT_FILE, "landmark_errors.json"} <= set(manifest.files)
-    for family in Family:
-        own = load_settings(SeveritySettings, preset, family.value)
-        for member in manifest.of_task(family.value):
-            kept = member.config["severity"]
-            assert kept["network"]["encoder"] == own.network.encoder
-            assert kept["network"]["head"] == own.network.head
-            assert (kept["in_plane"] is None) == (own.in_plane is None)
-            assert [view["slices"] for view in kept["views"]] == [view.slices for view in own.views_of(family)]
+    assert fitted(manifest)[0].recipes.keys() == recipes.keys(), "every recipe is weighed against the others"
+    for member in manifest.of_task(*Family):
+        kept, own = member.config["severity"], recipes[member.recipe].settings
+        assert kept["network"]["encoder"] == own.network.encoder
+        assert kept["network"]["head"] == own.network.head
+        assert kept["flip"] == own.flip
+        assert [view["slices"] for view in kept["views"]] == [view.slices for view in own.views_of(Family(member.task))]
+    said = capsys.readouterr().out
+    for name, recipe in recipes.items():
+        second = out / SECOND / name / "oof.csv"
+        assert second.is_file() == (recipe.rounds > 1)
+        assert (f"{name} scores" in said) == (recipe.rounds > 1)
 
     table, stages = tmp_path / "submission.csv", tmp_path / "stages"
     arguments = [

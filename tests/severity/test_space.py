@@ -19,9 +19,9 @@ def competition(monkeypatch, tmp_path):
     return Competition(tmp_path, "train", tmp_path, (), ())
 
 
-def space_of(competition, *changes):
-    points = {task: load_train_settings(task, "cpu", [], 1) for task in LANDMARK_TASKS}
-    recipes = load_recipes("cpu", list(Family), {family.value: changes for family in Family})
+def space_of(competition, *changes, preset="cpu"):
+    points = {task: load_train_settings(task, preset, [], 1) for task in LANDMARK_TASKS}
+    recipes = load_recipes(preset, list(Family), {family.value: changes for family in Family})
     return Space.of([competition], points, recipes)
 
 
@@ -32,9 +32,18 @@ def test_the_cache_of_the_competition_fits_where_it_is_trained(competition):
     assert space.cache + space.unpacked + space.runs <= 20e9
 
 
+@pytest.mark.parametrize(("preset", "most"), [("kaggle", 20e9), ("winner", 23e9)])
+def test_several_recipes_fit_too(competition, preset, most):
+    space = space_of(competition, preset=preset)
+    assert space.cache <= 18e9
+    assert space.cache + space.unpacked + space.runs <= most
+
+
 def test_what_is_asked_for_counts(competition):
     plain = space_of(competition)
     assert space_of(competition, "network.backbone=tf_efficientnetv2_s").runs > 1.5 * plain.runs
+    assert space_of(competition, "label_noise=0.85").runs > 1.3 * plain.runs, "of two rounds"
+    assert space_of(competition, "loop.keep_best=false").runs < 0.9 * plain.runs
     fine = "views=[{kind: Sagittal T2/STIR, pixels: 160}, {kind: Axial T2, pixels: 160}]"
     assert space_of(competition, fine).unpacked > 1.3 * plain.unpacked
 
