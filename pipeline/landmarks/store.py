@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -61,6 +62,7 @@ def store_run(
     )
 
 
+@functools.cache  # the folds of a network take alike
 def seconds_per_study(settings: PointModelSettings, task: str) -> float:
     """The time of a complete study's slices through the network, on one CPU thread."""
     model = PointNet(replace(settings, initial="random")).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

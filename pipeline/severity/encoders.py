@@ -15,8 +15,8 @@ PIXEL_MEAN, PIXEL_SD = 0.35, 0.25
 """Of windows normalised by their stack's percentiles; measured on T1 windows of 200 studies."""
 
 
-_SIDE_STEP = 32
-"""Networks of a fixed input size halve it five times, and cut what is left into windows."""
+_SIDE_STEP, _LEAST_SIDE = 32, 64
+"""Networks of a fixed input size halve it five times, and attend to what is left: to more than one place."""
 
 
 def make_backbone(settings: NetworkSettings, channels: int, pretrained: bool, pixels: int) -> nn.Module:
@@ -37,7 +37,7 @@ def make_backbone(settings: NetworkSettings, channels: int, pretrained: bool, pi
     extra: dict[str, Any] = {"drop_path_rate": settings.drop_path} if settings.drop_path else {}
     if not has_fixed_size(settings.backbone):
         return _bare_backbone(settings, channels, pretrained, extra)
-    side = -(-pixels // _SIDE_STEP) * _SIDE_STEP
+    side = max(_LEAST_SIDE, -(-pixels // _SIDE_STEP) * _SIDE_STEP)
     return Framed(_bare_backbone(settings, channels, pretrained, extra | {"img_size": side}), side)
 
 

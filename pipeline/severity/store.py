@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,6 +61,7 @@ def store_run(
     )
 
 
+@functools.cache  # the folds of a recipe take alike
 def seconds_per_study(settings: SeveritySettings, family: Family) -> float:
     """The time of the family's cells of one complete study through the network, on one CPU thread."""
     views = settings.views_of(family)

@@ -11,16 +11,16 @@ from tests.benchmarks import gpu
 
 @pytest.mark.slow
 def test_all_networks_of_a_preset_are_measured_and_a_fold_is_killed_and_resumed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "PRESETS", ("kaggle",))
+    monkeypatch.setattr(gpu, "PRESETS", ("winner",))
     assert gpu.main(["--tiny", "--json", str(tmp_path / "gpu.json")]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text())
-    names = [recipe.name for recipe in load_recipes("kaggle", list(Family), {})]
+    names = [recipe.name for recipe in load_recipes("winner", list(Family), {})]
     assert [row["network"] for row in found["rows"]] == ["landmarks", "axial", *names]
     assert all(row["images_per_s"] > 0 and 0 <= row["wait_share"] < 1 for row in found["rows"])
     assert found["fold"]["killed"]
     assert found["fold"]["resumed"]
     assert "passed" in found["fold"]["ladder"]
-    assert "kaggle canal-channels" in capsys.readouterr().out
+    assert "winner canal-caformer" in capsys.readouterr().out
 
 
 def test_a_network_that_fails_is_a_row_and_the_script_says_so():
