@@ -299,8 +299,8 @@ def _check_settings(args: argparse.Namespace, sections: dict[str, list[str]]) ->
         ConfigError: a setting that does not exist or has a wrong value.
         BackboneError: a network that timm does not have, or a file of weights that is not there.
     """
-    from pipeline.config import load_settings
     from pipeline.ensemble.context import ContextSettings
+    from pipeline.preset import load_settings
     from pipeline.severity.recipes import load_recipes
     from pipeline.weights.backbones import check_backbone
 

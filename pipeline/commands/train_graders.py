@@ -2,8 +2,9 @@
 
 Where a recipe has ``label_noise``, all recipes together say out of fold which labels they all but rule out. Each such
 recipe is trained again without those cells, into ``OUT/second``; they are left out of training alone, never of what is
-held out. What the first networks say of a cell comes from networks that had not seen its study, but had seen those that
-the second ones hold out; that reaches these only through which cells are missing.
+held out. Of a recipe's two rounds the networks of the worse one are deleted, for the disk's sake; what they said of
+every study stays. What the first networks say of a cell comes from networks that had not seen its study, but had seen
+those that the second ones hold out; that reaches these only through which cells are missing.
 """
 
 from __future__ import annotations
@@ -45,8 +46,7 @@ def train_rounds(
     chosen: dict[str, Path] = {}
     for recipe in recipes:
         options = options_of(recipe)
-        say(f"train all: the {recipe.name} classifiers, into {options.out}")
-        train_classifier(options)
+        _train(options, f"the {recipe.name} classifiers", recipe.rounds)
         chosen[recipe.name] = options.out
     again = [recipe for recipe in recipes if recipe.rounds > 1]
     table = out / SECOND / "oof.csv"
@@ -55,15 +55,31 @@ def train_rounds(
     wait_for_everyone()
     for recipe in again:
         options = replace(options_of(recipe), out=table.parent / recipe.name, oof=table)
-        say(f"train all: the {recipe.name} classifiers again, without labels that are ruled out, into {options.out}")
-        train_classifier(options)
+        _train(options, f"the {recipe.name} classifiers again, without labels that are ruled out", recipe.rounds)
         wait_for_everyone()
-        scores = [_score(recipe, folder / "oof.csv") for folder in (chosen[recipe.name], options.out)]
-        if scores[1] < scores[0]:
-            chosen[recipe.name] = options.out
+        rounds = [chosen[recipe.name], options.out]
+        scores = [_score(recipe, folder / "oof.csv") for folder in rounds]
+        better, worse = rounds[::-1] if scores[1] < scores[0] else rounds
+        chosen[recipe.name] = better
+        if is_main_process():
+            for file in worse.glob("fold*/*.safetensors"):
+                file.unlink()
         text = f"scores {scores[1]:.4f} out of fold after the second round, {scores[0]:.4f} after the first"
         say(f"train all: {recipe.name} {text}; the better one is packed")
     return chosen
+
+
+def _train(options: SeverityOptions, what: str, rounds: int) -> None:
+    """Train the classifiers of all folds, unless an earlier call did and deleted them for those of the other round."""
+    runs = [options.out / f"fold{fold}" for fold in range(FOLDS)]
+    complete = (
+        rounds > 1 and (options.out / "oof.csv").is_file() and all((run / "complete.ckpt").is_file() for run in runs)
+    )
+    if complete and not options.restart and not any((run / "last.safetensors").exists() for run in runs):
+        say(f"train all: {what} in {options.out} are trained, and those of the other round are better")
+        return
+    say(f"train all: {what}, into {options.out}")
+    train_classifier(options)
 
 
 def _write_blend(folders: Mapping[str, Path], path: Path) -> None:

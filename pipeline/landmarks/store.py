@@ -11,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pipeline.config import load_settings, to_dict
+from pipeline.config import to_dict
 from pipeline.device import seconds_on_one_thread
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkSettings
 from pipeline.landmarks.task import LandmarkTrainSettings
+from pipeline.preset import load_settings
 from pipeline.training.store import store_network
 from pipeline.weights.manifest import Manifest
 

@@ -94,7 +94,13 @@ def make_plan(
         "studies": space.studies,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "bytes_per_study": space.bytes_per_study,
-        "disk": {"cache": space.cache, "unpacked": space.unpacked, "runs": space.runs},
+        "disk": {
+            "cache": space.cache,
+            "unpacked": space.unpacked,
+            "runs": space.runs,
+            "packed": space.packed,
+            "most": space.most,
+        },
         "steps": [asdict(step) for step in steps],
         "hours": sum(step.hours for step in steps),
     }
@@ -105,9 +111,9 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     disk = plan["disk"]
     lines = [
         f"{plan['studies']} studies, on {plan['device']}",
-        f"disk: {sum(disk.values()) / 1e9:.1f} GB = {plan['studies']} x {plan['bytes_per_study'] / 1e6:.1f} MB kept "
-        f"({disk['cache'] / 1e9:.1f}) + {disk['unpacked'] / 1e9:.1f} unpacked while it is trained on + "
-        f"{disk['runs'] / 1e9:.1f} of runs",
+        f"disk: {disk['most'] / 1e9:.1f} GB = {plan['studies']} x {plan['bytes_per_study'] / 1e6:.1f} MB kept "
+        f"({disk['cache'] / 1e9:.1f}) + {disk['runs'] / 1e9:.1f} of runs + {disk['unpacked'] / 1e9:.1f} unpacked while "
+        f"it is trained on, or {disk['packed'] / 1e9:.1f} of the set when that is over",
     ]
     for number, step in enumerate(plan["steps"], 1):
         text = f"{number}. {step['name']}: {step['hours']:.2f} h"

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import ConfigError, load_settings, read_recipes
+from pipeline.config import ConfigError
 from pipeline.labels import Family
+from pipeline.preset import load_settings, read_recipes
 from pipeline.severity.settings import SeveritySettings
 
 

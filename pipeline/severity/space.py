@@ -37,7 +37,8 @@ class Space:
         examples: of the point networks.
         cache: what stays in the training cache.
         unpacked: the largest working copy, which ends with the step that needs it.
-        runs: networks of all folds with their states, and the set they are packed into.
+        runs: networks of all folds with their states; of two rounds of a recipe the worse one goes.
+        packed: the set they are packed into, after the last training.
     """
 
     studies: int
@@ -45,6 +46,12 @@ class Space:
     cache: int
     unpacked: int
     runs: int
+    packed: int
+
+    @property
+    def most(self) -> int:
+        """The most that is there at once: nothing is unpacked any more when the set is written."""
+        return self.cache + self.runs + max(self.unpacked, self.packed)
 
     @property
     def bytes_per_study(self) -> int:
@@ -75,18 +82,21 @@ class Space:
         working = [_window_bytes(recipe.settings, recipe.family) for recipe in recipes]
         points_nets: list[nn.Module] = [PointNet(replace(one.model, initial="random")) for one in points.values()]
         sizes = [_weight_bytes(network) for network in points_nets]
-        kept = [1 + one.loop.keep_best for one in points.values()]  # in half precision
+        kept = [(1 + one.loop.keep_best) / 2 for one in points.values()]  # in half precision
+        again = 0.0
         for recipe in recipes:
             views, families = recipe.settings.views_of(recipe.family), len(recipe.settings.families(recipe.family))
             sizes.append(_weight_bytes(SeverityModel(recipe.settings.network, views, families=families)))
-            kept.append(recipe.rounds * (1 + recipe.settings.loop.keep_best))
-        runs = FOLDS * sum((times / 2 + _PACKED) * size for size, times in zip(sizes, kept, strict=True))
+            kept.append((1 + recipe.settings.loop.keep_best) / 2)
+            again = max(again, (recipe.rounds - 1) * kept[-1] * sizes[-1])
+        runs = FOLDS * (sum(size * share for size, share in zip(sizes, kept, strict=True)) + again)
         return cls(
             studies,
             examples,
             studies * bytes_per_study(examples),
             studies * max(working, default=0),
             round(runs + _STATE * max(sizes, default=0)),
+            round(FOLDS * _PACKED * sum(sizes)),
         )
 
     def check(self, cache: Path, out: Path) -> None:
@@ -96,15 +106,18 @@ class Space:
             OSError: they have not; the message says how much is needed for what.
         """
         there = [sum(file.stat().st_size for file in folder.rglob("*.*") if file.is_file()) for folder in (cache, out)]
-        needed = [max(0, self.cache - there[0]) + self.unpacked, max(0, self.runs - there[1])]
+        of_cache, of_runs, of_both = (
+            max(0, needed - have)
+            for needed, have in ((self.cache, there[0]), (self.runs, there[1]), (self.runs + self.packed, there[1]))
+        )
         places = [next(p for p in (path, *path.parents) if p.exists()) for path in (cache.absolute(), out.absolute())]
         text = f"{self.studies} studies: {self.cache / 1e9:.1f} GB of cache, {self.unpacked / 1e9:.1f} GB unpacked"
         if places[0].stat().st_dev == places[1].stat().st_dev:
-            text += f", {self.runs / 1e9:.1f} GB of runs"
-            check_space(places[0], sum(needed), f"{text} (--cache may be on another disk)")
+            text += f", {self.runs / 1e9:.1f} GB of runs (--cache may be on another disk)"
+            check_space(places[0], of_cache + max(of_runs + self.unpacked, of_both), text)
         else:
-            check_space(places[0], needed[0], f"{text} (--cache)")
-            check_space(places[1], needed[1], f"{self.runs / 1e9:.1f} GB of runs (--out)")
+            check_space(places[0], of_cache + self.unpacked, f"{text} (--cache)")
+            check_space(places[1], of_both, f"{(self.runs + self.packed) / 1e9:.1f} GB of runs and their set (--out)")
 
 
 def bytes_per_study(examples: Sequence[ExamplesOf]) -> int:

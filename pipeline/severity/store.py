@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import ConfigError, load_settings
+from pipeline.config import ConfigError
 from pipeline.device import channels_last, seconds_on_one_thread
 from pipeline.labels import Family, family_cells
+from pipeline.preset import load_settings
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import fuse_encoders, member_config, predict_batch
 from pipeline.severity.settings import SeveritySettings, view_name

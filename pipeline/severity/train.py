@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 
 from pipeline.competition import CompetitionError, open_competition
-from pipeline.config import load_settings, to_dict
+from pipeline.config import to_dict
 from pipeline.console import say
 from pipeline.device import half_precision, own_gpu, working_gpu
 from pipeline.files import write_text
 from pipeline.folds import write_folds
 from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADES, LEVELS, Family
+from pipeline.preset import load_settings
 from pipeline.scoring.figures import family_score, level_figures, level_lines
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
 from pipeline.severity.data import SeverityData, load_data

@@ -98,19 +98,21 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed)
 
 
-def changed_config(path: Path, state: dict[str, Any], now: dict[str, Any]) -> str:
-    """What changed in a stage's own settings since a checkpoint, in words; the loop's are compared by themselves.
+def changes_since(path: Path, state: dict[str, Any], now: dict[str, Any]) -> str:
+    """What changed in the settings of a run since a checkpoint, in words; empty if nothing did.
 
     Args:
         path: of the checkpoint, for messages.
-        state: of the checkpoint.
-        now: the settings of this run.
+        state: of the checkpoint: ``fingerprint``, ``settings`` of the loop and ``config`` of the stage.
+        now: the same of this run.
 
     Raises:
-        ResumeError: the network or its inputs are others, so that these are not its weights.
+        ResumeError: it is of another run, or the network or its inputs are others, so that these are not its weights.
     """
+    if differing := differences(state.get("fingerprint", {}), now["fingerprint"]):
+        raise ResumeError(f"{path}: another run ({differing}); use --restart or another --out")
     before = {name: value for name, value in state.get("config", {}).items() if name != "loop"}
-    changed = {name: value for name, value in now.items() if name in before and before[name] != value}
+    changed = {name: value for name, value in now["config"].items() if name in before and before[name] != value}
     if inputs := {name: value for name, value in changed.items() if name in INPUTS}:
         raise ResumeError(f"{path}: {differences(before, inputs)}; use --restart or another --out")
-    return differences(before, changed)
+    return "; ".join(filter(None, [differences(state["settings"], now["settings"]), differences(before, changed)]))

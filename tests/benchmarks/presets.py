@@ -18,11 +18,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from pipeline.config import load_settings
 from pipeline.labels import CELLS, LEVELS, Family, family_cells
 from pipeline.landmarks.model import AXIAL_CHANNELS, SAGITTAL_CHANNELS, PointNet
 from pipeline.landmarks.store import AXIAL_WINDOWS, SAGITTAL_SLICES
 from pipeline.landmarks.task import LandmarkTrainSettings
+from pipeline.preset import load_settings
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import channels_last, predict_batch
 from pipeline.severity.recipes import Recipe, load_recipes

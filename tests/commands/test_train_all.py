@@ -45,6 +45,10 @@ def commands(monkeypatch):
         grades = np.tile([0, 1, 2], 20)
         logits = skill.get(steps[-1][0], skill[family]) * np.eye(3)[grades]
         claim_run(options.out)
+        for fold in range(5):
+            claim_run(run := options.out / f"fold{fold}")
+            for name in ("complete.ckpt", "last.safetensors"):
+                (run / name).touch()
         write_oof(
             OofTable(
                 study_id=np.arange(60).astype(str),
@@ -192,9 +196,11 @@ def test_disks_without_room_for_the_whole_run_are_said_before_anything_is_decode
     assert not (tmp_path / "c").exists()
 
 
-def test_there_is_no_fold_to_choose(commands, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("option", ["--fold", "--sweep"])
+def test_there_is_no_fold_to_choose_and_nothing_to_sweep(commands, monkeypatch, tmp_path, capsys, option):
     folder(monkeypatch, TITLES)
-    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--fold", "2"]) == 2
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), option, "2"]) == 2
+    assert f"unrecognized arguments: {option} 2" in capsys.readouterr().err
     assert not commands.steps
 
 
@@ -337,16 +343,24 @@ def test_a_second_round_leaves_out_what_the_first_rules_out_and_the_better_round
     }
     assert "foraminal-wide scores" in capsys.readouterr().out
 
-    run = out / "second" / "foraminal-zoom" / "fold1"
-    claim_run(run)
-    (run / "complete.ckpt").touch()
+    runs = [*(out / "second" / "foraminal-zoom").glob("fold*"), *(out / "foraminal-wide").glob("fold*")]
+    assert len(runs) == 10
+    assert [(run / "last.safetensors").exists() for run in runs] == [True] * 10
+    worse = [*(out / "foraminal-zoom").glob("fold*"), *(out / "second" / "foraminal-wide").glob("fold*")]
+    assert [(run / "last.safetensors").exists() for run in worse] == [False] * 10, "of two rounds one stays"
+    run = runs[0]
     before = table.stat().st_mtime_ns
+    commands.steps.clear()
     assert main(command) == 0
+    assert names(commands)[3:-1] == ["foraminal-wide", "second/foraminal-zoom"], "the others are trained and gone"
+    assert "foraminal-zoom are trained, and those of the other round are better" in capsys.readouterr().out
     assert (table.stat().st_mtime_ns, (run / "complete.ckpt").exists()) == (before, True), "it goes on where it was"
+    for run in runs[:5]:
+        (run / "history.csv").write_text("of a run by other labels")
     commands.skill["foraminal-wide"] = 0.5
-    assert main(command) == 0
+    assert main([*command, "--restart"]) == 0
     assert "the second one" in capsys.readouterr().out
-    assert not (run / "complete.ckpt").exists(), "it was trained without other labels"
+    assert not any((run / "history.csv").exists() for run in runs[:5]), "they were trained without other labels"
 
 
 def test_a_plan_counts_recipes_and_rounds(commands, recipes, capsys):
