@@ -1,4 +1,4 @@
-"""From the tokens of all slices and views of a cell to one vector; absent tokens have no say."""
+"""From the tokens of all slices and views of a cell to one vector, and from cell to cell; what is absent has no say."""
 
 from __future__ import annotations
 
@@ -73,11 +73,7 @@ class TransformerHead(nn.Module):
 
     def __init__(self, width: int, layers: int = 2, longest: int = 64) -> None:
         super().__init__()
-        heads = next(count for count in (8, 4, 2, 1) if width % count == 0)
-        layer = nn.TransformerEncoderLayer(
-            width, heads, 2 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.encoder = _transformer(width, layers)
         self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.position = nn.Parameter(torch.randn(1, longest, width) * 0.02)
 
@@ -88,3 +84,33 @@ class TransformerHead(nn.Module):
         absent = torch.cat([present.new_zeros(batch, 1), ~present], 1)
         vector: Tensor = self.encoder(sequence, src_key_padding_mask=absent)[:, 0]
         return vector
+
+
+class Neighbours(nn.Module):
+    """Two transformer layers over the cells of an item, by which each sees the others.
+
+    Args:
+        width: of the cells' tokens.
+        cells: of an item.
+    """
+
+    def __init__(self, width: int, cells: int) -> None:
+        super().__init__()
+        self.encoder = _transformer(width, 2)
+        self.place = nn.Parameter(torch.randn(cells, width) * 0.02)
+
+    def forward(self, vectors: Tensor, seen: Tensor) -> Tensor:
+        """Vectors (N, D) of N / cells items, one after the other, and (N,) whether a cell is seen, to (N, D)."""
+        tokens = vectors.unflatten(0, (-1, len(self.place))) + self.place
+        absent = ~seen.view(tokens.shape[:2])
+        absent = absent & ~absent.all(1, keepdim=True)  # of an item without anything the answer is NaN otherwise
+        result: Tensor = self.encoder(tokens, src_key_padding_mask=absent)
+        return result.flatten(0, 1)
+
+
+def _transformer(width: int, layers: int) -> nn.Module:
+    heads = next(count for count in (8, 4, 2, 1) if width % count == 0)
+    layer = nn.TransformerEncoderLayer(
+        width, heads, 2 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+    )
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)

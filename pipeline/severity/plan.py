@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.device import channels_last, half_precision, own_gpu, release_memory, usable_cpus, working_gpu
-from pipeline.labels import FOLDS, Family, family_cells
+from pipeline.labels import FOLDS, Family
 from pipeline.landmarks.model import PointNet
 from pipeline.landmarks.task import LandmarkTrainSettings
 from pipeline.severity.model import SeverityModel
@@ -85,7 +85,7 @@ def make_plan(
     for recipe in recipes:
         family, one = recipe.family, recipe.settings
         views = ", ".join(f"{view.slices} x {view.pixels} px" for view in one.views_of(family))
-        items = len(family_cells(family)) * space.studies
+        items = len(one.cells(family)) // len(one.one_item(family)) * space.studies
         looks = (5 if one.shift_mm else 1) * (3 if one.beside else 1) * (2 if one.flip else 1)
         name = f"{recipe.name}, {one.network.backbone} at {views}"
         step = _training(name, _grader_step(one, family, device), one.loop, items, items // FOLDS * looks, device)
@@ -156,15 +156,16 @@ def _training(
 
 
 def _grader_step(settings: SeveritySettings, family: Family, device: torch.device) -> Callable[[int], None]:
-    views, families = settings.views_of(family), len(settings.families(family))
-    model = SeverityModel(replace(settings.network, initial="random"), views, families=families)
+    views, cells = settings.views_of(family), len(settings.one_item(family))
+    model = SeverityModel.of(replace(settings, network=replace(settings.network, initial="random")), family)
 
     def forward(items: int) -> Tensor:
-        pixels = {view_name(v.kind): torch.rand(items, v.slices, v.pixels, v.pixels, device=device) for v in views}
+        rows = items * cells
+        pixels = {view_name(v.kind): torch.rand(rows, v.slices, v.pixels, v.pixels, device=device) for v in views}
         present = {
             name: torch.ones(*values.shape[:2], dtype=torch.bool, device=device) for name, values in pixels.items()
         }
-        logits: Tensor = model(pixels, present, torch.zeros(items, dtype=torch.int64, device=device))
+        logits: Tensor = model(pixels, present, torch.zeros(rows, dtype=torch.int64, device=device))
         return logits.float().square().mean()
 
     return _step(model, forward, device)

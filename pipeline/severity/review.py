@@ -60,7 +60,7 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path, 
             held_out_studies=_studies(task, task.held_out) if fold is not None else (),
             # Weighted batches have another mix of grades each; sampling by grade has the prior's.
             prior_loss=task.prior_loss,
-            predict=lambda model, batch: model(*task.inputs(batch), batch["level"])[:, 0],
+            predict=lambda model, batch: model(*task.inputs(batch))[:, 0],
         )
     )
     write_text(out / "review.json", json.dumps(report, indent=1))
@@ -99,14 +99,14 @@ def review_lines(report: dict[str, Any]) -> list[str]:
 def augmented_sheet(task: SeverityTask) -> NDArray[np.uint8]:
     """Middle slices of augmented training windows, every view, as (rows, cols, 3) uint8."""
     generator = np.random.default_rng(0)
-    count = min(_SHOWN, len(task.train_table))
-    chosen = generator.choice(len(task.train_table), count, replace=False)
-    batch = task.augment(task.train_set.fetch(chosen), torch.Generator().manual_seed(0))
+    items = len(task.train_set)
+    chosen = generator.choice(items, min(-(-_SHOWN // task.cells), items), replace=False)
+    pixels, *_ = task.inputs(task.augment(task.train_set.fetch(chosen), torch.Generator().manual_seed(0)))
     tiles, titles = [], []
-    for n, index in enumerate(chosen):
+    for n, index in enumerate((chosen[:, None] * task.cells + np.arange(task.cells)).ravel()):
         cell = CELLS[task.cache.cells[int(task.train_table.cell[index])]]
         for view in task.views:
-            tiles.append(batch[f"pixels_{view_name(view.kind)}"][n, view.slices // 2].cpu().numpy())
+            tiles.append(pixels[view_name(view.kind)][n, view.slices // 2].cpu().numpy())
             titles.append(f"{cell.level} {int(task.train_table.grade[index])}")
     return contact_sheet(tiles, titles)
 

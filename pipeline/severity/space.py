@@ -85,8 +85,7 @@ class Space:
         kept = [(1 + one.loop.keep_best) / 2 for one in points.values()]  # in half precision
         again = 0.0
         for recipe in recipes:
-            views, families = recipe.settings.views_of(recipe.family), len(recipe.settings.families(recipe.family))
-            sizes.append(_weight_bytes(SeverityModel(recipe.settings.network, views, families=families)))
+            sizes.append(_weight_bytes(SeverityModel.of(recipe.settings, recipe.family)))
             kept.append((1 + recipe.settings.loop.keep_best) / 2)
             again = max(again, (recipe.rounds - 1) * kept[-1] * sizes[-1])
         runs = FOLDS * (sum(size * share for size, share in zip(sizes, kept, strict=True)) + again)
@@ -134,10 +133,11 @@ def _window_bytes(settings: SeveritySettings, family: Family) -> int:
 
     Only the slices that windows show: around the midline, around both rows of foramina, or around each of five levels.
     """
-    total = 0.0
+    total, shown_of = 0.0, settings.pictured(family)
+    rows = (Family.CANAL in shown_of) + 2 * (len(set(shown_of) - {Family.CANAL}) > 0)
     for view in settings.views_of(family):
         slices, area, pixel_mm = TYPICAL[view.kind]
-        places = 5 if view.kind is SeriesKind.AXIAL_T2 else 1 if family is Family.CANAL else 2
+        places = 5 if view.kind is SeriesKind.AXIAL_T2 else rows
         shown = min(slices, places * (view.slices + 2 * settings.margin_slices) + _STRAY)
         total += 2 * shown * area / max(pixel_mm, view.spacing_mm if view.spacing_mm > 1.3 * pixel_mm else 0) ** 2
     return round(total)

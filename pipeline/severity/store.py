@@ -12,7 +12,7 @@ import torch
 
 from pipeline.config import ConfigError
 from pipeline.device import channels_last, seconds_on_one_thread
-from pipeline.labels import Family, family_cells
+from pipeline.labels import Family
 from pipeline.preset import load_settings
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import fuse_encoders, member_config, predict_batch
@@ -66,9 +66,9 @@ def store_run(
 def seconds_per_study(settings: SeveritySettings, family: Family) -> float:
     """The time of the family's cells of one complete study through the network, on one CPU thread."""
     views = settings.views_of(family)
-    model = SeverityModel(settings.network, views, families=len(settings.families(family))).eval()
+    model = SeverityModel.of(settings, family).eval()
     fuse_encoders(model, views)
-    cells = family_cells(family)
+    cells = settings.cells(family)
     batch: dict[str, torch.Tensor] = {"level": torch.tensor([cell % 5 for cell in cells])}
     for wide in settings.inference_views(family):
         batch[f"pixels_{view_name(wide.kind)}"] = torch.rand(len(cells), wide.slices, wide.pixels, wide.pixels)

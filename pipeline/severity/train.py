@@ -110,10 +110,12 @@ def train_fold(
     held = data.in_fold(fold) if fold is not None else np.zeros(len(cells), dtype=bool)
     usable = (cells.grade >= 0) & (cells.true | cells.predicted)
     keep = usable & ~held if noisy is None else usable & ~held & ~noisy
-    train_cells, test_cells = cells.rows(keep), cells.rows(usable & held)
+    size = len(settings.one_item(family))
+    train_cells, test_cells = cells.items(keep, size), cells.items(usable & held, size)
     if fold is None:
         say(f"{family}: trained on all studies; scores are those of training cells")
-        test_cells = train_cells.rows(np.arange(len(train_cells)) % max(1, len(train_cells) // 500) == 0)
+        number, items = np.arange(len(train_cells)) // size, len(train_cells) // size
+        test_cells = train_cells.rows(number % max(1, items // max(1, 500 // size)) == 0)
     if not len(train_cells) or not len(test_cells):
         raise CompetitionError(
             f"{family} fold {fold}: {len(train_cells)} cells to train on, {len(test_cells)} to score"
@@ -132,7 +134,8 @@ def train_fold(
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
     if not is_main_process():
         return None
-    return _predict_fold(task, data, cells.rows(held & (cells.true | cells.predicted)), fold, result.weights, out)
+    shown = cells.items(held & (cells.true | cells.predicted), size)
+    return _predict_fold(task, data, shown, fold, result.weights, out)
 
 
 def _predict_fold(
@@ -143,20 +146,22 @@ def _predict_fold(
     model = task.model.to(device).eval()
     with half_precision(device) if task.settings.loop.precision != "fp32" else nullcontext():
         every = task.predict(model, device, cells)
+    seen = cells.true | cells.predicted  # the others are of the same items as those
+    cells, every = cells.rows(seen), every[seen]
     table = _by_study(task, data, cells, every, fold)
     write_oof(table, out)
-    log_p = every[:, 0]
-    figures = level_figures(log_p, cells.grade, cells.level)
+    (_, log_p, grades, levels), *_ = task.by_family(cells, every)
+    figures = level_figures(log_p, grades, levels)
     summary: dict[str, Any] = {
         "family": task.family.value,
         "fold": fold,
-        "score": family_score(log_p, cells.grade),
+        "score": family_score(log_p, grades),
         "further": {
             str(family): family_score(table.log_p[mine], table.grade[mine])
             for family in task.families[1:]
             if (mine := np.isin(table.cell, FAMILY_COLUMNS[family]) & (table.grade >= 0)).any()
         },
-        "cells": int((cells.grade >= 0).sum()),
+        "cells": len(grades),
         "predicted_points": int(cells.predicted.sum()),
         "levels": figures,
     }
@@ -176,7 +181,7 @@ def _by_study(
     answers, at_predicted = [], []
     for study in np.unique(cells.study):
         mine = cells.study == study
-        values = by_cell(place[mine].tolist(), log_p[mine], task.families)
+        values = by_cell(place[mine].tolist(), log_p[mine], task.settings.answers(task.family))
         for cell in np.flatnonzero(np.isfinite(values).all(1)):
             rows.append((int(study), int(cell)))
             answers.append(values[cell])

@@ -20,7 +20,7 @@ _STATE = "state"
 HALF_LIMIT = 65504.0
 """Largest number in half precision."""
 
-INPUTS = ("model", "examples", "network", "views")
+INPUTS = ("model", "examples", "network", "views", "item")
 """The parts of a stage's settings that make a network what it is: a run is not resumed with others."""
 
 

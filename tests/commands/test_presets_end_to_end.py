@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +22,7 @@ import pytest
 import yaml
 
 from pipeline.__main__ import main
+from pipeline.commands.submit import main as submit
 from pipeline.commands.train_graders import SECOND
 from pipeline.competition import open_competition
 from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE, fitted
@@ -33,9 +33,8 @@ from pipeline.severity.recipes import load_recipes
 from pipeline.submission import probabilities_of, read_submission
 from pipeline.weights.backbones import has_fixed_size
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest
-from tests.commands.mounts import ROOT
 
-STUDIES = 6
+STUDIES = 5
 TINY, TINY_FIXED = "test_resnet.r160_in1k", "test_coatnet"
 LOOP = {"epochs": 1, "batch_size": 8, "loader_workers": 0, "threads": 1, "ema_decay": 0, "device": "cpu"}
 POINTS = {
@@ -62,6 +61,16 @@ ROUNDS = {
 """Networks that are trained so shortly rule nothing out at the 0.85 of ``winner``."""
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    """Without charts, and with a shorter sanity ladder: each took a third of the time, and has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.training.loop.draw_curves", lambda *_: None)
+        patch.setattr("pipeline.severity.task.confusion_chart", lambda *_: None)
+        patch.setattr("pipeline.training.ladder._ITEMS", 24)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +116,16 @@ def train_all(preset, phantom, folder, settings):
     return out
 
 
-def submit(phantom, weights, table, *more):
-    """``submit.py`` on the studies of a phantom's training set; what it says."""
-    command = [sys.executable, "submit.py", "--data", str(phantom / "train_images"), "--weights", str(weights)]
-    command += ["--fold", "0", "--workers", "1", "--out", str(table), *more]
-    ran = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    return ran.stdout + ran.stderr
+def submission(phantom, weights, table):
+    """What ``submit.py`` is told for the studies of a phantom's training set that the first fold holds out."""
+    return [
+        "--data", str(phantom / "train_images"), "--weights", str(weights), "--fold", "0", "--workers", "1",
+        "--out", str(table),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["cpu", "kaggle", "winner"])
-def test_a_preset_goes_from_phantoms_to_a_scored_submission(name, found, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.training.loop.draw_curves", lambda *_: None)  # half of the time, tested elsewhere
-    monkeypatch.setattr("pipeline.severity.task.confusion_chart", lambda *_: None)
+def test_a_preset_goes_from_phantoms_to_a_scored_submission(name, found, tmp_path, capsys):
     phantom, points = found
     shutil.copytree(points, tmp_path, dirs_exist_ok=True)
     preset = tmp_path / f"{name}.yaml"
@@ -144,13 +151,14 @@ def test_a_preset_goes_from_phantoms_to_a_scored_submission(name, found, tmp_pat
     assert [one.parent.name for one in (out / SECOND).glob("*/oof.csv")] == again
     assert [one for one in recipes if f"{one} scores" in said] == again
     if again:
-        (left_out,) = re.findall(r"label noise: (\d+) of 60 cells removed", said)
+        (left_out,) = re.findall(r"label noise: (\d+) of 50 cells removed", said)
         reviews = [json.loads(file.read_text())["dropped"] for file in out.glob(f"{SECOND}/*/fold*/review.json")]
         ruled_out = sum(one.get("label ruled out by an earlier run", 0) for one in reviews)
         assert ruled_out == 4 * int(left_out) > 0, "each is left out of the four folds that would train on it"
 
     table, stages = tmp_path / "submission.csv", tmp_path / "stages"
-    assert "score: spinal" in submit(phantom, weights, table, "--stages", str(stages))
+    submit([*submission(phantom, weights, table), "--stages", str(stages)])
+    assert "score: spinal" in capsys.readouterr().out
     folds = make_folds(open_competition(phantom, split="train").labels)
     held_out = sorted(str(study) for study in folds.index[folds == 0])
     probabilities = probabilities_of(read_submission(table), held_out, table)
@@ -169,4 +177,4 @@ if __name__ == "__main__":
         many = make_phantom(Path(name) / "phantom", studies=60, seed=5, size="small", workers=2)
         every = [part for family in Family for part in ("--set", f"{family}.label_noise=0.85")]
         runs = train_all("kaggle", many, Path(name), every)
-        print(submit(many, runs / "weights", Path(name) / "submission.csv"))
+        sys.exit(submit(submission(many, runs / "weights", Path(name) / "submission.csv")))
