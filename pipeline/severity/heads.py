@@ -91,17 +91,20 @@ class Neighbours(nn.Module):
 
     Args:
         width: of the cells' tokens.
-        cells: of an item.
+        levels, conditions: of an item, whose cells come level after level.
     """
 
-    def __init__(self, width: int, cells: int) -> None:
+    def __init__(self, width: int, levels: int, conditions: int) -> None:
         super().__init__()
         self.encoder = _transformer(width, 2)
-        self.place = nn.Parameter(torch.randn(cells, width) * 0.02)
+        # As large as the tokens: with 0.02 it takes ten times as many steps to learn to look at the other side.
+        self.level = nn.Parameter(torch.randn(levels, 1, width) * 0.5)
+        self.condition = nn.Parameter(torch.randn(conditions, width) * 0.5)
 
     def forward(self, vectors: Tensor, seen: Tensor) -> Tensor:
-        """Vectors (N, D) of N / cells items, one after the other, and (N,) whether a cell is seen, to (N, D)."""
-        tokens = vectors.unflatten(0, (-1, len(self.place))) + self.place
+        """Vectors (N, D) of whole items, one after the other, and (N,) whether a cell is seen, to (N, D)."""
+        place = (self.level + self.condition).flatten(0, 1)
+        tokens = vectors.unflatten(0, (-1, len(place))) + place
         absent = ~seen.view(tokens.shape[:2])
         absent = absent & ~absent.all(1, keepdim=True)  # of an item without anything the answer is NaN otherwise
         result: Tensor = self.encoder(tokens, src_key_padding_mask=absent)

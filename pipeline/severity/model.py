@@ -29,7 +29,8 @@ class SeverityModel(nn.Module):
         views: the views in the order of their tokens.
         pretrained: start from ``settings.initial``; False where trained weights are loaded afterwards.
         families: that are graded: from one cell's cubes, or by the cells of an item.
-        together: the number of the family of each cell of an item; empty for cells alone.
+        conditions: the number of the family of each condition of an item; empty for cells alone.
+        levels: of an item.
         partners: for each cell of an item the place in it of the same on the other side.
     """
 
@@ -39,7 +40,8 @@ class SeverityModel(nn.Module):
         views: Sequence[ViewSettings],
         pretrained: bool = False,
         families: int = 1,
-        together: Sequence[int] = (),
+        conditions: Sequence[int] = (),
+        levels: int = 1,
         partners: Sequence[int] = (0,),
     ) -> None:
         super().__init__()
@@ -58,8 +60,8 @@ class SeverityModel(nn.Module):
         self.head = make_head(settings.head, settings.width)
         self.level_embedding = nn.Embedding(len(LEVELS), settings.level_width) if settings.level_width else None
         self.dropout = nn.Dropout(settings.dropout)
-        self.together, self.partners = tuple(together), tuple(partners)
-        self.neighbours = Neighbours(settings.width, len(together)) if together else None
+        self.together, self.partners = tuple(conditions) * levels, tuple(partners)
+        self.neighbours = Neighbours(settings.width, levels, len(conditions)) if conditions else None
         self.classify = nn.Linear(settings.width + settings.level_width, families * len(GRADES))
         nn.init.normal_(self.classify.weight, std=0.01)
         nn.init.zeros_(self.classify.bias)
@@ -68,13 +70,15 @@ class SeverityModel(nn.Module):
     def of(cls, settings: SeveritySettings, family: Family, pretrained: bool = False) -> SeverityModel:
         """The network of a family's classifier."""
         families = settings.families(family)
-        together = [families.index(CELLS[cell].condition.family) for cell in settings.one_item(family)]
+        item = [CELLS[cell] for cell in settings.one_item(family)]
+        conditions = [families.index(cell.condition.family) for cell in item if cell.level == item[0].level]
         return cls(
             settings.network,
             settings.views_of(family),
             pretrained,
             len(families),
-            () if settings.item == "cell" else together,
+            () if settings.item == "cell" else conditions,
+            len(item) // len(conditions),
             settings.partners(family),
         )
 

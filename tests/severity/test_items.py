@@ -13,6 +13,7 @@ import torch
 from pipeline.cubes import Cube, StudyCubes
 from pipeline.labels import CELL_COLUMNS, CELL_INDEX, CELLS, LEVELS, MIRROR, Cell, Condition, Family, SeriesKind
 from pipeline.severity.data import SeverityData
+from pipeline.severity.heads import Neighbours
 from pipeline.severity.items import cell_table
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import SeverityGrader, member_config
@@ -151,23 +152,44 @@ def test_a_view_is_dropped_of_all_cells_of_an_item_but_never_the_last_of_a_cell(
         assert 0 < int(dropped.all(1).sum()) < 40
 
 
-@pytest.mark.parametrize("item", ["level", "study"])
-def test_a_network_learns_of_a_cell_what_only_its_neighbour_shows(item, tmp_path):
-    """Each side's window shows the grade of the other side of its level; alone a cell could only be guessed."""
-    settings = replace(LEVEL if item == "level" else STUDY, mix=replace(LEVEL.mix, kind="mixup", share=0.2))
-    settings = replace(settings, network=replace(settings.network, width=64, dropout=0.0))
-    loop = replace(settings.loop, epochs=6, batches_per_epoch=30, batch_size=16 if item == "level" else 6)
-    settings = replace(settings, loop=replace(loop, learning_rate=2e-3), augment=NO_CHANGE)
-    data = make_data(settings, lambda cell: MIRROR[cell], studies=40)
-    table = train_fold(data, Family.CANAL, settings, 1, tmp_path)
-    history = pd.read_csv(tmp_path / "history.csv")
-    assert history["loss"].iloc[-1] < 0.6 * history["loss"].iloc[0]
+@pytest.mark.parametrize("levels", [1, 5])
+def test_neighbours_learn_to_look_at_the_other_side(levels):
+    """Each token shows the grade of the other side of its level; alone a cell could only be guessed."""
+    torch.manual_seed(0)
+    partner = torch.arange(5 * levels).view(levels, 5)[:, [0, 2, 1, 4, 3]].flatten()
+    layers, shown, classify = Neighbours(64, levels, 5), torch.randn(3, 64), torch.nn.Linear(64, 3)
+    optimizer = torch.optim.AdamW([*layers.parameters(), *classify.parameters()], lr=2e-3)
+    losses = []
+    for _ in range(200):
+        grades = torch.randint(3, (80 // len(partner), len(partner)))
+        tokens = (shown[grades] + 0.3 * torch.randn(*grades.shape, 64)).flatten(0, 1)
+        logits = classify(layers(tokens, torch.ones(len(tokens), dtype=torch.bool)))
+        loss = torch.nn.functional.cross_entropy(logits, grades[:, partner].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[:5]) > 0.9
+    assert np.mean(losses[-20:]) < 0.2
+
+
+@pytest.mark.parametrize("settings", [LEVEL, STUDY], ids=["level", "study"])
+def test_a_network_of_items_is_trained_scored_and_reported(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.training.loop.draw_curves", lambda *_: None)
+    monkeypatch.setattr("pipeline.severity.task.confusion_chart", lambda *_: None)
+    loop = replace(settings.loop, epochs=3, batches_per_epoch=20, evaluate_every=3)
+    loop = replace(loop, batch_size=10 if settings is LEVEL else 2)
+    settings = replace(settings, loop=loop, mix=replace(settings.mix, kind="mixup", share=0.3))
+    table = train_fold(make_data(settings, lambda cell: cell), Family.CANAL, settings, 1, tmp_path)
+    losses = pd.read_csv(tmp_path / "history.csv")["loss"].to_numpy()
+    assert losses[-1] < 0.8 * losses[0]
     right = table.log_p.argmax(1) == table.grade
     families = np.array([CELLS[cell].condition.family for cell in table.cell])
-    assert len(table.cell) == 8 * 25
+    assert len(table.cell) == 4 * 25
     for family in Family:
-        assert right[families == family].mean() > 0.75, family
-    assert set(json.loads((tmp_path / "result.json").read_text())["further"]) == {"foraminal", "subarticular"}
+        assert right[families == family].mean() > 0.7, family
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert (result["cells"], set(result["further"])) == (4 * 5, {"foraminal", "subarticular"})
 
 
 def test_cells_without_a_grade_are_shown_and_not_learnt_from(tmp_path, monkeypatch):
