@@ -9,17 +9,8 @@ from typing import Literal
 
 import pytest
 
-from pipeline.config import (
-    PRESET_FOLDER,
-    PRESET_SECTIONS,
-    ConfigError,
-    check_range,
-    from_dict,
-    load_settings,
-    read_preset,
-    to_dict,
-)
-from pipeline.weights.manifest import TASKS
+from pipeline.config import ConfigError, check_range, from_dict, to_dict
+from pipeline.preset import load_settings
 
 
 class Colour(StrEnum):
@@ -59,14 +50,6 @@ def test_overrides_reach_nested_settings_and_are_converted():
     assert settings.folder == Path("/tmp/x")
 
 
-def test_preset_section_then_overrides(tmp_path):
-    preset = tmp_path / "p.yaml"
-    preset.write_text("a:\n  epochs: 7\n  optimiser: {betas: [0.5, 0.6]}\nb:\n  epochs: 9\n")
-    settings = load_settings(Settings, preset, "a", ["optimiser.lr=2"])
-    assert (settings.epochs, settings.optimiser) == (7, Optimiser(lr=2.0, betas=(0.5, 0.6)))
-    assert load_settings(Settings, preset, "absent") == Settings()
-
-
 def test_settings_survive_a_round_trip_through_plain_values():
     settings = Settings(colour=Colour.BLUE, sizes=(3,), folder=Path("x"), optimiser=Optimiser(warmup=2))
     assert from_dict(Settings, to_dict(settings)) == settings
@@ -97,28 +80,6 @@ def test_what_is_wrong_is_refused_by_name(override, message):
         load_settings(Settings, overrides=[override])
 
 
-def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(ConfigError, match="expected one of cpu, kaggle, winner"):
-        load_settings(Settings, "fast")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"a:\n  epochs: [", r"p.yaml: not valid YAML: .* \(line 2, column 12\)$"),
-        (b"a: \xff", "p.yaml: not valid YAML"),
-        (b"a: 2024-13-45", "p.yaml: not valid YAML: month must be in 1..12$"),
-        (b"3", "p.yaml: expected a mapping of sections, found int"),
-    ],
-)
-def test_a_preset_that_is_not_yaml_is_refused_in_one_line_with_the_place(tmp_path, content, message):
-    preset = tmp_path / "p.yaml"
-    preset.write_bytes(content)
-    with pytest.raises(ConfigError, match=message) as refused:
-        load_settings(Settings, preset, "a")
-    assert "\n" not in str(refused.value)
-
-
 @pytest.mark.parametrize("lr", [0.0, 1.0, -1.0, float("nan")])
 def test_a_number_out_of_range_is_refused_with_class_name_value_and_range(lr):
     expected = rf"Optimiser: lr is {lr!r}, expected above 0 and below 1"
@@ -128,32 +89,3 @@ def test_a_number_out_of_range_is_refused_with_class_name_value_and_range(lr):
 
 def test_a_number_in_range_and_an_absent_one_are_accepted():
     check_range(Optimiser(lr=0.5), "lr", "warmup", least=0.5, most=0.5)
-
-
-def test_a_section_that_no_network_reads_is_refused(tmp_path):
-    preset = tmp_path / "p.yaml"
-    preset.write_text("subarticulr:\n  epochs: 7\n")
-    with pytest.raises(ConfigError, match="unknown section 'subarticulr'; did you mean subarticular"):
-        load_settings(Settings, preset, "canal")
-    assert set(PRESET_SECTIONS) == set(TASKS)
-    for shipped in PRESET_FOLDER.glob("*.yaml"):
-        assert set(read_preset(shipped)) <= set(PRESET_SECTIONS)
-
-
-def test_a_preset_is_laid_over_its_base(tmp_path):
-    (tmp_path / "below.yaml").write_text(
-        "canal:\n  epochs: 7\n  optimiser: {lr: 2, betas: [0.5, 0.6]}\naxial: {epochs: 3}\n"
-    )
-    (tmp_path / "above.yaml").write_text("base: below.yaml\ncanal:\n  optimiser: {lr: 3}\n")
-    settings = load_settings(Settings, tmp_path / "above.yaml", "canal")
-    assert (settings.epochs, settings.optimiser.lr, settings.optimiser.betas) == (7, 3, (0.5, 0.6))
-    assert load_settings(Settings, tmp_path / "above.yaml", "axial").epochs == 3
-    (tmp_path / "own.yaml").write_text("base: cpu\n")
-    assert read_preset(tmp_path / "own.yaml") == read_preset("cpu")
-
-
-@pytest.mark.parametrize("base", ["above.yaml", "[cpu]", "nowhere", "gone.yaml"])
-def test_a_base_that_is_none_is_refused(tmp_path, base):
-    (tmp_path / "above.yaml").write_text(f"base: {base}\n")
-    with pytest.raises(ConfigError, match=r"base is|no preset"):
-        read_preset(tmp_path / "above.yaml")

@@ -125,7 +125,7 @@ def fit_and_save(
         RefusedError: a file that would be written is not the program's own.
     """
     from pipeline.competition import open_competition
-    from pipeline.config import load_settings, to_dict
+    from pipeline.config import to_dict
     from pipeline.ensemble.combine import CONTEXT_FILE, ENSEMBLE_FILE
     from pipeline.ensemble.context import ContextSettings
     from pipeline.ensemble.fit import fit_ensemble
@@ -134,6 +134,7 @@ def fit_and_save(
     from pipeline.ensemble.report import report_lines
     from pipeline.labels import Family
     from pipeline.owned import claim
+    from pipeline.preset import load_settings
     from pipeline.run.unseen import predicted_tables
     from pipeline.scoring.oof import OofTable, read_oof, write_oof
     from pipeline.weights.manifest import Manifest
@@ -197,13 +198,13 @@ def fit_tables(
         WorkError: the tables, the folds and the grades do not fit each other.
         CallError: two files of one name.
     """
-    from pipeline.config import load_settings
     from pipeline.ensemble.context import ContextSettings
     from pipeline.ensemble.fit import fit_ensemble
     from pipeline.ensemble.out_of_fold import gather_submissions
     from pipeline.ensemble.prior import read_prior
     from pipeline.ensemble.report import report_lines
     from pipeline.folds import read_folds
+    from pipeline.preset import load_settings
     from pipeline.submission import read_submission
     from pipeline.tables import read_labels
 

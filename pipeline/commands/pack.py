@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="how the networks of --runs are used when they grade: beside, worst or shift_mm of classifiers; "
+        help="how the networks of --runs are used when they grade: beside, flip, worst or shift_mm of classifiers; "
         "canal_back_mm, axial.trust and the like of landmark networks. One kind of network per call; repeatable",
     )
     parser.add_argument(

@@ -26,7 +26,6 @@ import pandas as pd
 
 from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE
 from pipeline.competition import Competition, StudyRef, no_study
-from pipeline.config import load_settings
 from pipeline.console import CallError, complain, run_command
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
 from pipeline.exports.results import FORMAT, RESULTS_FILE, write_results
@@ -37,6 +36,7 @@ from pipeline.intake import SOURCE_COLUMNS, SOURCES_TABLE, open_data, place_of, 
 from pipeline.labels import GRADES
 from pipeline.landmarks import COLUMNS
 from pipeline.owned import check_apart, check_claim, check_table, claim, first_line, hold, is_there
+from pipeline.preset import load_settings
 from pipeline.problem import Problem
 from pipeline.report.site import KIND as REPORT_KIND
 from pipeline.run.board import Board

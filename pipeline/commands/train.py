@@ -51,6 +51,7 @@ class SeverityOptions(TrainOptions):
     """What the training of a classifier is told besides; see ``train severity --help``."""
 
     condition: str = ""
+    recipe: str = ""
     landmarks: list[Path] = field(default_factory=list)
     landmark_errors: Path | None = None
     readings: list[Path] = field(default_factory=list)
@@ -81,12 +82,12 @@ def train_points(task: str, options: TrainOptions) -> None:
 
 def train_classifier(options: SeverityOptions) -> None:
     """Train the classifier of one condition family; raises what :func:`train_points` raises."""
-    from pipeline.config import load_settings
+    from pipeline.preset import load_settings
     from pipeline.severity.settings import SeveritySettings
     from pipeline.severity.train import train
 
     def check(one: TrainOptions) -> object:
-        return load_settings(SeveritySettings, one.preset, options.condition, one.set)
+        return load_settings(SeveritySettings, one.preset, options.condition, one.set, options.recipe)
 
     for one in _sweep(options, check):
         train(*_runs(one))
@@ -176,13 +177,6 @@ def add_common_arguments(parser: argparse.ArgumentParser, stage: str, setting: s
         metavar="DIR",
         help="folder for the run (default: %(default)s)",
     )
-    parser.add_argument(
-        "--sweep",
-        type=Path,
-        metavar="YAML",
-        help="train several settings, each in OUT/NAME, and compare them with the first; the file holds grid: "
-        "{KEY: [VALUES]} for every combination, or list: {NAME: {KEY: VALUE}}",
-    )
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--restart", action="store_true", help="delete the run in OUT and start over")
     again.add_argument(
@@ -195,12 +189,19 @@ def add_common_arguments(parser: argparse.ArgumentParser, stage: str, setting: s
 
 
 def add_fold_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which studies are held out."""
+    """Which studies are held out, and which settings are tried: of one network, not of ``train all``."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--fold", type=_fold, default=0, metavar="K", help=f"hold out fold K, 0 to {FOLDS - 1}, or none (default: 0)"
     )
     which.add_argument("--folds", choices=["all"], help="train every fold in turn, each in OUT/foldK")
+    parser.add_argument(
+        "--sweep",
+        type=Path,
+        metavar="YAML",
+        help="train several settings, each in OUT/NAME, and compare them with the first; the file holds grid: "
+        "{KEY: [VALUES]} for every combination, or list: {NAME: {KEY: VALUE}}",
+    )
 
 
 def add_cache_arguments(parser: argparse.ArgumentParser, content: str) -> None:

@@ -7,7 +7,8 @@ there, so a run that was stopped continues with the same command:
 1. ``train landmarks`` and ``train axial``, every fold, into ``OUT/landmarks`` and ``OUT/axial``;
 2. ``evaluate landmarks`` by the networks that did not see each study: out-of-fold points, and the distribution of their
    errors, which sets the jitter of stage four;
-3. ``train severity`` for every family, every fold, at those points;
+3. ``train severity`` for every recipe of every family, every fold, at those points; where a recipe has ``label_noise``,
+   a second time without the labels that the first round rules out, into ``OUT/second``;
 4. ``ensemble``: calibration and study context, fitted on the out-of-fold predictions.
 
 A step for which no folder has labels (axial points without an axial series, say) is left out, and a line says so.
@@ -17,11 +18,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pipeline.commands.ensemble import fit_and_save
 from pipeline.commands.evaluate_landmarks import evaluate
@@ -30,12 +29,11 @@ from pipeline.commands.train import (
     TrainOptions,
     add_cache_arguments,
     add_common_arguments,
-    train_classifier,
     train_points,
 )
 from pipeline.competition import Competition, open_competition
 from pipeline.config import ConfigError
-from pipeline.console import WorkError, say, say_json
+from pipeline.console import say, say_json
 from pipeline.labels import FOLDS, Condition, Family
 from pipeline.landmarks.errors import ERRORS_FILE, store_errors
 from pipeline.names import shown
@@ -43,10 +41,8 @@ from pipeline.weights.manifest import LANDMARK_TASKS, MANIFEST_NAME, TASKS, Mani
 
 if TYPE_CHECKING:
     from pipeline.landmarks.task import LandmarkTrainSettings
-    from pipeline.severity.settings import SeveritySettings
+    from pipeline.severity.recipes import Recipe
 
-SECTIONS = (*TASKS, "context")
-"""What ``--set`` names first: a section of a preset, or the study-context model."""
 EVERYWHERE = ("loop", "augment")
 """Settings that networks of every kind have."""
 
@@ -82,10 +78,12 @@ def run(args: argparse.Namespace) -> int:
         ConfigError, BackboneError: a setting of any step is wrong, which is said before the first begins.
         WorkError: a localiser finds none of its points, or classifiers are worse than no network at all.
     """
+    from pipeline.commands.train_graders import learnt, refuse, train_rounds
+    from pipeline.severity.recipes import load_recipes, recipe_keys
     from pipeline.training.processes import is_main_process, wait_for_everyone
 
     competitions = [open_competition(path, split="train") for path in args.data]
-    settings = _by_section(args.set)
+    settings = _by_section(args.set, recipe_keys(args.preset, list(Family)))
     _check_settings(args, settings)
     known = _labelled_families(competitions)
     if args.plan is not None:
@@ -93,13 +91,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     weights = args.out / "weights"
     points = args.out / "points"
-    _check_folders(args.out, weights, points)
     networks, families = _trained(known)
+    recipes = load_recipes(args.preset, families, settings)
+    _check_folders(args.out, weights, points, recipes)
     for left_out in (family for family in Family if family not in known):
         say(f"train all: no folder has {left_out} points, so its networks are left out")
 
     if is_main_process():
-        _fill_cache(args, competitions, networks, families, settings)
+        _fill_cache(args, competitions, networks, recipes, settings)
     wait_for_everyone()
     for task in networks:
         say(f"train all: the {task} networks, into {args.out / task}")
@@ -112,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         store_errors(points / "errors.csv", weights)
     wait_for_everyone()
     measured = json.loads((weights / ERRORS_FILE).read_text(encoding="utf-8"))
-    _refuse(
+    refuse(
         args.force,
         [
             f"of the labelled {family} points the localisers found none on studies that they have not seen: look at "
@@ -121,55 +120,29 @@ def run(args: argparse.Namespace) -> int:
             if family.value not in measured
         ],
     )
-    for family in families:
-        say(f"train all: the {family} classifiers, into {args.out / family.value}")
-        options = SeverityOptions(
-            **_common(args, family.value, settings),
-            condition=family.value,
+
+    def options_of(recipe: Recipe) -> SeverityOptions:
+        return SeverityOptions(
+            **_common(args, recipe.name, settings),
+            condition=recipe.family.value,
+            recipe=recipe.key,
             landmarks=[points / "label_coordinates.csv"],
-            landmark_errors=weights / ERRORS_FILE if family.value in measured else None,
+            landmark_errors=weights / ERRORS_FILE if recipe.family.value in measured else None,
         )
-        train_classifier(options)
+
+    folders = train_rounds(recipes, options_of, args.out)
     if is_main_process():
-        tables = {family.value: [args.out / family.value / "oof.csv"] for family in families}
-        _refuse(
-            args.force, [line for family in families for line in _worse_than_nothing(family, *tables[family.value])]
-        )
-        _store_classifiers(args, families, weights)
+        packed = learnt(recipes, folders, args.force)
+        tables = {recipe.name: [folders[recipe.name] / "oof.csv"] for recipe in packed}
+        manifest = _store_classifiers(packed, folders, weights)
+        graders = {member.recipe for member in manifest.of_task(*Family)}
         say(f"train all: calibration and study context, into {weights}")
-        fit_and_save(weights, args.data, tables, overrides=settings["context"])
+        # Networks of an earlier call that this one does not train stay in the set and are not used.
+        unused = dict.fromkeys(sorted(graders - set(tables)), 0.0)
+        fit_and_save(weights, args.data, tables, fixed=unused, overrides=settings["context"])
         say(f"train all: wrote {weights}; python submit.py --data DIR --weights {weights} uses it")
     wait_for_everyone()
     return 0
-
-
-def _refuse(force: bool, faults: Sequence[str]) -> None:
-    """Say what is wrong, and end the run there unless it is to go on.
-
-    Raises:
-        WorkError: something is wrong, and it is not to go on.
-    """
-    if faults and not force:
-        raise WorkError(f"{'; '.join(faults)} (--force goes on all the same; what is trained is kept)")
-    say(*(f"train all: WARNING: {fault}" for fault in faults))
-
-
-def _worse_than_nothing(family: Family, oof: Path) -> list[str]:
-    """A line if the networks score worse out of fold than the best answer that is the same for every cell."""
-    from pipeline.labels import FAMILY_COLUMNS
-    from pipeline.scoring.figures import family_score
-    from pipeline.scoring.oof import read_oof
-    from pipeline.severity.task import starting_point
-
-    table = read_oof(oof)
-    own = np.isin(table.cell, FAMILY_COLUMNS[family]) & (table.grade >= 0)
-    score, constant = family_score(table.log_p[own], table.grade[own]), starting_point(table.grade[own], "weighted")[1]
-    if constant is None or score <= constant:
-        return []
-    return [
-        f"the {family} networks score {score:.3f} out of fold, worse than class frequencies ({constant:.3f}): look at "
-        f"{oof.parent}"
-    ]
 
 
 def _trained(known: set[Family]) -> tuple[list[str], list[Family]]:
@@ -178,27 +151,25 @@ def _trained(known: set[Family]) -> tuple[list[str], list[Family]]:
     return networks, [family for family in Family if family in known]
 
 
-def _settings(
-    args: argparse.Namespace, networks: Sequence[str], families: Sequence[Family], settings: dict[str, list[str]]
-) -> tuple[dict[str, LandmarkTrainSettings], dict[Family, SeveritySettings]]:
-    """The settings of every network."""
-    from pipeline.config import load_settings
+def _points(
+    args: argparse.Namespace, networks: Sequence[str], settings: dict[str, list[str]]
+) -> dict[str, LandmarkTrainSettings]:
+    """The settings of the point networks."""
     from pipeline.landmarks.train import load_train_settings
-    from pipeline.severity.settings import SeveritySettings
 
-    points = {name: load_train_settings(name, args.preset, settings[name], len(args.data)) for name in networks}
-    graders = {one: load_settings(SeveritySettings, args.preset, one.value, settings[one.value]) for one in families}
-    return points, graders
+    return {name: load_train_settings(name, args.preset, settings[name], len(args.data)) for name in networks}
 
 
 def _say_plan(
     args: argparse.Namespace, competitions: Sequence[Competition], known: set[Family], settings: dict[str, list[str]]
 ) -> None:
     from pipeline.severity.plan import make_plan, plan_lines
+    from pipeline.severity.recipes import load_recipes
     from pipeline.severity.space import Space
 
-    points, graders = _settings(args, *_trained(known), settings)
-    plan = make_plan(Space.of(competitions, points, graders, args.plan), points, graders, args.workers)
+    networks, families = _trained(known)
+    points, recipes = _points(args, networks, settings), load_recipes(args.preset, families, settings)
+    plan = make_plan(Space.of(competitions, points, recipes, args.plan), points, recipes, args.workers)
     plan["left_out"] = [family.value for family in Family if family not in known]
     if args.json:
         say_json(plan, indent=1)
@@ -210,7 +181,7 @@ def _fill_cache(
     args: argparse.Namespace,
     competitions: Sequence[Competition],
     networks: Sequence[str],
-    families: Sequence[Family],
+    recipes: Sequence[Recipe],
     settings: dict[str, list[str]],
 ) -> None:
     """Decode every series once, for all networks; before that, see that the disks have room for the whole run.
@@ -221,7 +192,7 @@ def _fill_cache(
     from pipeline.landmarks.prepare import prepare
     from pipeline.severity.space import Space
 
-    space = Space.of(competitions, *_settings(args, networks, families, settings))
+    space = Space.of(competitions, _points(args, networks, settings), recipes)
     space.check(args.cache, args.out)
     prepare(competitions, args.cache, space.examples, workers=args.workers)
 
@@ -240,19 +211,22 @@ def _common(args: argparse.Namespace, section: str, settings: dict[str, list[str
     }
 
 
-def _check_folders(out: Path, weights: Path, points: Path) -> None:
+def _check_folders(out: Path, weights: Path, points: Path, recipes: Sequence[Recipe]) -> None:
     """Refuse, before the first step, a folder in which a later one could not write its result.
 
     Raises:
         RefusedError: one of the folders holds what this program did not write.
         WeightsError: the weights' manifest cannot be read.
     """
+    from pipeline.commands.train_graders import SECOND
     from pipeline.landmarks.errors import EVALUATION
     from pipeline.owned import check_claim
     from pipeline.training.folder import check_run, claim_run
 
-    for name in TASKS:
-        for folder in (out / name, *(out / name / f"fold{fold}" for fold in range(FOLDS))):
+    names = [recipe.name for recipe in recipes]
+    check_run(out / SECOND)
+    for run in (*(out / name for name in (*LANDMARK_TASKS, *names)), *(out / SECOND / name for name in names)):
+        for folder in (run, *(run / f"fold{fold}" for fold in range(FOLDS))):
             check_run(folder)
     check_claim(points, EVALUATION)
     if (weights / MANIFEST_NAME).exists():
@@ -271,12 +245,14 @@ def _store_landmarks(args: argparse.Namespace, tasks: Sequence[str], weights: Pa
             store_run([args.out / task / f"fold{fold}"], weights, task, f"{task}-fold{fold}", fold)
 
 
-def _store_classifiers(args: argparse.Namespace, families: Sequence[Family], weights: Path) -> None:
+def _store_classifiers(recipes: Sequence[Recipe], folders: Mapping[str, Path], weights: Path) -> Manifest:
     from pipeline.severity.store import store_run
 
-    for family in families:
+    for recipe in recipes:
         for fold in range(FOLDS):
-            store_run([args.out / family.value / f"fold{fold}"], weights, family, f"{family.value}-fold{fold}", fold)
+            run = folders[recipe.name] / f"fold{fold}"
+            store_run([run], weights, recipe.family, f"{recipe.name}-fold{fold}", fold)
+    return Manifest.load(weights)
 
 
 def _labelled_families(competitions: Sequence[Competition]) -> set[Family]:
@@ -285,24 +261,33 @@ def _labelled_families(competitions: Sequence[Competition]) -> set[Family]:
     return {Condition(name).family for table in tables for name in table["condition"].unique()}
 
 
-def _by_section(settings: Sequence[str]) -> dict[str, list[str]]:
-    """``landmarks.loop.epochs=3`` to {"landmarks": ["loop.epochs=3"]}; ``loop.epochs=3`` is for every network.
+def _by_section(settings: Sequence[str], recipes: Mapping[str, tuple[Family, str]]) -> dict[str, list[str]]:
+    """``landmarks.loop.epochs=3`` to {"landmarks": ["loop.epochs=3"]}.
+
+    What is said of a family is for all its recipes, and ``loop.epochs=3`` for every network.
+
+    Args:
+        settings: as ``--set`` takes them.
+        recipes: family and key by name.
 
     Raises:
         ConfigError: a setting that starts neither with a section nor with what networks of every kind have.
     """
-    result: dict[str, list[str]] = {name: [] for name in SECTIONS}
+    result: dict[str, list[str]] = {name: [] for name in (*LANDMARK_TASKS, *recipes, "context")}
     for setting in settings:
         section, dot, rest = setting.partition(".")
-        if dot and section in result:
-            result[section].append(rest)
+        of_family = [name for name, (family, _) in recipes.items() if section in (name, family.value)]
+        if dot and (section in result or of_family):
+            for name in of_family or [section]:
+                result[name].append(rest)
         elif section in EVERYWHERE:
-            for name in TASKS:
+            for name in (*LANDMARK_TASKS, *recipes):
                 result[name].append(setting)
         else:
+            known = ", ".join(dict.fromkeys([*TASKS, *result]))
             raise ConfigError(
-                f"--set {setting}: it must start with one of {', '.join(SECTIONS)} and a dot, "
-                f"or, for all networks, with {' or '.join(EVERYWHERE)}"
+                f"--set {setting}: it must start with one of {known} and a dot, or, for all networks, with "
+                f"{' or '.join(EVERYWHERE)}"
             )
     return result
 
@@ -314,15 +299,15 @@ def _check_settings(args: argparse.Namespace, sections: dict[str, list[str]]) ->
         ConfigError: a setting that does not exist or has a wrong value.
         BackboneError: a network that timm does not have, or a file of weights that is not there.
     """
-    from pipeline.config import load_settings
     from pipeline.ensemble.context import ContextSettings
+    from pipeline.preset import load_settings
+    from pipeline.severity.recipes import load_recipes
     from pipeline.weights.backbones import check_backbone
 
-    points, graders = _settings(args, LANDMARK_TASKS, tuple(Family), sections)
-    for own in points.values():
+    for own in _points(args, LANDMARK_TASKS, sections).values():
         check_backbone(own.model.backbone, own.model.initial)
-    for one in graders.values():
-        check_backbone(one.network.backbone, one.network.initial)
+    for recipe in load_recipes(args.preset, list(Family), sections):
+        check_backbone(recipe.settings.network.backbone, recipe.settings.network.initial)
     load_settings(ContextSettings, overrides=sections["context"])
 
 

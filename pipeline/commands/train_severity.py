@@ -18,6 +18,12 @@ from pipeline.labels import Family
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("--condition", choices=[f.value for f in Family], required=True, help="the family to grade")
+    parser.add_argument(
+        "--recipe",
+        default="",
+        metavar="NAME",
+        help="one of the preset's recipes of the family (default: the family's own settings)",
+    )
     add_common_arguments(parser, "severity")
     add_fold_arguments(parser)
     parser.add_argument(

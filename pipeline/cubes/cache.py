@@ -118,6 +118,7 @@ def build_cache(
     root: Path,
     predicted: pd.DataFrame | None = None,
     jobs: int = 0,
+    cells: Sequence[int] = (),
 ) -> WindowCache:
     """Place the windows of every study that has a grade of the family, and prepare the slices they show.
 
@@ -129,6 +130,7 @@ def build_cache(
         root: the training cache, which is filled where it must be.
         predicted: label_coordinates tables of predicted points with patient mm, concatenated; None for none.
         jobs: processes, each a study at a time; 0 for one a core.
+        cells: positions in ``CELLS``, whose windows are cut like those of the family; its own for none.
 
     Raises:
         ValueError: no study has a grade of the family, there are neither labelled nor predicted points, or the cache is
@@ -136,7 +138,7 @@ def build_cache(
         RefusedError: a folder of the cache holds something else.
         OSError: the disk is too small.
     """
-    cells = family_cells(family)
+    cells = tuple(cells) or family_cells(family)
     graded = [_graded(competition, cells) for competition in competitions]
     if not any(graded):
         raise ValueError(f"no study of {', '.join(str(c.root) for c in competitions)} has a grade of {family}")
@@ -163,7 +165,7 @@ def build_cache(
         pixels[view.kind] = Scratch(root, (int(starts[view.kind][-1]),), np.float16, what)
     guesses, wide = by_study(predicted), _with_views(settings, family, views)
     tasks = [
-        (files.stacks, guesses.get(files.ref.study_id), family, wide,
+        (files.stacks, guesses.get(files.ref.study_id), cells, wide.of(family), wide,
          {view.kind: (pixels[view.kind].path, int(starts[view.kind][n])) for view in views})
         for n, files in enumerate(found)
     ]  # fmt: skip
@@ -197,7 +199,8 @@ def _most_pixels(path: Path, view: ViewSettings) -> int:
 def _place_study(
     path: Path,
     guesses: pd.DataFrame | None,
-    family: Family,
+    cells: Sequence[int],
+    views: Sequence[ViewSettings],
     settings: CubeSettings,
     targets: Mapping[SeriesKind, tuple[str, int]],
 ) -> dict[tuple[SeriesKind, Source], Places]:
@@ -209,17 +212,15 @@ def _place_study(
         landmarks["predicted"] = Landmarks.from_frame(study.study_id, guesses.drop_duplicates(["condition", "level"]))
     unplaced = {stack.volume.series_id for stack in study.stacks if not stack.volume.is_placed}
     result = {}
-    for view in settings.of(family):
+    for view in views:
         kept = [stack for stack in study.stacks if stack.volume.kind is view.kind]
         volumes = [prepared(stack.volume, view.spacing_mm, stack.limits) for stack in kept]
         chosen = {
-            source: [
-                place_cell(CELLS[cell], view, volumes, points, settings, unplaced) for cell in family_cells(family)
-            ]
+            source: [place_cell(CELLS[cell], view, volumes, points, settings, unplaced) for cell in cells]
             for source, points in landmarks.items()
         }
         used: dict[Volume, list[int]] = {}
-        for place, *_ in filter(None, (found for cells in chosen.values() for found in cells)):
+        for place, *_ in filter(None, (found for every in chosen.values() for found in every)):
             used.setdefault(place.volume, []).extend(index for index in place.slices if index is not None)
         target, first = targets[view.kind]
         begin: dict[Volume, int] = {}
@@ -231,9 +232,9 @@ def _place_study(
             if slices:
                 write_at(target, first, volume.pixels[slices].astype(np.float16))
             first += len(slices) * volume.pixels[0].size
-        for source, cells in chosen.items():
-            places = Places.none((len(cells),), view.slices)
-            for row, found in enumerate(cells):
+        for source, every in chosen.items():
+            places = Places.none((len(every),), view.slices)
+            for row, found in enumerate(every):
                 if found:
                     volume = found[0].volume
                     places.first[row], places.extent[row] = begin[volume], volume.shape[1:]

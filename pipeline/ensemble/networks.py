@@ -150,7 +150,7 @@ class Networks:
 
         families: dict[CubeSettings, set[Family]] = {}
         for name in names:
-            families.setdefault(self.cube_settings(name), set()).add(self.family(name))
+            families.setdefault(self.cube_settings(name), set()).update(_pictured(self.named(name)))
         return {settings: cut_cubes(volumes, points, settings, wanted) for settings, wanted in families.items()}
 
     def grade(self, name: str, cubes: Cubes, device: str, threads: int) -> np.ndarray:
@@ -216,17 +216,38 @@ def _cube_settings(member: Member) -> CubeSettings:
 
 def _cube_pixels(member: Member) -> int:
     """Of the cubes that one study's cells of the grader's family may have."""
-    settings, family = _cube_settings(member), Family(member.task)
-    windows = sum(view.slices * view.pixels**2 for view in settings.of(family))
-    return windows * settings.series * sum(cell.condition.family is family for cell in CELLS)
+    settings = _cube_settings(member)
+    return settings.series * sum(
+        view.slices * view.pixels**2 * sum(cell.condition.family is family for cell in CELLS)
+        for family in _pictured(member)
+        for view in settings.of(family)
+    )
+
+
+def _pictured(member: Member) -> tuple[Family, ...]:
+    """The families whose cells a grader is shown.
+
+    Raises:
+        WeightsError: its settings are no such settings.
+    """
+    severity = member.config.get("severity")
+    if not isinstance(severity, Mapping) or severity.get("item", "cell") == "cell":
+        return (Family(member.task),)
+    from pipeline.severity.settings import SeveritySettings
+
+    try:
+        return from_dict(SeveritySettings, severity, "severity.").pictured(Family(member.task))
+    except ValueError as error:
+        raise WeightsError(f"member {member.name}: {error}") from error
 
 
 def predict_in_parts(grader: Grader, cubes: StudyCubes, parts: int) -> np.ndarray:
     """Grade a study's cells in ``parts`` batches; (25, 3), as :meth:`Grader.predict` of the whole would give.
 
-    The cells of a level stay together: what both sides say of the canal is one answer.
+    The cells of a level stay together: what both sides say of the canal is one answer. A grader that sees all levels
+    at once takes the study whole.
     """
-    if parts == 1:
+    if parts == 1 or getattr(grader, "sees_all_levels", False):
         return grader.predict(cubes)
     from pipeline.cubes import StudyCubes
 

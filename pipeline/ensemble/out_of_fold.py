@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from pipeline.ensemble.combine import pattern_of
+from pipeline.ensemble.combine import blend, pattern_of
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES
 from pipeline.scoring.oof import OofTable
 
@@ -48,6 +48,16 @@ class OutOfFold:
     def named_patterns(self) -> list[str]:
         """The patterns in which something answers."""
         return [str(name) for name in np.unique(self.patterns) if name]
+
+
+def even_blend(tables: Mapping[str, OofTable]) -> OofTable:
+    """The even average, of logits, of what several recipes say; a row for each cell that any of them has."""
+    every = OofTable.concatenate(list(tables.values()))
+    study_ids, study = np.unique(every.study_id.astype(str), return_inverse=True)
+    _, first = np.unique(study * len(CELLS) + every.cell, return_index=True)
+    blended = blend({name: table.array(list(study_ids)) for name, table in tables.items()})
+    rows = OofTable(*(getattr(every, name)[first] for name in OofTable.__dataclass_fields__))
+    return replace(rows, log_p=blended[study[first], rows.cell])
 
 
 def graded(log_p: np.ndarray, grades: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pipeline.config import load_settings, to_dict
+from pipeline.config import to_dict
 from pipeline.device import seconds_on_one_thread
 from pipeline.landmarks.model import PointModelSettings, PointNet
 from pipeline.landmarks.predict import LandmarkSettings
 from pipeline.landmarks.task import LandmarkTrainSettings
+from pipeline.preset import load_settings
 from pipeline.training.store import store_network
 from pipeline.weights.manifest import Manifest
 
@@ -61,6 +63,7 @@ def store_run(
     )
 
 
+@functools.cache  # the folds of a network take alike
 def seconds_per_study(settings: PointModelSettings, task: str) -> float:
     """The time of a complete study's slices through the network, on one CPU thread."""
     model = PointNet(replace(settings, initial="random")).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

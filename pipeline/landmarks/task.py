@@ -18,9 +18,8 @@ from torch.utils.data import Dataset
 from pipeline.device import usable_cpus
 from pipeline.landmarks.examples import ExampleSettings
 from pipeline.landmarks.model import PointLossSettings, PointModelSettings, PointNet, point_loss
-from pipeline.landmarks.prepare import read_examples
+from pipeline.landmarks.prepare import read_images, read_targets
 from pipeline.pictures import grid
-from pipeline.stacks.scratch import Scratch
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.weights.recipe import AugmentSettings, LoopSettings
@@ -56,38 +55,30 @@ class LandmarkTrainSettings:
 
 
 class PointExamples(Dataset[dict[str, Any]]):
-    """The cached examples of a table of :func:`pipeline.landmarks.prepare.build_examples`, unpacked.
+    """The cached examples of a table of :func:`pipeline.landmarks.prepare.build_examples`.
 
-    Images lie in a :class:`~pipeline.stacks.scratch.Scratch`, (N, size, size) half floats; targets in main memory.
+    Targets lie in main memory; images are unpacked as they are asked for, by as many threads as there are cores, which
+    takes a hundredth of what a network of their size takes for them.
     """
 
     def __init__(self, table: pd.DataFrame) -> None:
         self.table = table.reset_index(drop=True)
+        self.files, self.numbers = self.table["file"].to_numpy(), self.table["index"].to_numpy()
         self.targets: dict[str, np.ndarray] = {}
-        self.images: Scratch | None = None
-        if not len(table):
-            return
-        first = Path(self.table["file"].iloc[0])
-        images, targets = read_examples(first)
-        self.targets = {n: np.zeros((len(table), *values.shape[1:]), np.float32) for n, values in targets.items()}
-        self.images = Scratch(first.parent, (len(table), *images.shape[1:]), np.float16, "unpacked training slices")
-        with ThreadPoolExecutor(usable_cpus()) as readers:
-            list(readers.map(self._unpack, *zip(*self.table.groupby("file", sort=False).groups.items(), strict=True)))
-
-    def _unpack(self, file: str, places: pd.Index) -> None:
-        """Fill in the examples of one file."""
-        assert self.images is not None
-        images, targets = read_examples(Path(file))
-        chosen = self.table["index"].to_numpy()[places]
-        self.images.values[places] = images[chosen]
-        for name, values in targets.items():
-            self.targets[name][places] = values[chosen]
+        for file, places in self.table.groupby("file", sort=False).groups.items():
+            for name, values in read_targets(Path(str(file))).items():
+                target = self.targets.setdefault(name, np.zeros((len(self.table), *values.shape[1:]), np.float32))
+                target[places] = values[self.numbers[places]]
 
     def fetch(self, indices: np.ndarray) -> dict[str, Any]:
         """Some examples as a batch."""
-        assert self.images is not None  # there is no item of an empty table
-        batch = {"image": torch.from_numpy(self.images.values[indices].astype(np.float32)[:, None])}
+        with ThreadPoolExecutor(usable_cpus()) as readers:
+            images = list(readers.map(self._image, indices))
+        batch = {"image": torch.from_numpy(np.stack(images)[:, None])}
         return batch | {name: torch.from_numpy(values[indices]) for name, values in self.targets.items()}
+
+    def _image(self, index: int) -> np.ndarray:
+        return read_images(Path(self.files[index]), [int(self.numbers[index])])[0].astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.table)

@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition, CompetitionError, open_competition
-from pipeline.config import ConfigError, load_settings, to_dict
+from pipeline.config import ConfigError, to_dict
 from pipeline.console import say
 from pipeline.folds import studies_in_fold
 from pipeline.landmarks.model import AXIAL_CHANNELS, SAGITTAL_CHANNELS
 from pipeline.landmarks.prepare import Kind, build_examples
 from pipeline.landmarks.task import LandmarkTrainSettings, PointTask
+from pipeline.preset import load_settings
 from pipeline.training.ladder import check_sides
 from pipeline.training.loop import fit
 from pipeline.training.processes import main_process_first
@@ -66,7 +67,7 @@ def load_train_settings(
 
     Args:
         task: one of the two.
-        preset, overrides: see :func:`pipeline.config.load_settings`.
+        preset, overrides: see :func:`pipeline.preset.load_settings`.
         folders: of ``--data``.
 
     Raises:

@@ -34,7 +34,7 @@ def attend(grader: SeverityGrader, cubes: StudyCubes, cells: Sequence[int], call
     Args:
         grader: the network.
         cubes: of the study, cut for it.
-        cells: positions in ``CELLS`` of its own family's cells that have a cube.
+        cells: positions in ``CELLS`` of the cells that go through it, of :meth:`SeverityGrader.rows`.
         called: (25,) the grade of each cell.
     """
     from captum.attr import LayerGradCam
@@ -56,7 +56,7 @@ def attend(grader: SeverityGrader, cubes: StudyCubes, cells: Sequence[int], call
         return model.log_probabilities(given, present, batch["level"]).flatten(1)
 
     maps: Maps = {}
-    for number, family in enumerate(grader.settings.families(grader.family)):
+    for number, family in enumerate(grader.settings.answers(grader.family)):
         targets = [CELL_INDEX[companion(CELLS[cell], family)] if number else cell for cell in cells]
         wanted = [number * len(GRADES) + int(called[target]) for target in targets]
         for view, name in zip(views, names, strict=True):

@@ -68,14 +68,14 @@ class Looks:
         for name in names:
             grader = self._grader(name)
             cubes = cut[self.networks.cube_settings(name)]
-            cells = sorted({cell for cell, _ in cubes.cubes if CELLS[cell].condition.family is grader.family})
+            cells = grader.rows(cubes)
             maps: Maps = {}
             if cells and self.attention:
                 from pipeline.report.attention import attend
 
                 maps = attend(grader, cubes, cells, study.called)
             for cell in cells:
-                for number, family in enumerate(grader.settings.families(grader.family)):
+                for number, family in enumerate(grader.settings.answers(grader.family)):
                     target = CELL_INDEX[companion(CELLS[cell], family)] if number else cell
                     if name not in study.members(target):
                         continue

@@ -60,11 +60,12 @@ def load_data(
             raise CompetitionError(f"{competition.root}: no train.csv; a classifier cannot learn without grades")
     predicted = _read_points(landmark_tables) if landmark_tables else None
     cubes = settings.cubes(family)
-    cache = build_cache(competitions, family, cubes, settings.margin_slices, cache_root, predicted, workers)
+    cells = settings.cells(family)
+    cache = build_cache(competitions, family, cubes, settings.margin_slices, cache_root, predicted, workers, cells)
     labels = pd.concat([c.labels for c in competitions if c.labels is not None])
     labels = labels[~labels.index.duplicated()].loc[list(cache.study_ids)]
     folds = _folds(competitions, labels, split)
-    return SeverityData(cache, cell_table(cache, labels, settings.families(family)[1:]), labels, folds)
+    return SeverityData(cache, cell_table(cache, labels, settings.answers(family)[1:]), labels, folds)
 
 
 def _folds(competitions: Sequence[Competition], labels: pd.DataFrame, split: Path | None) -> pd.Series:

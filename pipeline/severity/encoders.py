@@ -6,23 +6,62 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from pipeline.severity.settings import NetworkSettings
-from pipeline.weights.backbones import create_backbone
+from pipeline.weights.backbones import create_backbone, has_fixed_size
 
 PIXEL_MEAN, PIXEL_SD = 0.35, 0.25
 """Of windows normalised by their stack's percentiles; measured on T1 windows of 200 studies."""
 
 
-def make_backbone(settings: NetworkSettings, channels: int, pretrained: bool) -> nn.Module:
+_SIDE_STEP, _LEAST_SIDE = 32, 64
+"""Networks of a fixed input size halve it five times, and attend to what is left: to more than one place."""
+
+
+def make_backbone(settings: NetworkSettings, channels: int, pretrained: bool, pixels: int) -> nn.Module:
     """A timm network without its classifier, pooled, for grey slices as channels.
 
-    Colour filters are summed over colours and shared out over the channels, so that every slice starts out equal.
+    Colour filters are summed over colours and shared out over the channels, so that every slice starts out equal. A
+    network of a fixed input size is built for the next size up that it can have, and sees windows in a grey frame.
+
+    Args:
+        settings: the network.
+        channels: slices that it sees at once.
+        pretrained: start from ``settings.initial``; False where trained weights are loaded afterwards.
+        pixels: side of the windows, at most.
 
     Raises:
         BackboneError: an unknown network, or initial weights that do not fit it.
     """
     extra: dict[str, Any] = {"drop_path_rate": settings.drop_path} if settings.drop_path else {}
+    if not has_fixed_size(settings.backbone):
+        return _bare_backbone(settings, channels, pretrained, extra)
+    side = max(_LEAST_SIDE, -(-pixels // _SIDE_STEP) * _SIDE_STEP)
+    return Framed(_bare_backbone(settings, channels, pretrained, extra | {"img_size": side}), side)
+
+
+class Framed(nn.Module):
+    """A network of a fixed input size that takes smaller images: in the middle of a frame of mean grey.
+
+    Args:
+        network: pooled, with ``num_features``.
+        side: of its input in pixels.
+    """
+
+    def __init__(self, network: nn.Module, side: int) -> None:
+        super().__init__()
+        self.network, self.side, self.num_features = network, side, network.num_features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) standardised, H and W at most ``side``, to features (B, num_features)."""
+        rows, cols = (self.side - have for have in images.shape[-2:])
+        framed = functional.pad(images, (cols // 2, cols - cols // 2, rows // 2, rows - rows // 2))
+        features: Tensor = self.network(framed)
+        return features
+
+
+def _bare_backbone(settings: NetworkSettings, channels: int, pretrained: bool, extra: dict[str, Any]) -> nn.Module:
     if not pretrained or settings.initial == "random":
         return create_backbone(settings.backbone, in_chans=channels, **extra)
     model = create_backbone(settings.backbone, settings.initial, in_chans=1, **extra)

@@ -1,4 +1,4 @@
-"""From the tokens of all slices and views of a cell to one vector; absent tokens have no say."""
+"""From the tokens of all slices and views of a cell to one vector, and from cell to cell; what is absent has no say."""
 
 from __future__ import annotations
 
@@ -73,11 +73,7 @@ class TransformerHead(nn.Module):
 
     def __init__(self, width: int, layers: int = 2, longest: int = 64) -> None:
         super().__init__()
-        heads = next(count for count in (8, 4, 2, 1) if width % count == 0)
-        layer = nn.TransformerEncoderLayer(
-            width, heads, 2 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.encoder = _transformer(width, layers)
         self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.position = nn.Parameter(torch.randn(1, longest, width) * 0.02)
 
@@ -88,3 +84,36 @@ class TransformerHead(nn.Module):
         absent = torch.cat([present.new_zeros(batch, 1), ~present], 1)
         vector: Tensor = self.encoder(sequence, src_key_padding_mask=absent)[:, 0]
         return vector
+
+
+class Neighbours(nn.Module):
+    """Two transformer layers over the cells of an item, by which each sees the others.
+
+    Args:
+        width: of the cells' tokens.
+        levels, conditions: of an item, whose cells come level after level.
+    """
+
+    def __init__(self, width: int, levels: int, conditions: int) -> None:
+        super().__init__()
+        self.encoder = _transformer(width, 2)
+        # As large as the tokens: with 0.02 it takes ten times as many steps to learn to look at the other side.
+        self.level = nn.Parameter(torch.randn(levels, 1, width) * 0.5)
+        self.condition = nn.Parameter(torch.randn(conditions, width) * 0.5)
+
+    def forward(self, vectors: Tensor, seen: Tensor) -> Tensor:
+        """Vectors (N, D) of whole items, one after the other, and (N,) whether a cell is seen, to (N, D)."""
+        place = (self.level + self.condition).flatten(0, 1)
+        tokens = vectors.unflatten(0, (-1, len(place))) + place
+        absent = ~seen.view(tokens.shape[:2])
+        absent = absent & ~absent.all(1, keepdim=True)  # of an item without anything the answer is NaN otherwise
+        result: Tensor = self.encoder(tokens, src_key_padding_mask=absent)
+        return result.flatten(0, 1)
+
+
+def _transformer(width: int, layers: int) -> nn.Module:
+    heads = next(count for count in (8, 4, 2, 1) if width % count == 0)
+    layer = nn.TransformerEncoderLayer(
+        width, heads, 2 * width, dropout=0.1, activation="gelu", batch_first=True, norm_first=True
+    )
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)

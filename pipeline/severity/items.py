@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from pipeline.weights.recipe import InPlaneSettings
 
 @dataclass(frozen=True, eq=False)
 class CellTable:
-    """Cells of a cache, one row each: where its windows are, its level and grade.
+    """Cells of a cache, one row each: where its windows are, its level and grade; an item's cells after one another.
 
     Attributes:
         study: (N,) position of the study in the cache.
@@ -53,6 +53,13 @@ class CellTable:
     def rows(self, chosen: NDArray[np.bool_]) -> CellTable:
         """The rows where ``chosen`` (N,) holds."""
         return CellTable(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+    def items(self, chosen: NDArray[np.bool_], cells: int) -> CellTable:
+        """The items of so many cells of which ``chosen`` (N,) holds for some; without the grades of the others."""
+        if cells == 1:
+            return self.rows(chosen)
+        whole = chosen.reshape(-1, cells).any(1).repeat(cells)
+        return replace(self, grade=np.where(chosen, self.grade, -1)).rows(whole)
 
 
 def cell_table(cache: WindowCache, labels: pd.DataFrame, also: Sequence[Family] = ()) -> CellTable:
@@ -109,7 +116,7 @@ def draw_weights(table: CellTable, sampling: Sampling) -> NDArray[np.float64] | 
 
 
 class WindowItems(Dataset[dict[str, Any]]):
-    """The surroundings of training cells, a batch at a time; windows are cut from them on the training device.
+    """The surroundings of training items, a batch at a time; windows are cut from them on the training device.
 
     A batch is copied from prepared stacks that are mapped into memory, without loading processes: some 0.3 ms a cell.
     All batches of a set have one shape, whatever the resolution of the stacks and whichever slices are missing.
@@ -122,6 +129,7 @@ class WindowItems(Dataset[dict[str, Any]]):
         jitter_slices: probability that the middle is moved by one slice, either way, where there is one.
         in_plane: changes of every cell's surroundings, float32, all slices alike; None leaves them as they are.
         beside: slices of the margin that are kept on both ends, for inference.
+        cells: of an item.
     """
 
     def __init__(
@@ -133,8 +141,9 @@ class WindowItems(Dataset[dict[str, Any]]):
         jitter_slices: float = 0.0,
         in_plane: InPlaneSettings | None = None,
         beside: int = 0,
+        cells: int = 1,
     ) -> None:
-        self.cache, self.table = cache, table
+        self.cache, self.table, self.cells = cache, table, cells
         self.predicted_share, self.jitter_slices = predicted_share, jitter_slices
         self.in_plane = InPlaneAugmentation(in_plane) if in_plane else None
         if beside > cache.margin_slices:
@@ -143,7 +152,7 @@ class WindowItems(Dataset[dict[str, Any]]):
         self.sides = [cache.side_px(view, margin_mm) for view in cache.views]
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.table) // self.cells
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {name: values[0] for name, values in self.fetch(np.array([index])).items()}
@@ -156,8 +165,16 @@ class WindowItems(Dataset[dict[str, Any]]):
         Returns:
             ``level`` (B,), ``grade`` (B, families), and by view ``around_<view>`` (B, S, side, side) float16, what is
             around the window, ``place_<view>`` (B, S, 2, 3) that gives (col, row) there of (mm right, mm down, 1) from
-            its middle, and ``present_<view>`` (B, S).
+            its middle, and ``present_<view>`` (B, S). Of items of several cells all are (B, cells, ...), and ``grade``
+            (B, cells).
         """
+        if self.cells == 1:
+            return self._rows(indices)
+        flat = self._rows((indices[:, None] * self.cells + np.arange(self.cells)).ravel())
+        flat["grade"] = flat["grade"][:, 0]
+        return {name: values.unflatten(0, (-1, self.cells)) for name, values in flat.items()}
+
+    def _rows(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
         table, cache, count = self.table, self.cache, len(indices)
         study, cell = table.study[indices], table.cell[indices]
         true, predicted = table.true[indices], table.predicted[indices]

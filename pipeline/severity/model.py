@@ -2,7 +2,8 @@
 
 Every view gives tokens: one a slice (``sequence``) or one in all (``multichannel``, ``3d``). A token that is absent,
 because the stack ended, the series is missing or the view was dropped in training, is masked in the head, so any
-subset of views is an input the network has seen. The output is logits; :meth:`SeverityModel.log_probabilities` is the
+subset of views is an input the network has seen. Where an item is a level or a study, the vectors of its cells see each
+other before they become logits. The output is logits; :meth:`SeverityModel.log_probabilities` is the
 one place where they become probabilities.
 """
 
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.cubes.settings import ViewSettings
-from pipeline.labels import GRADES, LEVELS
+from pipeline.labels import CELLS, GRADES, LEVELS, Family
 from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder, VolumeEncoder, make_backbone
-from pipeline.severity.heads import make_head
-from pipeline.severity.settings import NetworkSettings, view_name
+from pipeline.severity.heads import Neighbours, make_head
+from pipeline.severity.settings import NetworkSettings, SeveritySettings, view_name
 
 
 class SeverityModel(nn.Module):
@@ -27,11 +28,21 @@ class SeverityModel(nn.Module):
         settings: the network.
         views: the views in the order of their tokens.
         pretrained: start from ``settings.initial``; False where trained weights are loaded afterwards.
-        families: that are graded from one cube.
+        families: that are graded: from one cell's cubes, or by the cells of an item.
+        conditions: the number of the family of each condition of an item; empty for cells alone.
+        levels: of an item.
+        partners: for each cell of an item the place in it of the same on the other side.
     """
 
     def __init__(
-        self, settings: NetworkSettings, views: Sequence[ViewSettings], pretrained: bool = False, families: int = 1
+        self,
+        settings: NetworkSettings,
+        views: Sequence[ViewSettings],
+        pretrained: bool = False,
+        families: int = 1,
+        conditions: Sequence[int] = (),
+        levels: int = 1,
+        partners: Sequence[int] = (0,),
     ) -> None:
         super().__init__()
         if not views:
@@ -41,16 +52,35 @@ class SeverityModel(nn.Module):
         encoders: dict[str, nn.Module] = {}
         for view, name in zip(views, self.names, strict=True):
             shared = encoders.get(self.names[0]) if settings.share_encoder else None
-            encoders[name] = shared or _make_encoder(settings, view, pretrained)
+            largest = max(other.pixels for other in views) if settings.share_encoder else view.pixels
+            encoders[name] = shared or _make_encoder(settings, view.slices, largest, pretrained)
         self.encoders = nn.ModuleDict(encoders)
         self.view_embedding = nn.Embedding(len(views), settings.width)
         nn.init.normal_(self.view_embedding.weight, std=0.02)
         self.head = make_head(settings.head, settings.width)
         self.level_embedding = nn.Embedding(len(LEVELS), settings.level_width) if settings.level_width else None
         self.dropout = nn.Dropout(settings.dropout)
+        self.together, self.partners = tuple(conditions) * levels, tuple(partners)
+        self.neighbours = Neighbours(settings.width, levels, len(conditions)) if conditions else None
         self.classify = nn.Linear(settings.width + settings.level_width, families * len(GRADES))
         nn.init.normal_(self.classify.weight, std=0.01)
         nn.init.zeros_(self.classify.bias)
+
+    @classmethod
+    def of(cls, settings: SeveritySettings, family: Family, pretrained: bool = False) -> SeverityModel:
+        """The network of a family's classifier."""
+        families = settings.families(family)
+        item = [CELLS[cell] for cell in settings.one_item(family)]
+        conditions = [families.index(cell.condition.family) for cell in item if cell.level == item[0].level]
+        return cls(
+            settings.network,
+            settings.views_of(family),
+            pretrained,
+            len(families),
+            () if settings.item == "cell" else conditions,
+            len(item) // len(conditions),
+            settings.partners(family),
+        )
 
     def start_at(self, probabilities: Sequence[float]) -> None:
         """Let the untrained network answer with these class probabilities, three a family, all above 0."""
@@ -58,7 +88,7 @@ class SeverityModel(nn.Module):
             self.classify.bias.copy_(torch.log(torch.tensor(probabilities)))
 
     def forward(self, pixels: Mapping[str, Tensor], present: Mapping[str, Tensor], level: Tensor) -> Tensor:
-        """Logits.
+        """Logits of B cells; where an item has several, its cells one after the other.
 
         Args:
             pixels: by view name (B, slices, rows, cols), about 0..1, 0 where absent.
@@ -66,7 +96,7 @@ class SeverityModel(nn.Module):
             level: (B,) int64, 0 for L1/L2 to 4 for L5/S1.
 
         Returns:
-            (B, families, 3) logits, not probabilities.
+            (B, families, 3) logits, not probabilities; (B, 1, 3) of each cell's own family where an item has several.
         """
         masks = self._kept([present[name] for name in self.names])
         tokens, known = [], []
@@ -74,31 +104,47 @@ class SeverityModel(nn.Module):
             features, seen = self.encoders[name](pixels[name], mask)
             tokens.append(features + self.view_embedding.weight[number])
             known.append(seen)
-        vector = self.head(torch.cat(tokens, 1), torch.cat(known, 1))
+        every = torch.cat(known, 1)
+        vector = self.head(torch.cat(tokens, 1), every)
+        if self.neighbours is not None:
+            vector = self.neighbours(vector, every.any(1))
         if self.level_embedding is not None:
             vector = torch.cat([vector, self.level_embedding(level)], 1)
         logits: Tensor = self.classify(self.dropout(vector))
-        return logits.unflatten(1, (self.families, len(GRADES)))
+        logits = logits.unflatten(1, (self.families, len(GRADES)))
+        if not self.together:
+            return logits
+        own = torch.tensor(self.together, device=logits.device).repeat(len(logits) // len(self.together))
+        return logits.gather(1, own[:, None, None].expand(-1, 1, len(GRADES)))
+
+    def mirror_rows(self, count: int, device: torch.device) -> Tensor | None:
+        """(count,) for each of so many cells the row of the same on the other side; None where each is its own."""
+        if self.partners == tuple(range(len(self.partners))):
+            return None
+        rows = torch.arange(count, device=device).view(-1, len(self.partners))
+        return rows[:, list(self.partners)].flatten()
 
     def log_probabilities(self, pixels: Mapping[str, Tensor], present: Mapping[str, Tensor], level: Tensor) -> Tensor:
         """(B, families, 3) log-probabilities in float32; the only softmax of the classifier."""
         return torch.log_softmax(self(pixels, present, level).float(), -1)
 
     def _kept(self, masks: list[Tensor]) -> list[Tensor]:
-        """The masks with whole views dropped at random in training, never the last one of a cell."""
+        """The masks with whole views dropped at random in training, of an item together, never the last of a cell."""
         if not self.training or len(masks) < 2 or not self.view_drop:
             return masks
         there = torch.stack([mask.any(1) for mask in masks], 1)
-        drop = torch.rand(there.shape, device=there.device) < self.view_drop
+        cells = max(1, len(self.together))
+        drop = torch.rand(len(there) // cells, len(masks), device=there.device) < self.view_drop
+        drop = drop.repeat_interleave(cells, 0)
         survivors = there & ~drop
         drop = drop & survivors.any(1, keepdim=True)
         return [mask & ~drop[:, [number]] for number, mask in enumerate(masks)]
 
 
-def _make_encoder(settings: NetworkSettings, view: ViewSettings, pretrained: bool) -> nn.Module:
+def _make_encoder(settings: NetworkSettings, slices: int, pixels: int, pretrained: bool) -> nn.Module:
     if settings.encoder == "3d":
         return VolumeEncoder(settings.width)
-    channels = 1 if settings.encoder == "sequence" else view.slices
-    backbone = make_backbone(settings, channels, pretrained)
+    channels = 1 if settings.encoder == "sequence" else slices
+    backbone = make_backbone(settings, channels, pretrained, pixels)
     kind = SliceEncoder if settings.encoder == "sequence" else ChannelsEncoder
     return kind(backbone, settings.width)

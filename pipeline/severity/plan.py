@@ -8,7 +8,7 @@ scoring held-out cells is taken as a third of a training step an image, because 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.device import channels_last, half_precision, own_gpu, release_memory, usable_cpus, working_gpu
-from pipeline.labels import FOLDS, Family, family_cells
+from pipeline.labels import FOLDS, Family
 from pipeline.landmarks.model import PointNet
 from pipeline.landmarks.task import LandmarkTrainSettings
 from pipeline.severity.model import SeverityModel
+from pipeline.severity.recipes import Recipe
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.space import Space
 from pipeline.weights.recipe import LoopSettings
@@ -60,7 +61,7 @@ class Step:
 def make_plan(
     space: Space,
     points: Mapping[str, LandmarkTrainSettings],
-    graders: Mapping[Family, SeveritySettings],
+    recipes: Sequence[Recipe],
     workers: int = 0,
 ) -> dict[str, Any]:
     """The plan as JSON holds it: ``studies``, ``device``, ``bytes_per_study``, ``disk`` in bytes, ``steps``, ``hours``.
@@ -68,7 +69,7 @@ def make_plan(
     Args:
         space: that the run takes.
         points: settings of the point networks that are trained.
-        graders: settings of the classifiers that are trained.
+        recipes: of the classifiers that are trained.
         workers: processes that decode, 0 for one a core.
     """
     gpu = working_gpu()
@@ -81,18 +82,25 @@ def make_plan(
         scored = min(items // FOLDS, own.evaluated)
         steps.append(_training(f"{name}, {own.model.backbone} at {size} px", run, own.loop, items, scored, device))
     steps.append(_plain("points of unseen studies", FIND_SECONDS * space.studies / processes))
-    for family, one in graders.items():
+    for recipe in recipes:
+        family, one = recipe.family, recipe.settings
         views = ", ".join(f"{view.slices} x {view.pixels} px" for view in one.views_of(family))
-        items = len(family_cells(family)) * space.studies
-        looks = (5 if one.shift_mm else 1) * (3 if one.beside else 1)
-        run = _grader_step(one, family, device)
-        name = f"{family}, {one.network.backbone} at {views}"
-        steps.append(_training(name, run, one.loop, items, items // FOLDS * looks, device))
+        items = len(one.cells(family)) // len(one.one_item(family)) * space.studies
+        looks = (5 if one.shift_mm else 1) * (3 if one.beside else 1) * (2 if one.flip else 1)
+        name = f"{recipe.name}, {one.network.backbone} at {views}"
+        step = _training(name, _grader_step(one, family, device), one.loop, items, items // FOLDS * looks, device)
+        steps += [step, replace(step, name=f"{name}, second round")][: recipe.rounds]
     return {
         "studies": space.studies,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "bytes_per_study": space.bytes_per_study,
-        "disk": {"cache": space.cache, "unpacked": space.unpacked, "runs": space.runs},
+        "disk": {
+            "cache": space.cache,
+            "unpacked": space.unpacked,
+            "runs": space.runs,
+            "packed": space.packed,
+            "most": space.most,
+        },
         "steps": [asdict(step) for step in steps],
         "hours": sum(step.hours for step in steps),
     }
@@ -103,9 +111,9 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     disk = plan["disk"]
     lines = [
         f"{plan['studies']} studies, on {plan['device']}",
-        f"disk: {sum(disk.values()) / 1e9:.1f} GB = {plan['studies']} x {plan['bytes_per_study'] / 1e6:.1f} MB kept "
-        f"({disk['cache'] / 1e9:.1f}) + {disk['unpacked'] / 1e9:.1f} unpacked while it is trained on + "
-        f"{disk['runs'] / 1e9:.1f} of runs",
+        f"disk: {disk['most'] / 1e9:.1f} GB = {plan['studies']} x {plan['bytes_per_study'] / 1e6:.1f} MB kept "
+        f"({disk['cache'] / 1e9:.1f}) + {disk['runs'] / 1e9:.1f} of runs + {disk['unpacked'] / 1e9:.1f} unpacked while "
+        f"it is trained on, or {disk['packed'] / 1e9:.1f} of the set when that is over",
     ]
     for number, step in enumerate(plan["steps"], 1):
         text = f"{number}. {step['name']}: {step['hours']:.2f} h"
@@ -148,15 +156,16 @@ def _training(
 
 
 def _grader_step(settings: SeveritySettings, family: Family, device: torch.device) -> Callable[[int], None]:
-    views, families = settings.views_of(family), len(settings.families(family))
-    model = SeverityModel(replace(settings.network, initial="random"), views, families=families)
+    views, cells = settings.views_of(family), len(settings.one_item(family))
+    model = SeverityModel.of(replace(settings, network=replace(settings.network, initial="random")), family)
 
     def forward(items: int) -> Tensor:
-        pixels = {view_name(v.kind): torch.rand(items, v.slices, v.pixels, v.pixels, device=device) for v in views}
+        rows = items * cells
+        pixels = {view_name(v.kind): torch.rand(rows, v.slices, v.pixels, v.pixels, device=device) for v in views}
         present = {
             name: torch.ones(*values.shape[:2], dtype=torch.bool, device=device) for name, values in pixels.items()
         }
-        logits: Tensor = model(pixels, present, torch.zeros(items, dtype=torch.int64, device=device))
+        logits: Tensor = model(pixels, present, torch.zeros(rows, dtype=torch.int64, device=device))
         return logits.float().square().mean()
 
     return _step(model, forward, device)

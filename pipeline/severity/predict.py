@@ -14,11 +14,11 @@ from pipeline.config import from_dict, to_dict
 from pipeline.cubes import Cube, CubeSettings, StudyCubes
 from pipeline.cubes.settings import ViewSettings
 from pipeline.device import channels_last, half_precision
-from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind, companion, family_cells
+from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind, companion
 from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
-from pipeline.severity.windows import middle_window, slices_around
+from pipeline.severity.windows import middle_window, mirrored, slices_around
 from pipeline.weights.fused import fuse
 from pipeline.weights.manifest import Member, WeightsError
 from pipeline.weights.tensors import load_network
@@ -37,7 +37,8 @@ def member_config(settings: SeveritySettings, family: Family) -> dict[str, Any]:
         settings: of the classifier.
         family: its condition family.
     """
-    cubes = CubeSettings(**{family.value: settings.inference_views(family)})  # type: ignore[arg-type]
+    views = settings.inference_views(family)
+    cubes = CubeSettings(**{one.value: views for one in settings.pictured(family)})  # type: ignore[arg-type]
     return {"cubes": to_dict(cubes), "severity": to_dict(settings)}
 
 
@@ -52,12 +53,10 @@ def load_member(folder: Path, member: Member, device: str) -> SeverityGrader:
         settings = from_dict(SeveritySettings, member.config.get("severity"), "severity.")
         views = settings.views_of(family)
         settings.inference_views(family)
-        families = len(settings.families(family))
+        settings.families(family)
     except ValueError as error:
         raise WeightsError(f"network {member.name}: {error}") from error
-    model = load_network(
-        member.name, member.read(folder), lambda: SeverityModel(settings.network, views, families=families)
-    )
+    model = load_network(member.name, member.read(folder), lambda: SeverityModel.of(settings, family))
     fuse_encoders(model, views)
     return SeverityGrader(model, settings, family, device)
 
@@ -140,6 +139,7 @@ class SeverityGrader:
         self.model = channels_last(model.to(self.device).eval())
         self.settings, self.family = settings, family
         self.views = settings.views_of(family)
+        self.sees_all_levels = settings.item == "study"
 
     def predict(self, cubes: StudyCubes) -> np.ndarray:
         """(25, 3) log-probabilities; NaN rows where there is no cube or the cell is of a family it does not grade.
@@ -147,21 +147,33 @@ class SeverityGrader:
         Where several series of a kind show a cell, the mean of their log-probabilities (normalised).
         """
         kinds = [view.kind for view in self.views]
-        cells = [c for c in family_cells(self.family) if any(cubes.get(CELLS[c], kind) for kind in kinds)]
-        families = self.settings.families(self.family)
+        cells, families = self.rows(cubes), self.settings.answers(self.family)
         if not cells:
             return by_cell([], np.zeros((0, len(families), len(GRADES))), families)
         rounds = max(len(cubes.get(CELLS[c], kind)) for c in cells for kind in kinds)
         total = np.zeros((len(cells), len(families), len(GRADES)))
         counted = np.zeros((len(cells), 1, 1))
         for number in range(rounds):
-            # A cell with fewer series sits out the further rounds.
-            chosen = [n for n, c in enumerate(cells) if any(len(cubes.get(CELLS[c], k)) > number for k in kinds)]
+            # An item with fewer series sits out the further rounds.
+            chosen = self._of_items([any(len(cubes.get(CELLS[c], k)) > number for k in kinds) for c in cells])
             batch = self.batch(cubes, [cells[n] for n in chosen], kinds, number)
             with half_precision(self.device):
                 total[chosen] += predict_batch(self.model, batch, self.views, self.settings, self.device)
             counted[chosen] += 1
+        unseen = [not any(cubes.get(CELLS[c], kind) for kind in kinds) for c in cells]
+        total[unseen] = np.nan
         return by_cell(cells, total / counted, families)
+
+    def rows(self, cubes: StudyCubes) -> list[int]:
+        """Positions in ``CELLS`` of the cells that go through the network: those of every item with a cube."""
+        cells = self.settings.cells(self.family)
+        there = self._of_items([any(cubes.get(CELLS[c], view.kind) for view in self.views) for c in cells])
+        return [cells[n] for n in there]
+
+    def _of_items(self, wanted: Sequence[bool]) -> list[int]:
+        """The places of all cells of the items of which some are wanted."""
+        size = len(self.settings.one_item(self.family))
+        return [n for n in range(len(wanted)) if any(wanted[n - n % size : n - n % size + size])]
 
     def batch(
         self, cubes: StudyCubes, cells: list[int], kinds: list[SeriesKind], number: int
@@ -204,7 +216,7 @@ def predict_batch(
             ``level``, and if known ``shares_<view>`` (B, 3): the belief in the slice before, the middle one and the one
             after, NaN where nothing is known.
         views: of the network, without margin.
-        settings: ``shift_mm``, ``beside`` and ``worst`` say what is averaged and how.
+        settings: ``shift_mm``, ``beside``, ``flip`` and ``worst`` say what is averaged and how.
         device: of the network.
     """
     beliefs = _slice_weights(batch, views, settings.beside).cpu()
@@ -213,7 +225,9 @@ def predict_batch(
     level = batch["level"]
     shifts = [(0, 0)] if not settings.shift_mm else [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
     steps = (-1, 0, 1) if settings.beside else (0,)
-    looks = [(step, shift) for step in steps for shift in shifts]
+    sides = (False, True) if settings.flip else (False,)
+    partner = model.mirror_rows(len(level), device) if settings.flip else None  # type: ignore[operator]
+    looks = [(step, shift, side) for step in steps for shift in shifts for side in sides]
     at_once = max(1, WINDOWS_A_CALL // len(level))
     answers = []
     with torch.inference_mode():
@@ -227,12 +241,18 @@ def predict_batch(
                     slices_around(
                         middle_window(whole, view.pixels, (rows * shift_px, cols * shift_px)), there, view.slices, step
                     )
-                    for step, (rows, cols) in some
+                    for step, (rows, cols), _ in some
+                ]
+                windows = [
+                    mirrored(*window, view.kind, partner) if side else window
+                    for window, (*_, side) in zip(windows, some, strict=True)
                 ]
                 pixels[name] = torch.cat([window for window, _ in windows])
                 present[name] = torch.cat([mask for _, mask in windows])
-            answers.append(model.log_probabilities(pixels, present, level.repeat(len(some))))  # type: ignore[operator]
-        of_looks = torch.cat(answers).unflatten(0, (len(steps), len(shifts), len(level)))
+            said = model.log_probabilities(pixels, present, level.repeat(len(some)))  # type: ignore[operator]
+            for log_p, (*_, side) in zip(said.split(len(level)), some, strict=True):
+                answers.append(log_p if partner is None or not side else log_p[partner])
+        of_looks = torch.cat(answers).unflatten(0, (len(steps), len(shifts) * len(sides), len(level)))
         log_p = torch.log_softmax(of_looks.mean(1), -1).cpu().double()  # mps has no double precision
         expected_grade = (log_p.exp() * torch.arange(len(GRADES))).sum(-1)
         believed = beliefs[:, [step + 1 for step in steps]].T.clamp(min=1e-9).log()[..., None]

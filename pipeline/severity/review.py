@@ -24,8 +24,15 @@ from pipeline.training.ladder import climb
 _SHOWN = 48
 
 
-def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) -> None:
+def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path, left_out: int = 0) -> None:
     """Print and save the report, draw augmented cubes, and run the sanity ladder.
+
+    Args:
+        task: that is to be trained.
+        data: of all folds.
+        fold: that is held out.
+        out: where the report goes.
+        left_out: cells that are not trained on, because an earlier run rules out their labels.
 
     Raises:
         LadderError: a rung failed; the message says which and what to look at.
@@ -35,7 +42,7 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) 
         "task": task.name,
         "training": class_balance(task.train_table),
         "held_out": class_balance(task.held_out),
-        "dropped": dropped_rows(data.cells),
+        "dropped": dropped_rows(data.cells) | ({"label ruled out by an earlier run": left_out} if left_out else {}),
         "studies_per_fold": {str(k): int(v) for k, v in folds.items()},
         "held_out_fold": fold,
         "points": {
@@ -53,7 +60,7 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path) 
             held_out_studies=_studies(task, task.held_out) if fold is not None else (),
             # Weighted batches have another mix of grades each; sampling by grade has the prior's.
             prior_loss=task.prior_loss,
-            predict=lambda model, batch: model(*task.inputs(batch), batch["level"])[:, 0],
+            predict=lambda model, batch: model(*task.inputs(batch))[:, 0],
         )
     )
     write_text(out / "review.json", json.dumps(report, indent=1))
@@ -92,14 +99,14 @@ def review_lines(report: dict[str, Any]) -> list[str]:
 def augmented_sheet(task: SeverityTask) -> NDArray[np.uint8]:
     """Middle slices of augmented training windows, every view, as (rows, cols, 3) uint8."""
     generator = np.random.default_rng(0)
-    count = min(_SHOWN, len(task.train_table))
-    chosen = generator.choice(len(task.train_table), count, replace=False)
-    batch = task.augment(task.train_set.fetch(chosen), torch.Generator().manual_seed(0))
+    items = len(task.train_set)
+    chosen = generator.choice(items, min(-(-_SHOWN // task.cells), items), replace=False)
+    pixels, *_ = task.inputs(task.augment(task.train_set.fetch(chosen), torch.Generator().manual_seed(0)))
     tiles, titles = [], []
-    for n, index in enumerate(chosen):
+    for n, index in enumerate((chosen[:, None] * task.cells + np.arange(task.cells)).ravel()):
         cell = CELLS[task.cache.cells[int(task.train_table.cell[index])]]
         for view in task.views:
-            tiles.append(batch[f"pixels_{view_name(view.kind)}"][n, view.slices // 2].cpu().numpy())
+            tiles.append(pixels[view_name(view.kind)][n, view.slices // 2].cpu().numpy())
             titles.append(f"{cell.level} {int(task.train_table.grade[index])}")
     return contact_sheet(tiles, titles)
 

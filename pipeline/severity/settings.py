@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.config import check_range
 from pipeline.cubes.settings import CubeSettings, ViewSettings, check_kinds
-from pipeline.labels import GRADE_WEIGHTS, Family, SeriesKind
+from pipeline.labels import CELLS, FAMILY_COLUMNS, GRADE_WEIGHTS, LEVELS, MIRROR, Family, SeriesKind
 from pipeline.weights.recipe import NO_CHANGE, AugmentSettings, InPlaneSettings, LoopSettings
 
 LIGHT = replace(
@@ -23,6 +23,7 @@ Head = Literal["mean", "attention", "lstm", "transformer"]
 Loss = Literal["weighted", "plain", "focal", "ordinal"]
 Sampling = Literal["uniform", "grade", "condition_level"]
 Mixing = Literal["none", "cutmix", "mixup"]
+Item = Literal["cell", "level", "study"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class JitterSettings:
         resize: largest relative change of the size besides, evenly spread.
         least_mm: no smaller deviation of the shift than this, however good the localiser: what training sees of
             other places is worth more than being exact.
+        mirror: probability of the mirror image of the patient, left for right; of the canal alone.
         slice_drop: probability that a slice beside the middle is hidden, so that gaps in a stack are nothing new.
         predicted_share: how often a cell with both is cut at its predicted instead of its labelled point.
     """
@@ -112,12 +114,14 @@ class JitterSettings:
     rotation: float = 0.0
     resize: float = 0.0
     least_mm: float = 3.0
+    mirror: float = 0.0
     slice_drop: float = 0.1
     predicted_share: float = 0.5
 
     def __post_init__(self) -> None:
         check_range(self, *self.__dataclass_fields__, least=0, most=1000)
         check_range(self, "resize", below=1)
+        check_range(self, "mirror", most=1)
 
 
 @dataclass(frozen=True)
@@ -145,9 +149,13 @@ class SeveritySettings:
     """Everything that makes a family's classifier; saved with its weights.
 
     Attributes:
-        views: the cubes it sees; empty takes the family's own of :class:`CubeSettings`.
-        also: further families that it grades from the same cubes: what a foramen's window says of the recess on its
-            side and of the canal at its level. The canal is the mean of what the windows of both sides say.
+        views: the cubes it sees, of any kind of series; empty takes the family's own of :class:`CubeSettings`.
+        item: what it sees at once: a cell alone, all cells of a level, or those of all five levels. Of several cells
+            each has windows of its own, goes through the same encoder and becomes a token; a transformer over these
+            tokens lets every cell see its neighbours, and each is graded.
+        also: further families that it grades. Of a cell alone, from the same cubes: what a foramen's window says of the
+            recess on its side and of the canal at its level, which is the mean of what the windows of both sides say.
+            Of a level or study, by their own cells, which are part of the item.
         also_weight: of their losses, against 1 for the network's own family.
         margin_mm: what training sees beyond the window, besides what ``jitter.rotation`` and ``jitter.resize`` ask for;
             further out is 0.
@@ -157,19 +165,23 @@ class SeveritySettings:
         in_plane: further changes of the plane by albumentations, in the loading processes; None for none.
         sampling: ``uniform`` draws cells equally often; ``grade`` by 1/2/4 with the loss' weights taken out, which is
             the same expected loss with less noise; ``condition_level`` balances the grades within each level.
-        label_noise: drop training cells with 1 - OOF probability of their label above this; 0 keeps all.
+        label_noise: train a second time without cells with 1 - OOF probability of their label above this (``train
+            all``, which has the first round's; ``train severity`` where ``--oof`` names them); 0 keeps all.
         start_from: a classifier of the same settings to continue from, e.g. one trained on labelled points that is
             now to learn what predicted ones look like; empty for none.
         shift_mm: at inference, average over the window and four more, shifted by this much; 0 for the window alone.
-            (Flips are no use here: a mirrored window is another side or upside down.)
         beside: at inference, the weight of the windows one slice further to either side, together; 0 for the chosen
             slice alone. Where stage two says how much it believes in either slice, that counts instead. (The localiser
             takes the slice beside the marked one for every fifth point or so.)
+        flip: at inference, average over the patient's mirror image too, in twice the time; of the canal alone or of
+            items of several cells, whose sides change places: windows of right sides are mirror images already.
+            ``jitter.mirror`` is the same in training.
         worst: a window counts exp(worst x expected grade) times as much, because a level is graded by the slice that
             shows it worst; 0 for the weights of ``beside`` alone.
     """
 
     views: tuple[ViewSettings, ...] = ()
+    item: Item = "cell"
     also: tuple[Family, ...] = ()
     also_weight: float = 0.5
     margin_mm: float = 9.0
@@ -186,6 +198,7 @@ class SeveritySettings:
     start_from: str = ""
     shift_mm: float = 0.0
     beside: float = 0.0
+    flip: bool = False
     worst: float = 0.0
 
     def __post_init__(self) -> None:
@@ -195,6 +208,10 @@ class SeveritySettings:
         check_range(self, "worst", least=-20, most=20)
         check_kinds(self.views)
         check_range(self, "also_weight", least=0, most=100)
+        if self.item != "cell" and self.sampling != "uniform":
+            raise ValueError(
+                f"sampling {self.sampling!r} draws cells one by one; with item {self.item!r} it is uniform"
+            )
         if len(set(self.also)) != len(self.also):
             raise ValueError(f"also names a family twice: {', '.join(self.also)}")
 
@@ -202,15 +219,47 @@ class SeveritySettings:
         """All that a classifier of a family grades, its own first.
 
         Raises:
-            ValueError: ``also`` names the family itself, or the canal's classifier is to grade a side.
+            ValueError: ``also`` names the family itself, the canal's cells alone are to grade a side, or a side alone
+                is to be mirrored.
         """
-        if own in self.also or (self.also and own is Family.CANAL):
+        alone = self.item == "cell"
+        if alone and own is not Family.CANAL and (self.flip or self.jitter.mirror):
+            raise ValueError(
+                f"flip and jitter.mirror are for {Family.CANAL}: the mirror image of {own} is another side"
+            )
+        if own in self.also or (alone and self.also and own is Family.CANAL):
             raise ValueError(f"also is {', '.join(self.also)}: a classifier of {own} cannot grade that besides")
         return (own, *self.also)
 
+    def answers(self, own: Family) -> tuple[Family, ...]:
+        """The families that the windows of one cell grade, its own first: in an item of several cells, that alone."""
+        return self.families(own) if self.item == "cell" else (own,)
+
+    def cells(self, own: Family) -> tuple[int, ...]:
+        """Positions in ``CELLS`` of the cells with windows, item after item."""
+        if self.item == "cell":
+            return tuple(FAMILY_COLUMNS[own])
+        every = (cell for family in self.families(own) for cell in FAMILY_COLUMNS[family])
+        return tuple(sorted(every, key=lambda cell: (cell % len(LEVELS), cell)))
+
+    def one_item(self, own: Family) -> tuple[int, ...]:
+        """Positions in ``CELLS`` of the cells of the first item; the others are the same of other levels."""
+        cells = self.cells(own)
+        return cells[: {"cell": 1, "level": len(cells) // len(LEVELS), "study": len(cells)}[self.item]]
+
+    def partners(self, own: Family) -> tuple[int, ...]:
+        """For each cell of an item the place in it of the same on the other side; the canal's and a lone cell's own."""
+        cells = self.one_item(own)
+        return (0,) if len(cells) == 1 else tuple(cells.index(MIRROR[cell]) for cell in cells)
+
+    def pictured(self, own: Family) -> tuple[Family, ...]:
+        """The families whose cells have windows, in the order of ``CELLS``."""
+        return tuple(dict.fromkeys(CELLS[cell].condition.family for cell in self.cells(own)))
+
     def cubes(self, family: Family) -> CubeSettings:
-        """The cube settings with this family's views put in."""
-        return replace(CubeSettings(), **{family.value: self.views}) if self.views else CubeSettings()  # type: ignore[arg-type]
+        """The cube settings with this classifier's views put in, for every family it is shown."""
+        views = self.views or CubeSettings().of(family)
+        return replace(CubeSettings(), **{one.value: views for one in self.pictured(family)})  # type: ignore[arg-type]
 
     def seen_beyond_mm(self, family: Family) -> float:
         """What training sees beyond a window: ``margin_mm``, and the corners of the largest one turned furthest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,16 +10,17 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import ConfigError, load_settings
+from pipeline.config import ConfigError
 from pipeline.device import channels_last, seconds_on_one_thread
-from pipeline.labels import Family, family_cells
+from pipeline.labels import Family
+from pipeline.preset import load_settings
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import fuse_encoders, member_config, predict_batch
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.training.store import store_network
 from pipeline.weights.manifest import Manifest
 
-INFERENCE_SETTINGS = ("beside", "shift_mm", "worst")
+INFERENCE_SETTINGS = ("beside", "flip", "shift_mm", "worst")
 """What may differ between training and use: how many windows are averaged."""
 
 
@@ -60,12 +62,13 @@ def store_run(
     )
 
 
+@functools.cache  # the folds of a recipe take alike
 def seconds_per_study(settings: SeveritySettings, family: Family) -> float:
     """The time of the family's cells of one complete study through the network, on one CPU thread."""
     views = settings.views_of(family)
-    model = SeverityModel(settings.network, views, families=len(settings.families(family))).eval()
+    model = SeverityModel.of(settings, family).eval()
     fuse_encoders(model, views)
-    cells = family_cells(family)
+    cells = settings.cells(family)
     batch: dict[str, torch.Tensor] = {"level": torch.tensor([cell % 5 for cell in cells])}
     for wide in settings.inference_views(family):
         batch[f"pixels_{view_name(wide.kind)}"] = torch.rand(len(cells), wide.slices, wide.pixels, wide.pixels)

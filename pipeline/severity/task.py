@@ -23,13 +23,14 @@ from pipeline.severity.losses import severity_loss
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import predict_batch
 from pipeline.severity.settings import Loss, SeveritySettings, view_name
-from pipeline.severity.windows import cut_windows, draw_jitter, drop_slices, middle_window, mix
+from pipeline.severity.windows import cut_windows, draw_jitter, drop_slices, middle_window, mirrored, mix
 from pipeline.training.augment import StackAugmentation
 from pipeline.training.charts import confusion_chart
 from pipeline.training.task import Batch, Task, decayed_groups
 from pipeline.weights.tensors import read_network
 
 _EVALUATION_BATCH = 256
+_WINDOW = "around", "place", "present"
 RATES = ("precision", "recall", "f1")
 
 
@@ -47,6 +48,7 @@ class SeverityTask(Task):
     """
 
     train_set: WindowItems
+    model: SeverityModel
 
     def __init__(
         self,
@@ -60,11 +62,12 @@ class SeverityTask(Task):
     ) -> None:
         self.name, self.family, self.settings, self.cache, self.out = name, family, settings, cache, out
         self.views: tuple[ViewSettings, ...] = settings.views_of(family)
-        self.families = settings.families(family)
+        self.families, self.cells = settings.families(family), len(settings.one_item(family))
         torch.manual_seed(settings.loop.seed)
-        self.model: nn.Module = SeverityModel(settings.network, self.views, not settings.start_from, len(self.families))
+        self.model = SeverityModel.of(settings, family, not settings.start_from)
         self.weights = [1.0] + [settings.also_weight] * len(settings.also)
-        starts = [starting_point(grades[grades >= 0], settings.loss.kind) for grades in train.grades.T]
+        learnt = self.by_family(train, np.zeros((len(train), len(self.families), len(GRADES))))
+        starts = [starting_point(grades, settings.loss.kind) for _, _, grades, _ in learnt]
         self.prior = [value for start, _ in starts for value in start]
         losses = [loss for _, loss in starts]
         self.prior_loss = None if None in losses else float(np.average(losses, weights=self.weights))  # type: ignore[arg-type]
@@ -77,7 +80,9 @@ class SeverityTask(Task):
         self.augmentation = StackAugmentation(settings.augment)
         self.train_table, self.held_out = train, held_out
         shares = jitter.predicted_share, jitter.slice_share
-        self.train_set = WindowItems(cache, train, settings.seen_beyond_mm(family), *shares, settings.in_plane)
+        self.train_set = WindowItems(
+            cache, train, settings.seen_beyond_mm(family), *shares, settings.in_plane, cells=self.cells
+        )
         self.sample_weights = draw_weights(train, settings.sampling)
         self._evaluations = 0
         self._levels: list[dict[str, Any]] = []
@@ -87,21 +92,42 @@ class SeverityTask(Task):
         return decayed_groups(self.model, weight_decay)
 
     def augment(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """Windows jittered in plane and in contrast."""
+        """Windows jittered in plane and in contrast; items mirrored with their grades."""
         changed, jitter = dict(batch), self.settings.jitter
+        mirror = None
+        if jitter.mirror:
+            chance = torch.rand(len(batch["level"]), device=generator.device, generator=generator)
+            mirror = (chance < jitter.mirror).repeat_interleave(self.cells)
+            if self.cells > 1:
+                partners = list(self.model.partners)
+                changed["grade"] = torch.where(
+                    (chance < jitter.mirror)[:, None], batch["grade"][:, partners], batch["grade"]
+                )
         for view in self.views:
             name = view_name(view.kind)
-            present = drop_slices(batch[f"present_{name}"], jitter.slice_drop, generator)
+            around, place, present = (self._flat(changed.pop(f"{part}_{name}")) for part in _WINDOW)
+            present = drop_slices(present, jitter.slice_drop, generator)
             change = draw_jitter(len(present), jitter, generator)
-            around, place = changed.pop(f"around_{name}"), changed.pop(f"place_{name}")
             window = cut_windows(around, place, view.pixels, view.spacing_mm, change)
-            changed[f"pixels_{name}"] = self.augmentation(window, generator, present=present).pixels
-            changed[f"present_{name}"] = present
+            if mirror is not None:
+                window, present = (
+                    torch.where(mirror.view(-1, *[1] * (whole.ndim - 1)), other, whole)
+                    for whole, other in zip(
+                        (window, present),
+                        mirrored(window, present, view.kind, self.model.mirror_rows(len(window), window.device)),
+                        strict=True,
+                    )
+                )
+            pixels = self.augmentation(window, generator, present=present).pixels
+            changed[f"pixels_{name}"], changed[f"present_{name}"] = self._of_items(pixels), self._of_items(present)
         return mix(changed, [view_name(view.kind) for view in self.views], self.settings.mix, generator)
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The configured loss on a batch of windows, averaged over families; mixed as the windows are."""
-        logits = model(*self.inputs(batch), batch["level"])
+        logits = self._of_items(model(*self.inputs(batch)))
+        if self.cells > 1:
+            logits = logits[:, :, 0]
+        numbers = self.model.together or range(len(self.families))
         reweighted = self.settings.sampling == "grade" and self.settings.loss.kind == "weighted"
         targets = [(batch["grade"], 1.0)]
         if "other_grade" in batch:
@@ -109,18 +135,18 @@ class SeverityTask(Task):
             targets = [(batch["grade"], 1 - share), (batch["other_grade"], share)]
         total = logits.new_zeros(())
         for number, weight in enumerate(self.weights):
+            columns = [column for column, family in enumerate(numbers) if family == number]
             for grades, share in targets:
                 own = number == 0 and reweighted
                 total = total + weight * share * severity_loss(
-                    logits[:, number], grades[:, number], self.settings.loss, own
+                    logits[:, columns].flatten(0, 1), grades[:, columns].flatten(), self.settings.loss, own
                 )
         return total / sum(self.weights), {}
 
     def evaluate(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """The competition's term on the held-out cells; tables per level go to ``figures/``."""
-        every = self.predict(model, device, self.held_out)
-        log_p = every[:, 0]
-        grades, levels = self.held_out.grade, self.held_out.level
+        found = self.by_family(self.held_out, self.predict(model, device, self.held_out))
+        (_, log_p, grades, levels), *others = found
         self._evaluations += 1
         rows = self._levels = level_figures(log_p, grades, levels)
         folder = self.out / "figures"
@@ -135,11 +161,7 @@ class SeverityTask(Task):
         if len(likeliest) == 1 and len(np.unique(grades)) > 1:
             say(f"{self.name}: {GRADES[likeliest[0]]} is the likeliest grade of all {len(log_p)} held-out cells")
         everything = rows[-1]
-        further = {
-            str(family): family_score(every[:, number], self.held_out.grades[:, number])
-            for number, family in enumerate(self.families)
-            if number and (self.held_out.grades[:, number] >= 0).any()
-        }
+        further = {str(family): family_score(values, known) for family, values, known, _ in others if len(known)}
         loss = severity_loss(torch.from_numpy(log_p), torch.from_numpy(grades), self.settings.loss)
         return {
             "score": family_score(log_p, grades),
@@ -150,9 +172,28 @@ class SeverityTask(Task):
             **{f"{name}_{grade}": everything[name][n] for name in RATES for n, grade in enumerate(GRADES)},
         }
 
+    def by_family(self, table: CellTable, log_p: np.ndarray) -> list[tuple[Family, np.ndarray, np.ndarray, np.ndarray]]:
+        """Each family with what is said of its graded cells, (n, 3), and their grades and levels, (n,).
+
+        Args:
+            table: the cells.
+            log_p: of :meth:`predict`.
+        """
+        result = []
+        conditions = np.array([CELLS[cell].condition.family for cell in self.cache.cells])[table.cell]
+        for number, family in enumerate(self.families):
+            column = number if self.cells == 1 else 0
+            grades = table.grades[:, column]
+            known = (grades >= 0) & (self.cells == 1 or conditions == family)
+            result.append((family, log_p[known, column], grades[known], table.level[known]))
+        return result
+
     def predict(self, model: nn.Module, device: torch.device, table: CellTable) -> np.ndarray:
-        """(N, families, 3) log-probabilities of the cells at their predicted points, else at their labelled ones."""
-        results = [np.zeros((0, len(self.families), len(GRADES)))]
+        """(N, families, 3) log-probabilities of the cells at their predicted points, else at their labelled ones.
+
+        In items of several cells (N, 1, 3), each cell's own.
+        """
+        results = [np.zeros((0, len(self.settings.answers(self.family)), len(GRADES)))]
         for batch in self.exact_windows(table, device):
             results.append(predict_batch(model, batch, self.views, self.settings, device))
         return np.concatenate(results)
@@ -166,8 +207,9 @@ class SeverityTask(Task):
         settings = self.settings
         items = WindowItems(self.cache, table, settings.shift_mm + 1.0, beside=1 if settings.beside else 0)
         wide = settings.inference_views(self.family)
-        for first in range(0, len(table), _EVALUATION_BATCH):
-            batch = items.fetch(np.arange(first, min(first + _EVALUATION_BATCH, len(table))))
+        step = max(1, _EVALUATION_BATCH // self.cells) * self.cells
+        for first in range(0, len(table), step):
+            batch = items.fetch(np.arange(first, min(first + step, len(table))))
             batch = {name: values.to(device) for name, values in batch.items()}
             for view in wide:
                 name = view_name(view.kind)
@@ -177,12 +219,12 @@ class SeverityTask(Task):
 
     def picture(self, model: nn.Module, device: torch.device) -> np.ndarray | None:
         """The middle slices of a few held-out cells with their grade and the predicted probabilities."""
-        count = min(32, len(self.held_out))
-        if not count:
+        items = len(self.held_out) // self.cells
+        if not items:
             return None
-        chosen = np.zeros(len(self.held_out), dtype=bool)
-        chosen[np.random.default_rng(0).choice(len(chosen), count, replace=False)] = True
-        table = self.held_out.rows(chosen)
+        chosen = np.zeros(items, dtype=bool)
+        chosen[np.random.default_rng(0).choice(items, min(-(-32 // self.cells), items), replace=False)] = True
+        table = self.held_out.rows(chosen.repeat(self.cells))
         p = np.exp(self.predict(model, device, table)[:, 0])
         (batch,) = self.exact_windows(table, device)
         cubes = batch[f"pixels_{view_name(self.views[0].kind)}"]
@@ -191,14 +233,25 @@ class SeverityTask(Task):
         return contact_sheet(tiles, titles)
 
     def item_name(self, index: int) -> str:
-        """Study and cell."""
-        cell = CELLS[self.cache.cells[int(self.train_table.cell[index])]]
-        return f"study {self.cache.study_ids[int(self.train_table.study[index])]} {cell.column}"
+        """Study and cell, or the first of its cells."""
+        row = index * self.cells
+        cell = CELLS[self.cache.cells[int(self.train_table.cell[row])]]
+        return f"study {self.cache.study_ids[int(self.train_table.study[row])]} {cell.column}"
 
-    def inputs(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The network's pixels and masks by view."""
-        names = [view_name(view.kind) for view in self.views]
-        return {n: batch[f"pixels_{n}"] for n in names}, {n: batch[f"present_{n}"] for n in names}
+    def inputs(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """The network's pixels and masks by view, and the levels, of all cells."""
+        pixels, present = (
+            {name: self._flat(batch[f"{part}_{name}"]) for name in (view_name(view.kind) for view in self.views)}
+            for part in ("pixels", "present")
+        )
+        return pixels, present, batch["level"].flatten()
+
+    def _flat(self, values: Tensor) -> Tensor:
+        """Items (B, cells, ...) to cells; a cell alone is one."""
+        return values if self.cells == 1 else values.flatten(0, 1)
+
+    def _of_items(self, values: Tensor) -> Tensor:
+        return values if self.cells == 1 else values.unflatten(0, (-1, self.cells))
 
 
 def starting_point(grades: np.ndarray, loss: Loss) -> tuple[list[float], float | None]:

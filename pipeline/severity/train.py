@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from safetensors.torch import load
 
 from pipeline.competition import CompetitionError, open_competition
-from pipeline.config import load_settings, to_dict
+from pipeline.config import to_dict
 from pipeline.console import say
 from pipeline.device import half_precision, own_gpu, working_gpu
 from pipeline.files import write_text
 from pipeline.folds import write_folds
 from pipeline.labels import CELL_COLUMNS, FAMILY_COLUMNS, GRADES, LEVELS, Family
+from pipeline.preset import load_settings
 from pipeline.scoring.figures import family_score, level_figures, level_lines
 from pipeline.scoring.oof import OofTable, read_oof, write_oof
 from pipeline.severity.data import SeverityData, load_data
@@ -48,11 +49,11 @@ def train(args: argparse.Namespace, *further: argparse.Namespace) -> int:
         further: the same for further folds, for which the data are made ready only once.
     """
     family = Family(args.condition)
-    settings = load_settings(SeveritySettings, args.preset, family.value, args.set)
+    settings = load_settings(SeveritySettings, args.preset, family.value, args.set, args.recipe)
     if args.landmark_errors:
         settings = replace(settings, jitter=fit_jitter(settings.jitter, args.landmark_errors, family))
     competitions = [replace(open_competition(path, split="train"), readings=tuple(args.readings)) for path in args.data]
-    tables, split = list(args.landmarks), getattr(args, "split", None)
+    tables, split = list(args.landmarks), args.split
     with main_process_first():
         data = load_data(competitions, family, settings, args.cache, tables, split, args.workers)
     noisy = noisy_labels(data, read_oof(args.oof), settings.label_noise) if args.oof else None
@@ -109,10 +110,12 @@ def train_fold(
     held = data.in_fold(fold) if fold is not None else np.zeros(len(cells), dtype=bool)
     usable = (cells.grade >= 0) & (cells.true | cells.predicted)
     keep = usable & ~held if noisy is None else usable & ~held & ~noisy
-    train_cells, test_cells = cells.rows(keep), cells.rows(usable & held)
+    size = len(settings.one_item(family))
+    train_cells, test_cells = cells.items(keep, size), cells.items(usable & held, size)
     if fold is None:
         say(f"{family}: trained on all studies; scores are those of training cells")
-        test_cells = train_cells.rows(np.arange(len(train_cells)) % max(1, len(train_cells) // 500) == 0)
+        number, items = np.arange(len(train_cells)) // size, len(train_cells) // size
+        test_cells = train_cells.rows(number % max(1, items // max(1, 500 // size)) == 0)
     if not len(train_cells) or not len(test_cells):
         raise CompetitionError(
             f"{family} fold {fold}: {len(train_cells)} cells to train on, {len(test_cells)} to score"
@@ -127,11 +130,12 @@ def train_fold(
     if settings.loop.device != "cpu" and working_gpu():
         task.model.to(own_gpu())  # the ladder climbs where the training will run
     if is_main_process() and not (resume and is_begun(out)):
-        review(task, data, fold, out)
+        review(task, data, fold, out, 0 if noisy is None else int((usable & ~held & noisy).sum()))
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
     if not is_main_process():
         return None
-    return _predict_fold(task, data, cells.rows(held & (cells.true | cells.predicted)), fold, result.weights, out)
+    shown = cells.items(held & (cells.true | cells.predicted), size)
+    return _predict_fold(task, data, shown, fold, result.weights, out)
 
 
 def _predict_fold(
@@ -142,20 +146,22 @@ def _predict_fold(
     model = task.model.to(device).eval()
     with half_precision(device) if task.settings.loop.precision != "fp32" else nullcontext():
         every = task.predict(model, device, cells)
+    seen = cells.true | cells.predicted  # the others are of the same items as those
+    cells, every = cells.rows(seen), every[seen]
     table = _by_study(task, data, cells, every, fold)
     write_oof(table, out)
-    log_p = every[:, 0]
-    figures = level_figures(log_p, cells.grade, cells.level)
+    (_, log_p, grades, levels), *_ = task.by_family(cells, every)
+    figures = level_figures(log_p, grades, levels)
     summary: dict[str, Any] = {
         "family": task.family.value,
         "fold": fold,
-        "score": family_score(log_p, cells.grade),
+        "score": family_score(log_p, grades),
         "further": {
             str(family): family_score(table.log_p[mine], table.grade[mine])
             for family in task.families[1:]
             if (mine := np.isin(table.cell, FAMILY_COLUMNS[family]) & (table.grade >= 0)).any()
         },
-        "cells": int((cells.grade >= 0).sum()),
+        "cells": len(grades),
         "predicted_points": int(cells.predicted.sum()),
         "levels": figures,
     }
@@ -175,7 +181,7 @@ def _by_study(
     answers, at_predicted = [], []
     for study in np.unique(cells.study):
         mine = cells.study == study
-        values = by_cell(place[mine].tolist(), log_p[mine], task.families)
+        values = by_cell(place[mine].tolist(), log_p[mine], task.settings.answers(task.family))
         for cell in np.flatnonzero(np.isfinite(values).all(1)):
             rows.append((int(study), int(cell)))
             answers.append(values[cell])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.labels import SeriesKind
 from pipeline.severity.settings import JitterSettings, MixSettings
 
 
@@ -88,19 +89,39 @@ def drop_slices(present: Tensor, share: float, generator: torch.Generator) -> Te
     return present & ~hidden
 
 
+def mirrored(pixels: Tensor, present: Tensor, kind: SeriesKind, partner: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Windows (B, S, H, W) and their masks (B, S) as of the patient's mirror image.
+
+    Around the midline, left and right run along the columns of axial slices, and from slice to slice of sagittal ones.
+    Windows of the right side are mirror images of the left one's already, so those of the two change places.
+
+    Args:
+        pixels, present: of B cells.
+        kind: of their slices.
+        partner: (B,) the row of the same cell on the other side, its own around the midline; None where all are there.
+    """
+    other = pixels.flip(-1) if kind is SeriesKind.AXIAL_T2 else pixels.flip(1)
+    hidden = present if kind is SeriesKind.AXIAL_T2 else present.flip(1)
+    if partner is not None:
+        midline = partner == torch.arange(len(partner), device=partner.device)
+        other = torch.where(midline[:, None, None, None], other, pixels[partner])
+        hidden = torch.where(midline[:, None], hidden, present[partner])
+    return other, hidden
+
+
 def mix(
     batch: dict[str, Tensor], views: Sequence[str], settings: MixSettings, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """A batch with its windows mixed with those of its cells in another order, or as it is.
 
     Args:
-        batch: ``pixels_<view>`` (B, S, H, W), ``present_<view>`` (B, S), ``grade`` (B, families).
+        batch: ``pixels_<view>`` (B, ..., S, H, W), ``present_<view>`` (B, ..., S), ``grade`` (B, families or cells).
         views: names.
         settings: what is done, and how often.
         generator: on the device of the batch.
 
     Returns:
-        The batch; where it was mixed, ``other_grade`` (B, families) are the grades of the other cells and
+        The batch; where it was mixed, ``other_grade`` (like ``grade``) are the grades of the other items and
         ``other_share`` (B,) is how much they count, the same for all. A slice is present
         where it is in both, or as it was where they share none.
     """
@@ -128,7 +149,7 @@ def mix(
             result[f"pixels_{view}"][place] = mine[place][order]
             shares.append((length / side) ** 2)  # what was really put in, in whole pixels
         both = present & present[order]
-        result[f"present_{view}"] = torch.where(both.any(1, keepdim=True), both, present)
+        result[f"present_{view}"] = torch.where(both.any(-1, keepdim=True), both, present)
     result["other_grade"] = batch["grade"][order]
     result["other_share"] = torch.full((len(order),), sum(shares) / len(shares), device=device)
     return result

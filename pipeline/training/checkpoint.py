@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from pipeline.files import write_atomically
 
 _STATE = "state"
+HALF_LIMIT = 65504.0
+"""Largest number in half precision."""
 
-
-INPUTS = ("model", "examples", "network", "views")
+INPUTS = ("model", "examples", "network", "views", "item")
 """The parts of a stage's settings that make a network what it is: a run is not resumed with others."""
 
 
@@ -75,10 +77,19 @@ def _nested(value: Any, file: Any) -> Any:
 
 
 def save_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
-    """Write a model's tensors as safetensors, atomically, with string metadata in its header."""
+    """Write a model's tensors as safetensors, atomically, with string metadata in its header.
+
+    Matrices and filters are written in half precision, half the size; packing takes 8 bits of them
+    (:func:`pipeline.training.store.store_network`). The resume state keeps all.
+    """
     # Cloned: safetensors refuses tensors that share memory, and channels_last ones are not contiguous.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    tensors = {name: _short(tensor.detach().cpu()).contiguous().clone() for name, tensor in model.state_dict().items()}
     write_atomically(path, lambda file: save_file(tensors, file, metadata=metadata))
+
+
+def _short(tensor: Tensor) -> Tensor:
+    fits = tensor.ndim >= 2 and tensor.dtype == torch.float32 and bool(tensor.abs().amax() < HALF_LIMIT)
+    return tensor.half() if fits else tensor
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -87,19 +98,21 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "; ".join(f"{name} was {before.get(name)!r}, is {now[name]!r}" for name in changed)
 
 
-def changed_config(path: Path, state: dict[str, Any], now: dict[str, Any]) -> str:
-    """What changed in a stage's own settings since a checkpoint, in words; the loop's are compared by themselves.
+def changes_since(path: Path, state: dict[str, Any], now: dict[str, Any]) -> str:
+    """What changed in the settings of a run since a checkpoint, in words; empty if nothing did.
 
     Args:
         path: of the checkpoint, for messages.
-        state: of the checkpoint.
-        now: the settings of this run.
+        state: of the checkpoint: ``fingerprint``, ``settings`` of the loop and ``config`` of the stage.
+        now: the same of this run.
 
     Raises:
-        ResumeError: the network or its inputs are others, so that these are not its weights.
+        ResumeError: it is of another run, or the network or its inputs are others, so that these are not its weights.
     """
+    if differing := differences(state.get("fingerprint", {}), now["fingerprint"]):
+        raise ResumeError(f"{path}: another run ({differing}); use --restart or another --out")
     before = {name: value for name, value in state.get("config", {}).items() if name != "loop"}
-    changed = {name: value for name, value in now.items() if name in before and before[name] != value}
+    changed = {name: value for name, value in now["config"].items() if name in before and before[name] != value}
     if inputs := {name: value for name, value in changed.items() if name in INPUTS}:
         raise ResumeError(f"{path}: {differences(before, inputs)}; use --restart or another --out")
-    return differences(before, changed)
+    return "; ".join(filter(None, [differences(state["settings"], now["settings"]), differences(before, changed)]))

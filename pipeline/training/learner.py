@@ -55,6 +55,8 @@ class Learner:
         groups = task.parameter_groups(settings.weight_decay)
         self.optimizer = accelerator.prepare(torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True))
         self.averaged = AveragedModel(self.model, settings.ema_decay)
+        if settings.compile:
+            self.model.compile()  # in place: what is saved and averaged keeps its names
         self.split = 1
 
     def learn(self, batch: Batch, epoch: int, step: int, steps: int) -> Learnt:

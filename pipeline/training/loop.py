@@ -167,9 +167,7 @@ class _Run:
         """Evaluate, draw and save; a checkpoint before it makes a stop during evaluation cost nothing."""
         self._save()
         totals = self.totals
-        row: dict[str, float] = {"epoch": self.epoch + 1, **totals.means()}
-        row.update(images_per_s=totals.images_per_second, wait_share=totals.wait_share)
-        row.update(seconds=totals.values.get("seconds", math.nan), peak_mb=peak_megabytes(self.device))
+        row = {"epoch": self.epoch + 1, **totals.figures(), "peak_mb": peak_megabytes(self.device)}
         if line := totals.starvation(self.device.type, self.settings.loader_workers):
             self.tracker.say(line)
         last = self.epoch + 1 == self.settings.epochs
@@ -184,7 +182,8 @@ class _Run:
             self.stale = 0 if better else self.stale + 1
             if better:
                 self.best, self.best_epoch = self.best if unmeasured else score, self.epoch + 1
-                self._save_weights("best.safetensors", score)
+                if self.settings.keep_best:
+                    self._save_weights("best.safetensors", score)
             self._save_weights("last.safetensors", score)
         self.history.append(row)
         self.epoch, self.step, self.totals = self.epoch + 1, 0, EpochTotals()
@@ -295,11 +294,7 @@ class _Run:
         complete = (self.out / "complete.ckpt").exists()
         path = self.out / ("complete.ckpt" if complete else "last.ckpt")
         state = checkpoint.load_state(path)
-        ours, theirs = self._fingerprint(), state.get("fingerprint", {})
-        if differing := checkpoint.differences(theirs, ours):
-            raise ResumeError(f"{path}: another run ({differing}); use --restart or another --out")
-        changes = checkpoint.differences(state["settings"], asdict(self.settings))
-        if changed := "; ".join(filter(None, [changes, checkpoint.changed_config(path, state, self.config["config"])])):
+        if changed := checkpoint.changes_since(path, state, self._state()):
             self.tracker.say(f"settings changed since {path.name} was written: {changed}")
         for name in _POSITION:
             setattr(self, name, state[name])

@@ -36,6 +36,12 @@ class EpochTotals:
         """Share of the time so far that was spent waiting for the loader."""
         return self.values.get("waited", 0.0) / max(self.values.get("seconds", 0.0), 1e-9)
 
+    def figures(self) -> dict[str, float]:
+        """What the history says of the epoch: the means, speed, share of waiting and seconds."""
+        seconds = self.values.get("seconds", math.nan)
+        speed = {"images_per_s": self.images_per_second, "wait_share": self.wait_share, "seconds": seconds}
+        return {**self.means(), **speed}
+
     def seconds_for(self, steps: int) -> float:
         """How long so many steps take at the speed so far."""
         return steps * self.values["seconds"] / self.values["steps"]

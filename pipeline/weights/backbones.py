@@ -102,8 +102,23 @@ def check_backbone(name: str, initial: str | Path) -> None:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise BackboneError(f"timm {timm.__version__} has no network {name!r}; near it: {', '.join(close) or 'none'}")
+    has_fixed_size(name)
     if str(initial) not in ("pretrained", "random") and not Path(initial).is_file():
         raise BackboneError(f"{initial}: no such weights file; 'initial' is 'pretrained', 'random' or a file")
+
+
+def has_fixed_size(name: str) -> bool:
+    """Whether a network of timm takes images of one size alone, which ``img_size`` sets when it is built.
+
+    Raises:
+        BackboneError: timm has no weights of the tag after the dot.
+    """
+    try:
+        config = timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = ", ".join(timm.list_pretrained(name.partition(".")[0] + ".*"))
+        raise BackboneError(f"timm {timm.__version__}: {error} It has {tags}") from error
+    return config is not None and bool(config.fixed_input_size)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

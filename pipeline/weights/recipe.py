@@ -31,10 +31,12 @@ class LoopSettings:
         patience: stop after this many evaluations without a better score; 0 for never.
         evaluate_every: epochs between evaluations; the last epoch is always evaluated.
         loader_workers: loading processes; 0 loads in the training process.
+        keep_best: write the weights of the best evaluation too; what is measured and packed are those of the last.
         checkpoint_minutes: between resume states inside an epoch.
         device: ``auto`` takes a GPU if one works.
         threads: of PyTorch on the CPU; 0 leaves its choice.
         channels_last: memory format of the network; 1.1 to 1.6 times faster on a CPU.
+        compile: let torch.compile make one program of the network that is trained, which takes a minute at the start.
         seed: of order, augmentation and dropout.
     """
 
@@ -52,10 +54,12 @@ class LoopSettings:
     patience: int = 0
     evaluate_every: int = 1
     loader_workers: int = 0
+    keep_best: bool = True
     checkpoint_minutes: float = 2.0
     device: Device = "auto"
     threads: int = 0
     channels_last: bool = True
+    compile: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

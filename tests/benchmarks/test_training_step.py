@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from pipeline.competition import open_competition
-from pipeline.config import load_settings
 from pipeline.labels import Family
 from pipeline.phantom import make_phantom
+from pipeline.preset import load_settings
 from pipeline.severity.data import load_data
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask

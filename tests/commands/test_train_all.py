@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from pipeline.__main__ import main
-from pipeline.commands import train_all
+from pipeline.commands import train_all, train_graders
 from pipeline.labels import FAMILY_COLUMNS, Family
 from pipeline.landmarks.errors import EVALUATION
 from pipeline.owned import claim
-from pipeline.scoring.oof import OofTable, write_oof
+from pipeline.scoring.oof import OofTable, read_oof, write_oof
 from pipeline.training.folder import claim_run
-from pipeline.weights.manifest import Manifest, WeightsError
+from pipeline.weights.manifest import Manifest, Member, WeightsError
 
 TITLES = ["spinal_canal_stenosis", "left_neural_foraminal_narrowing", "right_subarticular_stenosis"]
 
@@ -33,17 +33,22 @@ def commands(monkeypatch):
         row = {"study_id": "1", "series_id": "2", "in_plane_mm": 1.5, "slices": 0.0}
         pd.DataFrame([{**row, "condition": title} for title in found]).to_csv(out / "errors.csv", index=False)
 
-    def fit_and_save(weights, data, tables, overrides):
-        steps.append(("ensemble", SimpleNamespace(weights=weights, data=data, tables=tables, set=overrides)))
+    def fit_and_save(weights, data, tables, fixed, overrides):
+        told = SimpleNamespace(weights=weights, data=data, tables=tables, fixed=fixed, set=overrides)
+        steps.append(("ensemble", told))
 
     monkeypatch.setattr(train_all, "train_points", lambda task, options: steps.append((task, options)) or 0)
 
     def train_classifier(options):
-        steps.append((options.condition, options))
+        steps.append((options.out.relative_to(options.out.parents[options.oof is not None]).as_posix(), options))
         family = Family(options.condition)
         grades = np.tile([0, 1, 2], 20)
-        logits = skill[family] * np.eye(3)[grades]
+        logits = skill.get(steps[-1][0], skill[family]) * np.eye(3)[grades]
         claim_run(options.out)
+        for fold in range(5):
+            claim_run(run := options.out / f"fold{fold}")
+            for name in ("complete.ckpt", "last.safetensors"):
+                (run / name).touch()
         write_oof(
             OofTable(
                 study_id=np.arange(60).astype(str),
@@ -56,7 +61,7 @@ def commands(monkeypatch):
             options.out,
         )
 
-    monkeypatch.setattr(train_all, "train_classifier", train_classifier)
+    monkeypatch.setattr(train_graders, "train_classifier", train_classifier)
     monkeypatch.setattr(train_all, "evaluate", evaluate)
     monkeypatch.setattr(train_all, "_fill_cache", lambda args, *_: steps.append(("cache", args)))
     monkeypatch.setattr(train_all, "fit_and_save", fit_and_save)
@@ -151,7 +156,7 @@ def test_a_step_that_fails_ends_the_run(commands, monkeypatch, tmp_path, capsys)
     def fail(options):
         raise WeightsError("canal-fold0.pt: is empty")
 
-    monkeypatch.setattr(train_all, "train_classifier", fail)
+    monkeypatch.setattr(train_graders, "train_classifier", fail)
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path)]) == 1
     assert "train all: canal-fold0.pt: is empty" in capsys.readouterr().err
     assert names(commands) == ["cache", "landmarks", "axial", "evaluate"]
@@ -191,9 +196,11 @@ def test_disks_without_room_for_the_whole_run_are_said_before_anything_is_decode
     assert not (tmp_path / "c").exists()
 
 
-def test_there_is_no_fold_to_choose(commands, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("option", ["--fold", "--sweep"])
+def test_there_is_no_fold_to_choose_and_nothing_to_sweep(commands, monkeypatch, tmp_path, capsys, option):
     folder(monkeypatch, TITLES)
-    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), "--fold", "2"]) == 2
+    assert main(["train", "all", "--data", "d", "--out", str(tmp_path), option, "2"]) == 2
+    assert f"unrecognized arguments: {option} 2" in capsys.readouterr().err
     assert not commands.steps
 
 
@@ -257,3 +264,114 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(commands, monkeypatch, 
     said = capsys.readouterr().out
     assert "5 folds x 560 steps x 32 items at" in said
     assert "left out: subarticular" in said
+
+
+RECIPES = """base: cpu
+foraminal:
+  recipes:
+    wide: {}
+    zoom:
+      views: [{kind: Sagittal T1, size_mm: 48, pixels: 64, slices: 3}]
+      network: {backbone: test_resnet.r160_in1k}
+"""
+
+
+@pytest.fixture
+def recipes(tmp_path, monkeypatch):
+    """The start of a command with two recipes for the foramina and the folder of its runs."""
+    folder(monkeypatch, TITLES[:2])
+    (tmp_path / "own.yaml").write_text(RECIPES)
+    out = tmp_path / "out"
+    return ["train", "all", "--data", "d", "--preset", str(tmp_path / "own.yaml"), "--out", str(out)], out
+
+
+def test_every_recipe_is_trained_packed_and_blended(commands, recipes):
+    command, out = recipes
+    settings = ["foraminal.loop.epochs=3", "foraminal-zoom.sampling=uniform", "loop.seed=1"]
+    assert main([*command, *(text for one in settings for text in ("--set", one))]) == 0
+    order = ["canal", "foraminal-wide", "foraminal-zoom"]
+    assert names(commands) == ["cache", "landmarks", "evaluate", *order, "ensemble"]
+    steps = dict(commands.steps)
+    assert [(steps[name].condition, steps[name].recipe, steps[name].out) for name in order] == [
+        ("canal", "", out / "canal"),
+        ("foraminal", "wide", out / "foraminal-wide"),
+        ("foraminal", "zoom", out / "foraminal-zoom"),
+    ]
+    assert steps["canal"].set == ["loop.seed=1"]
+    assert steps["foraminal-wide"].set == ["loop.epochs=3", "loop.seed=1"]
+    assert steps["foraminal-zoom"].set == ["loop.epochs=3", "sampling=uniform", "loop.seed=1"]
+    assert steps["ensemble"].tables == {name: [out / name / "oof.csv"] for name in order}
+    assert (out / "foraminal-zoom" / "fold2", "foraminal-zoom-fold2") in commands.stored
+    assert len(commands.stored) == 4 * 5
+
+
+def test_a_recipe_that_learnt_nothing_is_left_out_where_its_family_has_another(commands, recipes, capsys):
+    command, out = recipes
+    commands.skill["foraminal-zoom"] = -1.0
+    claim_run(out)
+    Manifest.open(out / "weights", "own", "").add_member(
+        Member("foraminal-old-fold0", "foraminal", "old.safetensors", "", fold=0), b"of an earlier call"
+    )
+    assert main(command) == 0
+    assert "WARNING: the foraminal-zoom networks score 1.86" in capsys.readouterr().out
+    assert not [name for *_, name in commands.stored if name.startswith("foraminal-zoom")]
+    assert list(dict(commands.steps)["ensemble"].tables) == ["canal", "foraminal-wide"]
+    assert dict(commands.steps)["ensemble"].fixed == {"foraminal-old": 0.0}
+    commands.skill["foraminal-wide"] = -1.0
+    assert main(command) == 1
+    assert "foraminal-wide networks score 1.86" in (said := capsys.readouterr().err)
+    assert "foraminal-zoom networks score 1.86" in said
+
+
+def test_a_second_round_leaves_out_what_the_first_rules_out_and_the_better_round_is_packed(commands, recipes, capsys):
+    command, out = recipes
+    command += ["--set", "foraminal.label_noise=0.85"]
+    commands.skill |= {"second/foraminal-zoom": 3.0, "second/foraminal-wide": 1.0}
+    assert main(command) == 0
+    again = ["second/foraminal-wide", "second/foraminal-zoom"]
+    assert names(commands)[-4:] == ["foraminal-zoom", *again, "ensemble"]
+    table = out / "second" / "oof.csv"
+    assert [dict(commands.steps)[name].oof for name in ["foraminal-wide", *again]] == [None, table, table]
+    assert dict(commands.steps)["second/foraminal-zoom"].recipe == "zoom"
+    assert len(read_oof(table).cell) == 120, "what all networks say, the canal's too"
+    kept = {"foraminal-wide": out / "foraminal-wide", "foraminal-zoom": out / "second" / "foraminal-zoom"}
+    assert dict(commands.steps)["ensemble"].tables == {
+        "canal": [out / "canal" / "oof.csv"], **{name: [path / "oof.csv"] for name, path in kept.items()}
+    }  # fmt: skip
+    assert {run.parent for run, name in commands.stored if name.startswith("foraminal-zoom")} == {
+        out / "second/foraminal-zoom"
+    }
+    assert "foraminal-wide scores" in capsys.readouterr().out
+
+    runs = [*(out / "second" / "foraminal-zoom").glob("fold*"), *(out / "foraminal-wide").glob("fold*")]
+    assert len(runs) == 10
+    assert [(run / "last.safetensors").exists() for run in runs] == [True] * 10
+    worse = [*(out / "foraminal-zoom").glob("fold*"), *(out / "second" / "foraminal-wide").glob("fold*")]
+    assert [(run / "last.safetensors").exists() for run in worse] == [False] * 10, "of two rounds one stays"
+    run = runs[0]
+    before = table.stat().st_mtime_ns
+    commands.steps.clear()
+    assert main(command) == 0
+    assert names(commands)[3:-1] == ["foraminal-wide", "second/foraminal-zoom"], "the others are trained and gone"
+    assert "foraminal-zoom are trained, and those of the other round are better" in capsys.readouterr().out
+    assert (table.stat().st_mtime_ns, (run / "complete.ckpt").exists()) == (before, True), "it goes on where it was"
+    for run in runs[:5]:
+        (run / "history.csv").write_text("of a run by other labels")
+    commands.skill["foraminal-wide"] = 0.5
+    assert main([*command, "--restart"]) == 0
+    assert "the second one" in capsys.readouterr().out
+    assert not any((run / "history.csv").exists() for run in runs[:5]), "they were trained without other labels"
+
+
+def test_a_plan_counts_recipes_and_rounds(commands, recipes, capsys):
+    command, _ = recipes
+    tiny = {"backbone": "test_resnet.r160_in1k"}
+    small = [f"{name}.network={json.dumps(tiny)}" for name in ("canal", "foraminal")]
+    small += ["landmarks.model.backbone=test_resnet.r160_in1k", "foraminal-zoom.label_noise=0.85"]
+    assert main([*command, *(text for one in small for text in ("--set", one)), "--plan", "100", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [step["name"].partition(",")[0] for step in plan["steps"]][3:] == [
+        "canal", "foraminal-wide", "foraminal-zoom", "foraminal-zoom"
+    ]  # fmt: skip
+    assert plan["steps"][-1]["name"].endswith("second round")
+    assert plan["steps"][-1]["hours"] == plan["steps"][-2]["hours"] > 0

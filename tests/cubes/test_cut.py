@@ -107,6 +107,32 @@ def test_right_cubes_are_mirror_images_of_left_ones():
     assert pairs == 10
 
 
+@pytest.mark.parametrize("kind", [SeriesKind.SAGITTAL_T1, SeriesKind.SAGITTAL_T2, SeriesKind.AXIAL_T2])
+@pytest.mark.parametrize("family", [Family.FORAMINAL, Family.SUBARTICULAR])
+@pytest.mark.usefixtures("raw")
+def test_every_family_may_look_at_every_series_around_its_own_point_with_right_as_left(family, kind):
+    settings = CubeSettings(**{family.value: (ViewSettings(kind, pixels=97, slices=3),)})
+    landmarks, looked = spine(tilt=2.0), []
+    for value in (symmetric, lambda points: points @ SLANTED):
+        cubes = cut_cubes(study(value), landmarks, settings, (family,))
+        for level in LEVELS:
+            left, right = (
+                (Cell(condition, level), cubes.get(Cell(condition, level), kind)[0])
+                for condition in Condition
+                if condition.family is family
+            )
+            if value is symmetric:
+                np.testing.assert_allclose(left[1].pixels, right[1].pixels, atol=2e-3)
+                assert left[1].pixels.std() > 0.05
+                looked.append(level)
+                continue
+            for cell, cube in (left, right):
+                normal = AXES[Plane.AXIAL if kind is SeriesKind.AXIAL_T2 else Plane.SAGITTAL][2]
+                on_slice = landmarks.points_mm[CELL_INDEX[cell]] - normal * cube.offset_mm
+                np.testing.assert_allclose(cube.pixels[1, 48, 48], on_slice @ SLANTED, atol=0.01)
+    assert looked == list(LEVELS)
+
+
 def test_sides_are_listed_from_lateral_to_medial():
     cubes = cut_cubes(study(lambda points: np.abs(points[..., 0])), spine(), CubeSettings())
     for side in (Condition.LEFT_FORAMINAL, Condition.RIGHT_FORAMINAL):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.ensemble.out_of_fold import OutOfFold, gather, gather_submissions, graded
+from pipeline.ensemble.out_of_fold import OutOfFold, even_blend, gather, gather_submissions, graded
 from pipeline.labels import CELL_COLUMNS, GRADES
 from pipeline.scoring.oof import OofTable
 
@@ -29,6 +29,22 @@ def test_rows_of_submissions_are_found_whatever_their_order_and_scale():
     assert np.isfinite(p).all(-1).sum() == 2, "cells without a row are not predicted"
     np.testing.assert_array_equal(made.folds, [0, 1])
     np.testing.assert_array_equal(made.grades, LABELS.to_numpy())
+
+
+def test_the_even_blend_has_every_cell_once_and_averages_what_there_is():
+    one = OofTable(
+        np.array(["s2", "s1"]), np.array([4, 1]), np.array([1, 0]), np.array([2, 0]), np.array([True, True]),
+        np.log([[0.5, 0.25, 0.25], [0.7, 0.2, 0.1]]),
+    )  # fmt: skip
+    other = OofTable(
+        np.array(["s2", "s2"]), np.array([7, 4]), np.array([1, 1]), np.array([1, 2]), np.array([True, True]),
+        np.log([[0.1, 0.1, 0.8], [0.125, 0.0625, 0.8125]]),
+    )  # fmt: skip
+    blended = even_blend({"one": one, "other": other})
+    rows = list(zip(blended.study_id, blended.cell, blended.fold, blended.grade, strict=True))
+    assert rows == [("s1", 1, 0, 0), ("s2", 4, 1, 2), ("s2", 7, 1, 1)]
+    mean = np.sqrt(np.array([0.5, 0.25, 0.25]) * [0.125, 0.0625, 0.8125])
+    np.testing.assert_allclose(np.exp(blended.log_p), [[0.7, 0.2, 0.1], mean / mean.sum(), [0.1, 0.1, 0.8]])
 
 
 def test_a_probability_of_nothing_stays_finite():

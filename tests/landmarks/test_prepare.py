@@ -8,33 +8,38 @@ import pytest
 
 from pipeline.competition import open_competition
 from pipeline.landmarks.examples import ExampleSettings, Targets
-from pipeline.landmarks.prepare import ExamplesOf, build_examples, prepare, read_examples, store_examples
+from pipeline.landmarks.prepare import ExamplesOf, build_examples, prepare, read_images, read_targets, store_examples
 from pipeline.stacks import read_stacks
 from tests.volumes.oracle import SAGITTAL, positions, write_series
 
 COLUMNS = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
 
 
-def test_examples_come_back_as_finely_as_in_half_precision(tmp_path):
+def test_examples_come_back_one_by_one_and_twice_as_finely_as_a_network_in_bf16_sees_them(tmp_path):
     rng = np.random.default_rng(0)
     images = np.repeat(rng.uniform(-0.5, 1.5, (3, 20, 20)), 2, 0)
     images[1::2] = images[::2, :, ::-1]
     targets = Targets(*(rng.random((6, 1, 2)[: 3 if name == "points" else 2]) for name in ("points", "a", "b", "c")))
     store_examples(tmp_path / "one", images, np.full(6, 1.5), targets, mirrored=True)
-    back, values = read_examples(tmp_path / "one")
+    back, values = read_images(tmp_path / "one", range(6)), read_targets(tmp_path / "one")
     assert back.dtype == np.float16
-    assert np.abs(back - images).max() < 0.001
+    assert np.abs(back - images).max() < 0.0015
+    assert np.array_equal(read_images(tmp_path / "one", [5, 2]), back[[5, 2]])
     for field in fields(Targets):
         assert np.array_equal(values[field.name], getattr(targets, field.name))
     store_examples(tmp_path / "all", images, np.full(6, 1.5), targets)
-    assert np.array_equal(read_examples(tmp_path / "all")[0], back)
+    assert np.array_equal(read_images(tmp_path / "all", range(6)), back)
     assert (tmp_path / "one").stat().st_size < (tmp_path / "all").stat().st_size
 
 
 def test_examples_that_are_damaged_are_named(tmp_path):
     (tmp_path / "one.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"one\.safetensors: a damaged cache .* remove the file"):
-        read_examples(tmp_path / "one.safetensors")
+        read_images(tmp_path / "one.safetensors", [0])
+    targets = Targets.blank(1, 1)
+    store_examples(tmp_path / "two.safetensors", np.zeros((1, 8, 8)), np.ones(1), targets)
+    with pytest.raises(ValueError, match=r"two\.safetensors: a damaged cache"):
+        read_images(tmp_path / "two.safetensors", [1])
 
 
 @pytest.fixture

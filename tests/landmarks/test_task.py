@@ -129,12 +129,13 @@ def test_held_out_slices_without_a_marked_point_have_no_score(tmp_path):
         assert np.isnan(task.evaluate(task.model, torch.device("cpu"))["score"])
 
 
-def test_images_are_unpacked_into_a_memory_map_that_has_no_name(tmp_path):
+def test_images_are_unpacked_as_they_are_asked_for_and_nothing_is_written(tmp_path):
     examples = PointExamples(write_examples(tmp_path))
     item = examples[2]
     assert item["image"].shape == (1, 96, 96)
     assert item["image"].dtype == torch.float32
-    assert isinstance(examples.images.values, np.memmap)
+    assert torch.equal(examples.fetch(np.array([3, 2]))["image"][1], item["image"])
+    assert sum(values.nbytes for values in vars(examples).values() if isinstance(values, np.ndarray)) < 96**2
     assert [path.name for path in tmp_path.iterdir()] == ["100.safetensors"]
     assert examples.name(2).startswith("study 100, example 2 of ")
 

@@ -14,7 +14,7 @@ from pipeline.config import ConfigError
 from pipeline.folds import make_folds
 from pipeline.labels import CELL_COLUMNS
 from pipeline.landmarks.examples import ExampleSettings
-from pipeline.landmarks.prepare import build_examples, read_examples
+from pipeline.landmarks.prepare import build_examples, read_targets
 from pipeline.landmarks.train import held_out_studies, load_train_settings, train
 from pipeline.owned import MARK, RefusedError
 from pipeline.training.checkpoint import ResumeError
@@ -86,7 +86,7 @@ def test_other_labels_give_other_examples(folder, tmp_path):
         table = build_examples(
             [open_competition(data, split="train")], "sagittal", tmp_path, ExampleSettings(size_px=32)
         )
-        return np.concatenate([read_examples(file)[1]["points"] for file in table["file"].unique()])
+        return np.concatenate([read_targets(file)["points"] for file in table["file"].unique()])
 
     before = targets()
     labels = pd.read_csv(data / "train_label_coordinates.csv")
@@ -204,7 +204,7 @@ def test_a_label_that_cannot_be_right_is_no_target_and_is_counted(folder, tmp_pa
     examples = build_examples([competition], "sagittal", tmp_path, ExampleSettings(size_px=32))
     assert "1 levels out of order" in capsys.readouterr().out
     weights = {
-        study: sum(read_examples(file)[1]["point_weight"].sum() for file in rows["file"].unique())
+        study: sum(read_targets(file)["point_weight"].sum() for file in rows["file"].unique())
         for study, rows in examples.groupby("study_id")
     }
     damaged = weights.pop(str(table["study_id"].iloc[0]))

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from pipeline.cubes import ViewSettings
 from pipeline.labels import SeriesKind
@@ -119,3 +121,29 @@ def test_shapes_are_fixed_on_a_gpu_and_the_answers_are_the_same(monkeypatch, enc
         monkeypatch.setattr("pipeline.severity.encoders.fixed_shapes", lambda pixels: True)
         torch.testing.assert_close(model(*batch), compact)
     assert seen == ([6, 12] if encoder == "sequence" else [3, 4])
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_maxvit", "test_coatnet", "test_convnext"])
+def test_every_kind_of_backbone_takes_a_window_of_any_size(backbone, tmp_path):
+    """The first three take images of one size alone, and 160 px unless told; their weights are timm's all the same."""
+    torch.manual_seed(0)
+    file = tmp_path / "initial.safetensors"
+    tensors = timm.create_model(backbone).state_dict()
+    save_file({name: values.contiguous() for name, values in tensors.items()}, file)
+    views = (replace(VIEWS[0], pixels=50), replace(VIEWS[1], pixels=64, slices=3))
+    for encoder, shared in (("sequence", False), ("multichannel", True)):
+        settings = NetworkSettings(backbone, str(file), encoder=encoder, share_encoder=shared, width=16)
+        model = SeverityModel(settings, views, pretrained=True).eval()
+        kept = {
+            name.removeprefix("backbone.").removeprefix("network."): values
+            for name, values in model.encoders["sagittal_t2"].state_dict().items()
+        }
+        same = [name for name, values in tensors.items() if name in kept and torch.equal(kept[name], values)]
+        assert len(same) > 0.8 * len(kept), "all but the first filters and tables of places"
+        pixels = {name: torch.rand(2, 3, view.pixels, view.pixels) for name, view in zip(NAMES, views, strict=True)}
+        present = dict.fromkeys(NAMES, torch.ones(2, 3, dtype=torch.bool))
+        changed = {name: values.roll(7, -1) for name, values in pixels.items()}
+        with torch.inference_mode():
+            before, after = (model(some, present, torch.arange(2)) for some in (pixels, changed))
+        assert before.isfinite().all()
+        assert not torch.allclose(before, after), "the windows are looked at"

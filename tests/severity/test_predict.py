@@ -12,7 +12,7 @@ from pipeline.labels import CELL_INDEX, LEVELS, Cell, Condition, Family, SeriesK
 from pipeline.landmarks.landmarks import certain_numbering
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import SeverityGrader, fuse_encoders, over_numberings
-from pipeline.severity.settings import NetworkSettings, SeveritySettings
+from pipeline.severity.settings import JitterSettings, NetworkSettings, SeveritySettings
 
 VIEW = ViewSettings(SeriesKind.AXIAL_T2, size_mm=32, pixels=32, slices=3)
 SETTINGS = SeveritySettings(
@@ -135,3 +135,24 @@ def test_windows_one_slice_beside_count_by_their_weight_and_by_how_bad_they_look
     np.testing.assert_allclose(np.exp(found[key[0]]), weights @ p / weights.sum(), atol=1e-5)
     with pytest.raises(ValueError, match="beside"):
         replace(SETTINGS, beside=1.0)
+
+
+@pytest.mark.parametrize("kind", [SeriesKind.AXIAL_T2, SeriesKind.SAGITTAL_T2])
+def test_flips_average_over_the_mirror_image(kind):
+    torch.manual_seed(0)
+    view = replace(VIEW, kind=kind)
+    settings = replace(SETTINGS, views=(view,), shift_mm=0.0)
+    model = SeverityModel(replace(settings.network, encoder="multichannel", head="mean"), (view,))
+    torch.nn.init.normal_(model.classify.weight, std=1.0)
+    key = (CELL_INDEX[Cell(Condition.CANAL, "l3_l4")], kind)
+    plain, flip = (SeverityGrader(model, replace(settings, flip=on), Family.CANAL) for on in (False, True))
+    image = cube(1, pixels=32)
+    other = replace(image, pixels=np.flip(image.pixels, 2 if kind is SeriesKind.AXIAL_T2 else 0).copy())
+    apart = np.stack([plain.predict(StudyCubes("s", {key: (one,)}))[key[0]] for one in (image, other)])
+    assert not np.allclose(*apart, atol=1e-3)
+    mean = apart.mean(0) - np.log(np.exp(apart.mean(0)).sum())
+    for one in (image, other):
+        np.testing.assert_allclose(flip.predict(StudyCubes("s", {key: (one,)}))[key[0]], mean, atol=1e-5)
+    for settings in (replace(SETTINGS, flip=True), replace(SETTINGS, jitter=JitterSettings(mirror=0.5))):
+        with pytest.raises(ValueError, match="the mirror image of subarticular is another side"):
+            settings.families(Family.SUBARTICULAR)

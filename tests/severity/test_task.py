@@ -24,7 +24,7 @@ from pipeline.severity.windows import cut_windows
 from pipeline.stacks.scratch import Scratch
 from pipeline.training.ladder import LadderError
 from pipeline.training.sampling import Draw, SeededItems
-from pipeline.weights.recipe import InPlaneSettings, LoopSettings
+from pipeline.weights.recipe import NO_CHANGE, InPlaneSettings, LoopSettings
 
 VIEW = ViewSettings(SeriesKind.SAGITTAL_T1, size_mm=32, pixels=32, slices=3)
 SETTINGS = SeveritySettings(
@@ -235,6 +235,46 @@ def test_what_a_classifier_cannot_grade_besides_is_refused():
         replace(SETTINGS, also=(Family.FORAMINAL,)).families(Family.CANAL)
     with pytest.raises(ValueError, match="twice"):
         replace(SETTINGS, also=(Family.CANAL, Family.CANAL))
+
+
+def test_half_of_the_canals_training_windows_are_mirrored_all_views_of_a_cell_alike(tmp_path):
+    data = make_data()
+    still = JitterSettings(sd_mm=0, turn_degrees=0, scale=0, slice_drop=0, slice_share=0, mirror=0.5)
+    settings = replace(SETTINGS, jitter=still, augment=NO_CHANGE)
+    rows = data.cells.rows(data.cells.true)
+    task = SeverityTask(Family.CANAL, settings, data.cache, rows, rows, tmp_path, "test")
+    batch = task.train_set.fetch(np.arange(40))
+    plain = SeverityTask(
+        Family.CANAL, replace(settings, jitter=replace(still, mirror=0)), data.cache, rows, rows, tmp_path, "test"
+    ).augment(dict(batch), torch.Generator().manual_seed(1))["pixels_sagittal_t1"]
+    found = task.augment(dict(batch), torch.Generator().manual_seed(1))["pixels_sagittal_t1"]
+    mirrored = torch.tensor([bool(torch.equal(one, other.flip(0))) for one, other in zip(found, plain, strict=True)])
+    same = torch.tensor([bool(torch.equal(one, other)) for one, other in zip(found, plain, strict=True)])
+    assert (mirrored ^ same).all()
+    assert 10 < int(mirrored.sum()) < 30
+
+
+def test_labels_that_are_ruled_out_are_not_trained_on_but_scored(tmp_path, monkeypatch):
+    data, seen = make_data(), {}
+    noisy = np.zeros(len(data.cells), dtype=bool)
+    noisy[::10] = True
+    monkeypatch.setattr(
+        "pipeline.severity.train.review", lambda task, data, fold, out, left_out: seen.update(left_out=left_out)
+    )
+
+    def fit(task, *_, **__):
+        seen.update(training=len(task.train_table), held_out=len(task.held_out))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.severity.train.fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        train_fold(data, Family.FORAMINAL, SETTINGS, 1, tmp_path, noisy=noisy)
+    held, usable = data.in_fold(1), (data.cells.grade >= 0) & data.cells.true
+    assert seen == {
+        "left_out": int((noisy & ~held & usable).sum()),
+        "training": int((usable & ~held & ~noisy).sum()),
+        "held_out": int((usable & held).sum()),
+    }
 
 
 def test_in_plane_changes_are_the_same_for_all_slices_in_float_and_decided_by_the_seed():

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from pipeline.labels import SeriesKind
 from pipeline.severity.settings import JitterSettings, MixSettings
-from pipeline.severity.windows import cut_windows, draw_jitter, drop_slices, middle_window, mix, slices_around
+from pipeline.severity.windows import cut_windows, draw_jitter, drop_slices, middle_window, mirrored, mix, slices_around
 
 STILL = JitterSettings(sd_mm=0, turn_degrees=0, scale=0)
 
@@ -88,6 +89,16 @@ def test_slices_beside_the_middle_and_the_middle_where_there_is_none():
     assert there.tolist() == [[True, True, True], [True, True, False]]
     back, _ = slices_around(pixels, present, 3, -1)
     assert back[:, :, 0, 0].tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+def test_the_mirror_image_of_a_patient_turns_columns_of_axial_and_the_order_of_sagittal_slices():
+    pixels, present = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4).float(), torch.tensor([[True, True, False]] * 2)
+    window, mask = mirrored(pixels, present, SeriesKind.AXIAL_T2)
+    assert torch.equal(window[0, 1, 2], pixels[0, 1, 2].flip(0))
+    assert torch.equal(mask, present)
+    window, mask = mirrored(pixels, present, SeriesKind.SAGITTAL_T2)
+    assert torch.equal(window[1, 0], pixels[1, 2])
+    assert mask.tolist() == [[False, True, True]] * 2
 
 
 def mixable(count=6, side=20):

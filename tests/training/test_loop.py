@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch.utils.data import get_worker_info
 
 from pipeline.owned import RefusedError
-from pipeline.training.checkpoint import ResumeError, load_state, save_state
+from pipeline.training.checkpoint import ResumeError, load_state, save_state, save_weights
 from pipeline.training.loop import TrainingStopped, fit
 from tests.training.toy import SETTINGS, Ramp, ToyTask
 
@@ -348,3 +348,27 @@ def test_without_held_out_studies_the_last_weights_count_as_the_best(tmp_path):
 def test_settings_that_make_no_sense_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
         dataclasses.replace(SETTINGS, **{name: value})
+
+
+def test_saved_weights_are_half_as_large_where_that_fits_and_the_best_are_kept_only_if_asked(tmp_path):
+    task = ToyTask()
+    matrices = {name for name, tensor in task.model.state_dict().items() if tensor.ndim >= 2}
+    fit(task, dataclasses.replace(SETTINGS, epochs=1, keep_best=False), tmp_path)
+    saved = load_file(tmp_path / "last.safetensors")
+    assert {name for name, tensor in saved.items() if tensor.dtype == torch.float16} == matrices
+    assert not (tmp_path / "best.safetensors").exists()
+    large = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(large.weight, 1e6)
+    save_weights(tmp_path / "large.safetensors", large, {})
+    assert load_file(tmp_path / "large.safetensors")["weight"].dtype == torch.float32
+
+
+def test_a_network_is_compiled_where_it_is_asked_for_and_saved_under_its_own_names(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    task = ToyTask()
+    fit(task, dataclasses.replace(SETTINGS, epochs=1), tmp_path / "plain")
+    assert not compiled
+    fit(task, dataclasses.replace(SETTINGS, epochs=1, compile=True), tmp_path / "compiled")
+    assert compiled == [task.model]
+    assert load_file(tmp_path / "compiled" / "last.safetensors").keys() == task.model.state_dict().keys()

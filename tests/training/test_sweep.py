@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config import ConfigError, load_settings
+from pipeline.config import ConfigError
+from pipeline.preset import load_settings
 from pipeline.severity.settings import SeveritySettings
 from pipeline.training.sweep import read_sweep
 

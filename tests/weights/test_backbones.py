@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from pipeline.weights.backbones import BackboneError, create_backbone
+from pipeline.weights.backbones import BackboneError, check_backbone, create_backbone
 
 NAME = "tf_efficientnet_lite0"
 
@@ -101,6 +101,10 @@ def test_a_file_of_another_network_is_refused(tmp_path, donor):
 
 
 def test_an_unknown_name_is_refused_with_names_near_it():
+    with pytest.raises(
+        BackboneError, match=r"Invalid pretrained tag \(in99k\) for resnet18.* It has .*resnet18.a1_in1k"
+    ):
+        check_backbone("resnet18.in99k", "random")
     with pytest.raises(BackboneError, match=r"no network 'resnet19'; near it: .*resnet"):
         create_backbone("resnet19")
 
