@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.__main__ import main as pipeline_main
+from pipeline.commands import on_request
 from pipeline.commands import submit as submit_command
 from pipeline.report import build, site
 from pipeline.report.record import read_run
@@ -159,4 +160,4 @@ def test_submit_refuses_a_report_folder_of_other_things_before_it_writes(tmp_pat
 
 
 def test_the_mark_of_a_report_is_one_word():
-    assert site.KIND == submit_command.REPORT_KIND
+    assert site.KIND == on_request.REPORT_KIND

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.commands import on_request
 from pipeline.commands import submit as submit_command
 from pipeline.commands.submit import main
 from pipeline.competition import SeriesRef, StudyRef, open_competition
@@ -222,7 +223,7 @@ def test_a_log_that_a_link_leads_out_of_is_not_written(tmp_path, capsys):
 
 def test_what_runs_before_have_left_is_replaced(tmp_path):
     assert submit("--stages", "stages") == 0
-    columns = ",".join(submit_command.COLUMNS)
+    columns = ",".join(on_request.COLUMNS)
     (tmp_path / "stages" / "label_coordinates.csv").write_text(f"{columns}\n1,2,3\n")
     assert submit("--stages", "stages") == 0
     assert not (tmp_path / "stages" / "label_coordinates.csv").exists(), "points of another run"
