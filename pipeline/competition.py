@@ -36,7 +36,7 @@ class CompetitionError(ValueError):
     """The path that was given is not a folder of studies; the message says what was found."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SeriesRef:
     """One series folder; ``series_id`` is the :func:`plain_id` of its name.
 
@@ -52,7 +52,7 @@ class SeriesRef:
     files: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StudyRef:
     """One study folder and its series, sorted by id. A study that only a table names has no series.
 

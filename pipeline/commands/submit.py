@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE, on_request
+from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE, check_cluster, on_request
 from pipeline.competition import Competition, StudyRef, no_study
 from pipeline.config import load_settings
 from pipeline.console import CallError, run_command
@@ -74,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, metavar="DIR", help="set of weights (default: $LUMBAR_WEIGHTS, else weights/default)"
     )
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    run.add_argument(
+        "--cluster", metavar="ADDRESS", help="grade on the workers of this Dask scheduler (extra: cluster)"
+    )
     run.add_argument("--device", choices=DEVICES, help="default: a GPU if one works")
     run.add_argument(
         "--time-budget", type=float, metavar="MINUTES", help="finish in this time, whatever is graded by then"
@@ -145,6 +148,7 @@ def run(args: argparse.Namespace, started: float) -> int:
             quiet=args.quiet,
             verbose=args.verbose,
             exports=on_request.exports(args),
+            cluster=args.cluster,
             command={name: None if value is None else str(value) for name, value in vars(args).items()},
         )
         status = run_session(request, board, work, problems)
@@ -160,6 +164,11 @@ def _default_work(out: Path) -> Path:
 def _check(args: argparse.Namespace) -> None:
     if args.workers is not None and args.workers < 1:
         raise CallError(f"--workers {args.workers}: expected 1 or more")
+    check_cluster(args.cluster)
+    if args.cluster is not None and args.workers is not None:
+        raise CallError(
+            "--workers and --cluster exclude each other: a cluster has the workers that were started for it"
+        )
     if args.time_budget is not None and not args.time_budget > 0:
         raise CallError(f"--time-budget {args.time_budget}: expected minutes above 0")
     if args.weights is not None and not (args.weights / MANIFEST_NAME).is_file():

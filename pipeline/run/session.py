@@ -47,7 +47,8 @@ class Export(Protocol):
 class Request:
     """What is to be graded, with what, and what for; ``labels`` (study_id by ``CELL_COLUMNS``) make it an evaluation.
 
-    ``command`` is what the report says of the call.
+    ``command`` is what the report says of the call; ``cluster`` is the address of a Dask scheduler, None for this
+    machine.
     """
 
     competition: Competition
@@ -62,6 +63,7 @@ class Request:
     verbose: bool
     command: Mapping[str, Any]
     exports: Sequence[Export] = ()
+    cluster: str | None = None
 
 
 def run_session(request: Request, board: Board, folder: Path, problems: list[Problem]) -> int:
@@ -78,6 +80,7 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
 
     Raises:
         OSError: the table cannot be written at the end; the earlier one is still there.
+        WorkError: the cluster cannot be used; likewise.
     """
     networks = open_networks(request.manifest, problems)
     settings = request.settings
@@ -85,7 +88,7 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
     plan = make_plan(request.studies, networks, in_rounds, guard, settings.study_seconds)
     work = WorkFolder.of(folder, _context(request, networks))
     workers = min(settings.workers or usable_cpus(), len(request.studies))
-    if (why := why_no_workers()) and workers > 1:
+    if request.cluster is None and workers > 1 and (why := why_no_workers()):
         problems.append(Problem("", None, None, "no-workers", f"{why}; studies are graded one by one"))
         workers = 1
     bench = Workbench(
@@ -107,10 +110,11 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
             tally.add(result, log)
             board.write()
 
-        run = Run.open(bench, request.schedule, workers, take, request.quiet)
         rounds, resumed = _resume(plan, work, board, tally, log)
-        if rounds:
-            run.rounds(rounds)
+        sample = next((study for study in request.studies if study.series), None)
+        cluster = request.cluster if rounds else None  # nobody is needed where nothing is left
+        run = Run.open(bench, request.schedule, workers, take, request.quiet, cluster, sample)
+        run.rounds(rounds)
         for failure in board.write_failures:
             tally.note(Problem("", None, None, "write-failed", failure), log)
         board.unreached(Reason.STUDY_FAILED if run.ended_by is None else run.ended_by.reason)

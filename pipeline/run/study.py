@@ -27,7 +27,7 @@ from pipeline.run.alarm import StudyTimeout, alarm
 from pipeline.run.pace import StageClock
 from pipeline.run.result import Reason, Source, StudyResult, fall_back, with_rows
 from pipeline.run.task import Grader, StudyNetworks, StudyTask, Workbench
-from pipeline.run.work import work_device
+from pipeline.run.work import WorkFolder, work_device
 from pipeline.tables import guarded_frame
 
 if TYPE_CHECKING:
@@ -45,23 +45,50 @@ def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
     fingerprint = work.fingerprint(study)
     lost: list[Problem] = []
     previous = work.load(study, fingerprint, lost)
+    result = _attempt(task, bench, previous, fingerprint)
+    result = keep(work, study, replace(result, problems=(*result.problems, *lost)), fingerprint)
+    work.mark_ended(study)
+    return result
+
+
+def grade_away(task: StudyTask, bench: Workbench, kept: tuple[StudyResult, str] | None) -> tuple[StudyResult, str]:
+    """As :func:`grade_study` on another machine: what is kept comes along, and the result goes back to be kept.
+
+    Args:
+        task: the study.
+        bench: with a folder of this machine for what lasts no longer than the run.
+        kept: what an earlier round or run gave, and the fingerprint of the files it was made from.
+
+    Returns:
+        The result and the fingerprint of the files that it was made from.
+    """
+    fingerprint = bench.work.fingerprint(task.study)
+    previous = kept[0] if kept is not None and kept[1] == fingerprint else None
+    return _attempt(task, bench, previous, fingerprint), fingerprint
+
+
+def _attempt(task: StudyTask, bench: Workbench, previous: StudyResult | None, fingerprint: str) -> StudyResult:
+    """The result, whatever happens to the study short of the end of the process."""
+    study = task.study
     started = time.monotonic()
     hang = None if os.getpid() == bench.main_process else bench.hang_seconds
     try:
         with alarm(_seconds_left(task), hang) as watch:
-            result = _grade(task, bench, previous, work.cubes(study, fingerprint), watch)
+            return _grade(task, bench, previous, bench.work.cubes(study, fingerprint), watch)
     except StudyTimeout:
         reason = Reason.TIME_OVER if _is_over(task) else Reason.STUDY_TOO_SLOW
-        result = fall_back(previous, study.study_id, reason, f"not done after {time.monotonic() - started:.0f} s")
+        return fall_back(previous, study.study_id, reason, f"not done after {time.monotonic() - started:.0f} s")
     except Exception as error:  # anything a study or a network can raise
-        result = fall_back(previous, study.study_id, Reason.STUDY_FAILED, describe(error))
-    result = replace(result, problems=(*result.problems, *lost))
+        return fall_back(previous, study.study_id, Reason.STUDY_FAILED, describe(error))
+
+
+def keep(work: WorkFolder, study: StudyRef, result: StudyResult, fingerprint: str) -> StudyResult:
+    """Keep a result in the work folder; where that cannot be, it gets a problem that says so."""
     try:
         work.save(study, result, fingerprint)
     except OSError as error:
         problem = Problem(study.study_id, None, None, "result-not-kept", f"{error.strerror or error}; only in memory")
-        result = replace(result, problems=(*result.problems, problem))
-    work.mark_ended(study)
+        return replace(result, problems=(*result.problems, problem))
     return result
 
 

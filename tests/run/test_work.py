@@ -371,7 +371,7 @@ DAMAGE = {
     "link": lambda path, content: (path.rename("moved"), path.symlink_to(Path("moved").resolve())),
     "device": lambda path, content: (path.unlink(), path.symlink_to("/dev/zero")),
     "of another study": lambda path, content: path.write_bytes(
-        next(other for other in path.parent.glob("*.result") if other != path).read_bytes()
+        next(other for other in path.parent.parent.rglob("*.result") if other != path).read_bytes()
     ),
 }
 
@@ -379,7 +379,7 @@ DAMAGE = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_kept_result_that_is_not_as_it_was_written_is_ignored_and_counted(tmp_path, interrupted, name):
     interrupted.run()
-    kept = sorted((tmp_path / "submission.work").glob("*.result"))
+    kept = sorted((tmp_path / "submission.work").rglob("*.result"))
     content = kept[0].read_bytes()
     DAMAGE[name](kept[0], content)
     taken, again = interrupted.run()
@@ -387,12 +387,12 @@ def test_a_kept_result_that_is_not_as_it_was_written_is_ignored_and_counted(tmp_
     # Another study's result is whole, and of other inputs.
     assert ("kept-result-refused 1" in interrupted.line) == (name != "of another study")
     assert interrupted.run() == (3, [])
-    assert sorted((tmp_path / "submission.work").glob("*.result")) == kept
+    assert sorted((tmp_path / "submission.work").rglob("*.result")) == kept
 
 
 def test_a_folder_in_place_of_a_result_costs_the_resume_of_that_study_alone(tmp_path, interrupted):
     interrupted.run()
-    kept = next((tmp_path / "submission.work").glob("*.result"))
+    kept = next((tmp_path / "submission.work").rglob("*.result"))
     kept.unlink()
     kept.mkdir()
     assert interrupted.run()[0] == 2
