@@ -34,8 +34,8 @@ from pipeline.owned import check_apart, check_claim, check_table, first_line, ho
 from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
-from pipeline.run.report import LOG_HEADER
 from pipeline.run.settings import DEVICES, RunSettings
+from pipeline.run.tally import is_log
 from pipeline.run.work import KIND, work_folder
 from pipeline.submission import WIDE_COLUMNS
 from pipeline.tables import TableError
@@ -200,7 +200,7 @@ def _check_paths(args: argparse.Namespace) -> None:
     if args.wide is not None:
         check_table("--wide", args.wide, ("study_id", *WIDE_COLUMNS))
     on_request.check_paths(args)
-    if is_there("the log", log) and (first := first_line(log)) and first != LOG_HEADER:
+    if is_there("the log", log) and first_line(log) and not is_log(log):
         raise CallError(
             f"{log}: exists and is no log of submit.py; it is left as it is, name another --out or remove it"
         )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
@@ -23,10 +23,11 @@ from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.plan import Plan, make_plan
-from pipeline.run.report import RunReport, Tally, describe_weights, open_log, versions, write_run_json, write_stages
+from pipeline.run.report import RunReport, describe_weights, versions, write_run_json, write_stages
 from pipeline.run.result import UNFINISHED, Graded, Reason, StudyResult
 from pipeline.run.rounds import Run
 from pipeline.run.settings import RunSettings
+from pipeline.run.tally import Log, Tally
 from pipeline.run.task import StudyNetworks, StudyTask, Workbench
 from pipeline.run.work import WorkFolder
 from pipeline.scoring.metric import score_arrays
@@ -100,8 +101,8 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
         threads=max(usable_cpus() // workers, 1),
         keep_gib=settings.keep_gib,
     )
-    tally = Tally(say if request.verbose else None)
-    with open_log(board.out.with_suffix(".log")) as log:
+    tally = Tally(board.index, say if request.verbose else None)
+    with Log(board.out.with_suffix(".log")) as log:
         for problem in problems:
             tally.note(problem, log)
 
@@ -170,7 +171,7 @@ def _context(request: Request, networks: StudyNetworks | None) -> dict[str, Any]
     }
 
 
-def _resume(plan: Plan, work: WorkFolder, board: Board, tally: Tally, log: TextIO) -> tuple[list[list[StudyTask]], int]:
+def _resume(plan: Plan, work: WorkFolder, board: Board, tally: Tally, log: Log) -> tuple[list[list[StudyTask]], int]:
     """The tasks that are left when results of an interrupted run are taken over, and how many those are."""
     kept: dict[str, StudyResult] = {}
     refused: list[Problem] = []
@@ -231,7 +232,7 @@ def _report(
         rows_by_source=board.sources(),
         reasons=reasons,
         problems=dict(tally.problems.most_common()),
-        studies_with_problems=len(tally.faulty),
+        studies_with_problems=tally.studies_with_problems,
         weights=used,
         seconds=round(seconds, 2),
         written=", ".join(str(path) for path in (board.out, board.wide, request.stages) if path is not None),

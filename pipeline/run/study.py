@@ -21,9 +21,10 @@ import numpy as np
 from pipeline.competition import StudyRef
 from pipeline.cubes.kept import load_cubes, save_cubes
 from pipeline.device import limit_threads
-from pipeline.labels import CELLS, GRADES, NEEDED, Family, SeriesKind
+from pipeline.labels import CELLS, GRADES, Family
 from pipeline.problem import Problem
 from pipeline.run.alarm import StudyTimeout, alarm
+from pipeline.run.findings import Findings, find, findings_of
 from pipeline.run.pace import StageClock
 from pipeline.run.result import Reason, Source, StudyResult, fall_back, with_rows
 from pipeline.run.task import Grader, StudyNetworks, StudyTask, Workbench
@@ -32,7 +33,6 @@ from pipeline.tables import guarded_frame
 
 if TYPE_CHECKING:
     from pipeline.cubes import Cubes
-    from pipeline.volumes import StudyVolumes
 
 GRACE_SECONDS = 1.0
 """A network that runs when the time is over may take this much longer to end."""
@@ -100,17 +100,6 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}{where}: {text}"
 
 
-@dataclass(frozen=True)
-class _Findings:
-    """What does not depend on the graders: the facts of the study that later rounds take over."""
-
-    reason: tuple[Reason, ...]
-    series: tuple[tuple[str, ...], ...]
-    landmarks: str
-    landmark_members: tuple[str, ...]
-    problems: tuple[Problem, ...]
-
-
 @dataclass
 class _Answers:
     """What the graders said, which were run or tried, and the families and problems of those that failed."""
@@ -136,7 +125,7 @@ def _grade(
     wanted = (*(grader.name for grader in graders), *task.later)
     cubes = None if networks is None or previous is None else _kept_cubes(networks, cubes_at, wanted)
     if cubes is not None and previous is not None:
-        findings = _findings_of(previous)
+        findings = findings_of(previous)
         clock.lap("cubes")
     else:
         # A decoder that hangs need not have all of the study's seconds.
@@ -164,7 +153,7 @@ def _look(
     device: str,
     clock: StageClock,
     watch: Callable[[float], None],
-) -> tuple[_Findings, Cubes | None]:
+) -> tuple[Findings, Cubes | None]:
     """Stages one to three: read, find the points, cut; no cubes where no network may find points."""
     from pipeline.volumes import read_study
 
@@ -172,13 +161,13 @@ def _look(
     watch(_seconds_left(task))
     clock.lap("read")
     if bench.networks is None or not task.landmarks:
-        return _find(task, volumes, None, "", (), ()), None
+        return find(task, volumes, None, "", (), ()), None
     points, notes = bench.networks.find_landmarks(volumes, task.landmarks, device, bench.threads)
     clock.lap("landmarks")
     cubes = bench.networks.cut(volumes, points, wanted)
     clock.lap("cubes")
     table = guarded_frame(points.to_frame()).to_csv(index=False)
-    return _find(task, volumes, points.found, table, tuple(points.series_id), notes), cubes
+    return find(task, volumes, points.found, table, tuple(points.series_id), notes), cubes
 
 
 def _ask(
@@ -214,7 +203,7 @@ def _ask(
 def _result(
     task: StudyTask,
     networks: StudyNetworks | None,
-    findings: _Findings,
+    findings: Findings,
     answers: _Answers,
     clock: StageClock,
     device: str,
@@ -258,7 +247,7 @@ def _result(
 def _reasons(
     task: StudyTask,
     networks: StudyNetworks | None,
-    findings: _Findings,
+    findings: Findings,
     failed: set[Family],
     tried: Sequence[str],
     members: Sequence[tuple[str, ...]],
@@ -283,53 +272,6 @@ def _reasons(
         else:
             reasons.append(Reason.NOT_SHOWN if family in asked else Reason.NO_NETWORK)
     return tuple(reasons)
-
-
-def _find(
-    task: StudyTask,
-    volumes: StudyVolumes,
-    found: np.ndarray | None,
-    table: str,
-    point_series: tuple[str | None, ...],
-    notes: tuple[Problem, ...],
-) -> _Findings:
-    """The reason each row would have if no network graded it, and the series it would be read from."""
-    reasons: list[Reason] = []
-    series: list[tuple[str, ...]] = []
-    for index, cell in enumerate(CELLS):
-        family = cell.condition.family
-        kinds = NEEDED[family]
-        ids = [volume.series_id for kind in kinds for volume in volumes.of_kind(kind)]
-        marked = point_series[index] if point_series else None
-        series.append(tuple(dict.fromkeys([*([marked] if marked else []), *ids])))
-        if not ids:
-            reasons.append(_why_no_series(task.study, volumes, kinds))
-        elif family in task.guarded:
-            reasons.append(Reason.LEAK_GUARD)
-        elif found is None:
-            reasons.append(Reason.NO_NETWORK)
-        elif not found[index]:
-            reasons.append(Reason.LEVEL_NOT_FOUND)
-        else:
-            reasons.append(Reason.NOT_SHOWN)
-    return _Findings(tuple(reasons), tuple(series), table, task.landmarks, (*volumes.problems, *notes))
-
-
-def _why_no_series(study: StudyRef, volumes: StudyVolumes, kinds: tuple[SeriesKind, ...]) -> Reason:
-    """Missing, unless a series that is or could be of the kind is there and gave no image."""
-    read = {volume.series_id for volume in volumes.volumes}
-    dark = [ref for ref in study.series if ref.series_id not in read]
-    return Reason.SERIES_UNREADABLE if any(r.description in (None, *kinds) for r in dark) else Reason.SERIES_MISSING
-
-
-def _findings_of(previous: StudyResult) -> _Findings:
-    return _Findings(
-        tuple(reason or Reason.NOT_SHOWN for reason in previous.reason),
-        previous.series,
-        previous.landmarks,
-        previous.landmark_members,
-        previous.problems,
-    )
 
 
 def _is_over(task: StudyTask) -> bool:

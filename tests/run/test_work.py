@@ -28,9 +28,9 @@ from pipeline.owned import MARK, claim
 from pipeline.run import session
 from pipeline.run.board import Board
 from pipeline.run.plan import make_plan
-from pipeline.run.report import LOG_HEADER
 from pipeline.run.result import StudyResult
 from pipeline.run.study import grade_study
+from pipeline.run.tally import LOG_HEADER
 from pipeline.run.task import Workbench
 from pipeline.run.work import WorkFolder
 from pipeline.submission import read_submission
