@@ -31,6 +31,7 @@ from distributed import Client, Future, KilledWorker, WorkerPlugin, get_worker
 
 from pipeline.console import WorkError
 from pipeline.parallel import ClusterLostError, WorkerLostError, open_single
+from pipeline.versions import program
 
 T = TypeVar("T")
 
@@ -214,7 +215,7 @@ def on_cluster(
     function: Callable[..., T],
     jobs: Sequence[tuple[Any, ...]],
     address: str,
-    facts: Callable[[], Mapping[str, str]],
+    facts: Callable[[], Mapping[str, str]] = program,
     lost: Callable[..., T] | None = None,
 ) -> Iterator[T]:
     """``function(*job)`` of every job, in their order, as :func:`pipeline.parallel.in_processes` does it here.

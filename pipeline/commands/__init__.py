@@ -1,10 +1,9 @@
 """Every command of ``python -m pipeline`` and ``submit.py``: its arguments, and what it says at the end."""
 
+import argparse
 import importlib.util
 import os
 from pathlib import Path
-
-from pipeline.console import CallError
 
 ROOT = Path(__file__).resolve().parents[2]
 """The folder of ``submit.py``, or where the package is installed."""
@@ -14,11 +13,17 @@ DEFAULT_WEIGHTS = Path(os.environ.get("LUMBAR_WEIGHTS") or (ROOT if IS_CLONE els
 """The set of the repository; of an installed package, which brings none, that below the current folder."""
 
 
-def check_cluster(address: str | None) -> None:
-    """Say before any work what ``--cluster`` lacks.
+def add_cluster_argument(parser: argparse.ArgumentParser | argparse._ArgumentGroup, what: str) -> None:
+    """``--cluster``, which gives ``what`` to the workers of a Dask scheduler; its package is asked for at once."""
+    parser.add_argument(
+        "--cluster",
+        type=_cluster,
+        metavar="ADDRESS",
+        help=f"{what} on the workers of a Dask scheduler (extra: cluster)",
+    )
 
-    Raises:
-        CallError: its package.
-    """
-    if address is not None and importlib.util.find_spec("distributed") is None:
-        raise CallError("--cluster: needs the package distributed; pip install -r requirements-cluster.txt")
+
+def _cluster(address: str) -> str:
+    if importlib.util.find_spec("distributed") is None:
+        raise argparse.ArgumentTypeError("needs the package distributed; pip install -r requirements-cluster.txt")
+    return address

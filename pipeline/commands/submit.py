@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE, check_cluster, on_request
+from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE, add_cluster_argument, on_request
 from pipeline.competition import Competition, StudyRef, no_study
 from pipeline.config import load_settings
 from pipeline.console import CallError, run_command
@@ -74,9 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, metavar="DIR", help="set of weights (default: $LUMBAR_WEIGHTS, else weights/default)"
     )
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
-    run.add_argument(
-        "--cluster", metavar="ADDRESS", help="grade on the workers of this Dask scheduler (extra: cluster)"
-    )
+    add_cluster_argument(run, "grade")
     run.add_argument("--device", choices=DEVICES, help="default: a GPU if one works")
     run.add_argument(
         "--time-budget", type=float, metavar="MINUTES", help="finish in this time, whatever is graded by then"
@@ -164,7 +162,6 @@ def _default_work(out: Path) -> Path:
 def _check(args: argparse.Namespace) -> None:
     if args.workers is not None and args.workers < 1:
         raise CallError(f"--workers {args.workers}: expected 1 or more")
-    check_cluster(args.cluster)
     if args.cluster is not None and args.workers is not None:
         raise CallError(
             "--workers and --cluster exclude each other: a cluster has the workers that were started for it"

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.commands import add_cluster_argument
 from pipeline.commands.ensemble import fit_and_save
 from pipeline.commands.evaluate_landmarks import evaluate
 from pipeline.commands.train import (
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; there is no fold to choose."""
     add_common_arguments(parser, "all", "landmarks.loop.epochs=3")
     add_cache_arguments(parser, "what is kept of the images, for all networks")
+    add_cluster_argument(parser, "fill the cache")
     parser.add_argument(
         "--force",
         action="store_true",
@@ -223,7 +225,7 @@ def _fill_cache(
 
     space = Space.of(competitions, *_settings(args, networks, families, settings))
     space.check(args.cache, args.out)
-    prepare(competitions, args.cache, space.examples, workers=args.workers)
+    prepare(competitions, args.cache, space.examples, workers=args.workers, cluster=args.cluster)
 
 
 def _common(args: argparse.Namespace, section: str, settings: dict[str, list[str]]) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pipeline.competition import StudyRef
 from pipeline.parallel import open_executor
-from pipeline.run.report import versions
 from pipeline.run.result import Reason, StudyResult, fall_back
 from pipeline.run.study import grade_away, grade_study, keep
 from pipeline.run.task import StudyNetworks, StudyTask, Workbench
-from pipeline.run.work import code_version, count_files
+from pipeline.run.work import count_files
+from pipeline.versions import program
 from pipeline.weights.manifest import WeightsError
 
 if TYPE_CHECKING:
@@ -197,8 +197,7 @@ class ClusterPool:
 
 def worker_facts(networks: StudyNetworks | None, sample: StudyRef | None) -> dict[str, str]:
     """What has to be the same on every machine, for the numbers to be: code, packages, weights, and the data."""
-    facts = {"the code": code_version()[:12], **versions()}
-    del facts["system"]
+    facts = program()
     manifest = None if networks is None else networks.manifest
     for name in () if manifest is None else manifest.files:
         facts[name] = _reading(functools.partial(manifest.file, name))

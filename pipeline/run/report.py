@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
-import importlib.metadata
 import json
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +19,7 @@ from pipeline.problem import Problem
 from pipeline.run.result import NOTE, ROWS, Source, StudyResult, plain_and_weighted
 from pipeline.scoring.metric import Score
 from pipeline.submission import ROW_ORDER
+from pipeline.versions import versions
 from pipeline.weights.manifest import Manifest, Member
 
 PROVENANCE_COLUMNS = (
@@ -42,8 +40,6 @@ GRADES_TABLE = "probabilities.csv"
 GRADES_COLUMNS = ("row_id", "source", *(f"{kind}_{grade}" for kind in ("plain", "weighted") for grade in GRADES))
 """``plain`` is how many in a hundred such rows have the grade; ``weighted``, what is submitted, counts them 1, 2, 4."""
 STAGE_TABLES = ("provenance.csv", "problems.csv", GRADES_TABLE, POINTS_TABLE)
-_PACKAGES = ("torch", "timm", "pydicom", "SimpleITK", "numpy", "scipy", "pandas", "joblib", "safetensors", "pillow")
-_DECODERS = ("pylibjpeg", "pylibjpeg-rle", "pylibjpeg-openjpeg")
 
 
 def write_stages(
@@ -215,18 +211,6 @@ def describe_weights(manifest: Manifest, members: Sequence[Member]) -> dict[str,
             {"name": m.name, "task": m.task, "fold": m.fold, "sha256": m.sha256, "score": m.score} for m in members
         ],
     }
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Python, the system and the packages that the numbers depend on."""
-    found = {"python": platform.python_version(), "system": platform.platform()}
-    for name in (*_PACKAGES, *_DECODERS):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def _counted(counts: Mapping[str, int]) -> str:

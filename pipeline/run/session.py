@@ -23,7 +23,7 @@ from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.plan import Plan, make_plan
-from pipeline.run.report import RunReport, describe_weights, versions, write_run_json, write_stages
+from pipeline.run.report import RunReport, describe_weights, write_run_json, write_stages
 from pipeline.run.result import UNFINISHED, Graded, Reason, StudyResult
 from pipeline.run.rounds import Run
 from pipeline.run.settings import RunSettings
@@ -31,6 +31,7 @@ from pipeline.run.tally import Log, Tally
 from pipeline.run.task import StudyNetworks, StudyTask, Workbench
 from pipeline.run.work import WorkFolder
 from pipeline.scoring.metric import score_arrays
+from pipeline.versions import versions
 from pipeline.volumes.limits import ReadLimits
 from pipeline.weights.manifest import Manifest
 

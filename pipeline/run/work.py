@@ -27,6 +27,7 @@ from pipeline.files import DamagedError, file_state, file_states, sealed_key
 from pipeline.owned import BusyError, RefusedError, claim, delete_known, hold, remove
 from pipeline.problem import Problem
 from pipeline.run.result import StudyResult
+from pipeline.versions import code_version
 from pipeline.volumes.nifti import named_files
 
 KIND = "work"
@@ -209,17 +210,6 @@ def count_files(study: StudyRef) -> int:
     """How many files of the study are to be seen from here."""
     states = [_states(ref) for ref in study.series]
     return sum(len(found) if isinstance(found, list) else found is not None for found in states)
-
-
-@functools.cache
-def code_version() -> str:
-    """A hash of the package's files: what older or changed code computed is not mixed with what this code computes."""
-    root = Path(__file__).parents[1]
-    found = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".csv", ".yaml"):
-            found.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()
 
 
 @functools.cache
