@@ -159,7 +159,8 @@ def read_series_table(path: Path) -> Table[pd.DataFrame]:
     repeated = frame.duplicated(["study_id", "series_id"])
     frame = _drop(frame, repeated, path, "series_id", "the series is listed a second time", errors)
     found = [kinds.get(text.lower(), SeriesKind.UNKNOWN) for text in frame["series_description"]]
-    return Table(frame[list(SERIES_COLUMNS)].assign(kind=found).reset_index(drop=True), tuple(errors))
+    column = pd.Series(found, index=frame.index, dtype=object)  # pandas 3 would make words of them, if pyarrow is there
+    return Table(frame[list(SERIES_COLUMNS)].assign(kind=column).reset_index(drop=True), tuple(errors))
 
 
 def read_labels(path: Path) -> Table[pd.DataFrame]:

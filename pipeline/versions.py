@@ -1,4 +1,4 @@
-"""What the numbers depend on beside the data: this code, Python, the packages; the same for every machine of a cluster."""
+"""What the numbers depend on beside the data: this code, Python, the packages; one and the same in a cluster."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ from pipeline.intake import SOURCE_COLUMNS, SOURCES_TABLE, open_data, place_of, 
 from pipeline.labels import GRADES
 from pipeline.owned import check_apart, check_claim, check_table, first_line, hold, is_there
 from pipeline.problem import Problem
+from pipeline.remote import is_url, open_remote
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.settings import DEVICES, RunSettings
@@ -51,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``submit.py``."""
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--data", type=Path, required=True, metavar="PATH", help="any folder of studies, a DICOMDIR or a zip"
+        "--data",
+        type=lambda text: text if is_url(text) else Path(text),
+        required=True,
+        metavar="PATH",
+        help="any folder of studies, a DICOMDIR, a zip, or a URL such as s3://bucket/studies (extra: cluster)",
     )
     data.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images")
     data.add_argument("--split", choices=["train", "test"], help="images of a competition folder (default: test)")
@@ -103,7 +108,8 @@ def run(args: argparse.Namespace, started: float) -> int:
     on_request.check(args)
     _check_paths(args)
     on_request.claim_report(args)
-    competition = open_data(args.data, args.series, args.split or ("train" if args.fold is not None else None))
+    opened = open_remote if is_url(args.data) else open_data
+    competition = opened(args.data, args.series, args.split or ("train" if args.fold is not None else None))
     settings = load_settings(RunSettings, overrides=args.set)
     problems = list(competition.problems)
     manifest = _manifest(args.weights, problems)
@@ -151,7 +157,8 @@ def run(args: argparse.Namespace, started: float) -> int:
         )
         status = run_session(request, board, work, problems)
     if args.report is not None and status == 0:
-        on_request.write_report(args, None if labels is None else competition.root, request.schedule)
+        truth = None if labels is None or is_url(args.data) else competition.root
+        on_request.write_report(args, truth, request.schedule)
     return status
 
 
@@ -188,7 +195,11 @@ def _check_paths(args: argparse.Namespace) -> None:
             is_there(option, path)  # only a file's name gives the names beside it
     log, report = args.out.with_suffix(".log"), args.out.with_name("run.json")
     writes = {"--out": args.out, "--wide": args.wide, "the log": log, "the report": report}
-    reads = {"--data": place_of(args.data), "--series": args.series, "--weights": args.weights or DEFAULT_WEIGHTS}
+    reads = {
+        "--data": None if is_url(args.data) else place_of(args.data),
+        "--series": args.series,
+        "--weights": args.weights or DEFAULT_WEIGHTS,
+    }
     work = {"the work folder" if args.work is None else "--work": args.work or _default_work(args.out)}
     check_apart(reads, writes | on_request.writes(args), work | {"--report": args.report})
     if args.work is not None:

@@ -113,7 +113,7 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
             board.write()
 
         rounds, resumed = _resume(plan, work, board, tally, log)
-        sample = next((study for study in request.studies if study.series), None)
+        sample = next((study for study in request.studies if study.series or study.remote), None)
         cluster = request.cluster if rounds else None  # nobody is needed where nothing is left
         run = Run.open(bench, request.schedule, workers, take, request.quiet, cluster, sample)
         run.rounds(rounds)

@@ -23,6 +23,7 @@ from pipeline.cubes.kept import load_cubes, save_cubes
 from pipeline.device import limit_threads
 from pipeline.labels import CELLS, GRADES, Family
 from pipeline.problem import Problem
+from pipeline.remote import at_hand
 from pipeline.run.alarm import StudyTimeout, alarm
 from pipeline.run.findings import Findings, find, findings_of
 from pipeline.run.pace import StageClock
@@ -114,7 +115,7 @@ def _grade(
     task: StudyTask, bench: Workbench, previous: StudyResult | None, cubes_at: Path, watch: Callable[[float], None]
 ) -> StudyResult:
     """Stages one to four; one to three only where no earlier round has kept the cubes."""
-    if not task.study.series:
+    if not task.study.series and task.study.remote is None:
         return StudyResult.fallen_back(task.study.study_id, Reason.STUDY_ABSENT)
     limit_threads(bench.threads)
     networks = bench.networks
@@ -157,7 +158,13 @@ def _look(
     """Stages one to three: read, find the points, cut; no cubes where no network may find points."""
     from pipeline.volumes import read_study
 
-    volumes = read_study(task.study, bench.limits)
+    odd: list[Problem] = []
+    with at_hand(task.study, bench.work.folder, odd) as study:
+        if study is not task.study:
+            clock.lap("fetch")
+            task = replace(task, study=study)
+        volumes = read_study(study, bench.limits)
+        volumes = replace(volumes, problems=(*odd, *volumes.problems))
     watch(_seconds_left(task))
     clock.lap("read")
     if bench.networks is None or not task.landmarks:

@@ -26,6 +26,7 @@ from pipeline.device import usable_gpus
 from pipeline.files import DamagedError, file_state, file_states, sealed_key
 from pipeline.owned import BusyError, RefusedError, claim, delete_known, hold, remove
 from pipeline.problem import Problem
+from pipeline.remote import remote_states
 from pipeline.run.result import StudyResult
 from pipeline.versions import code_version
 from pipeline.volumes.nifti import named_files
@@ -105,7 +106,9 @@ class WorkFolder:
 
         To be taken before the study is read: what is replaced in between must not pass for what was read.
         """
-        series = [(ref.series_id, str(ref.path), ref.description, _states(ref)) for ref in study.series]
+        series: list[object] = [(ref.series_id, str(ref.path), ref.description, _states(ref)) for ref in study.series]
+        if study.remote is not None:
+            series = [study.remote.kinds, remote_states(study)]
         return _digest({"context": self.context, "study": study.study_id, "series": series})
 
     def load(
@@ -208,6 +211,8 @@ def _states(ref: SeriesRef) -> object:
 
 def count_files(study: StudyRef) -> int:
     """How many files of the study are to be seen from here."""
+    if study.remote is not None:
+        return len(remote_states(study))
     states = [_states(ref) for ref in study.series]
     return sum(len(found) if isinstance(found, list) else found is not None for found in states)
 
