@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.files import folders_and_files
 from pipeline.labels import SeriesKind, study_of
-from pipeline.listing import is_single_study, list_studies
+from pipeline.listing import Remote, is_single_study, list_studies
 from pipeline.names import is_rounded, meant_id, plain_id
 from pipeline.problem import Problem
 from pipeline.tables import (
@@ -36,7 +36,7 @@ class CompetitionError(ValueError):
     """The path that was given is not a folder of studies; the message says what was found."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SeriesRef:
     """One series folder; ``series_id`` is the :func:`plain_id` of its name.
 
@@ -52,16 +52,18 @@ class SeriesRef:
     files: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StudyRef:
     """One study folder and its series, sorted by id. A study that only a table names has no series.
 
     ``study_id`` is the :func:`plain_id` of the folder's name, which is the name itself unless no table could hold it.
+    The series of a ``remote`` study are listed when it is read, see :mod:`pipeline.remote`.
     """
 
     study_id: str
     path: Path
     series: tuple[SeriesRef, ...]
+    remote: Remote | None = None
 
 
 @dataclass(frozen=True)
@@ -152,14 +154,14 @@ def open_competition(
     root, images, split, single = _locate(Path(path), split)
     problems: list[Problem] = []
     found = list_studies([images] if single else _study_folders(images, problems), problems)
-    series_table = _series_table(root, images, split, series_csv, strict, problems)
-    kinds = _as_folders(_kinds(series_table, problems), found, problems)
+    series_table = find_series_table(root, images, split, series_csv, strict, problems)
+    kinds = _as_folders(kinds_of(series_table, problems), found, problems)
     listed_series: dict[str, set[str]] = {}
     for study_id, series_id in kinds:
         listed_series.setdefault(study_id, set()).add(series_id)
     listed = set(listed_series)
     if split == "test":
-        sampled = _sampled_studies(root / "sample_submission.csv", problems)
+        sampled = sampled_studies(root / "sample_submission.csv", problems)
         listed |= set(_by_folder(sampled, found).values())
     if single:
         listed &= set(found)
@@ -218,7 +220,7 @@ def _study_folders(images: Path, problems: list[Problem]) -> list[Path]:
     return folders
 
 
-def _series_table(
+def find_series_table(
     root: Path, images: Path, split: str | None, given: Path | None, strict: bool, problems: list[Problem]
 ) -> pd.DataFrame | None:
     if given is not None:
@@ -240,7 +242,7 @@ def _series_table(
     return pd.concat(tables, ignore_index=True) if tables else None
 
 
-def _kinds(table: pd.DataFrame | None, problems: list[Problem]) -> dict[tuple[str, str], SeriesKind | None]:
+def kinds_of(table: pd.DataFrame | None, problems: list[Problem]) -> dict[tuple[str, str], SeriesKind | None]:
     kinds: dict[tuple[str, str], SeriesKind | None] = {}
     if table is None:
         return kinds
@@ -296,7 +298,7 @@ def _compare_series(study_id: str, found: set[str], listed: set[str]) -> list[Pr
     return sorted(absent + extra, key=lambda problem: problem.series_id or "")
 
 
-def _sampled_studies(path: Path, problems: list[Problem]) -> set[str]:
+def sampled_studies(path: Path, problems: list[Problem]) -> set[str]:
     """The studies whose rows ``sample_submission.csv`` asks for; rows that are no row id are counted."""
     if not path.is_file():
         return set()

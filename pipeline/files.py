@@ -193,6 +193,17 @@ def read_sealed(path: Path, key: str, most: int) -> bytes | None:
     return body
 
 
+def sealed_key(path: Path) -> str | None:
+    """The key that a file of :func:`write_sealed` says it has; None where it is no such file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        words = file.readline(1000).split(b" ")
+    return words[1].decode("latin-1") if len(words) == 3 else None
+
+
 def _seal(key: str, body: bytes) -> bytes:
     return f"lumbar-grading {key} {hashlib.sha256(body).hexdigest()}\n".encode("latin-1")
 

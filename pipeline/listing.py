@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.files import folders_and_files
+from pipeline.labels import SeriesKind
 from pipeline.names import file_name, plain_id
 from pipeline.problem import Problem
 
 _IMAGE_NAMES = (".dcm", ".ima", ".dicom")
 _LOOKED_INTO = 5
 """Files of a folder that are opened to see whether they are DICOM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Where a study lies that is not on a disk: the folder ``name`` below ``url``; what a table says of its series."""
+
+    url: str
+    name: str
+    kinds: tuple[tuple[str, SeriesKind | None], ...]
 
 
 def is_single_study(path: Path) -> bool:

@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,10 +31,7 @@ from pipeline.console import closed_terminal, complain
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # joblib says what :func:`why_no_workers` says in words for people
-    from joblib.externals.loky import get_reusable_executor
-
-if TYPE_CHECKING:
-    from joblib.externals.loky.process_executor import ProcessPoolExecutor
+    from joblib.externals.loky import ProcessPoolExecutor, get_reusable_executor
 
 T = TypeVar("T")
 
@@ -48,6 +47,10 @@ class WorkerLostError(OSError):
     """A job killed its worker, also when nothing else was running."""
 
 
+class ClusterLostError(OSError):
+    """The machines that the work was given to are out of reach."""
+
+
 def open_executor(workers: int, threads: int = 1, begin: Callable[[], None] | None = None) -> ProcessPoolExecutor:
     """So many workers, each with so many threads a library; those of the last call if they are alike and alive.
 
@@ -58,6 +61,15 @@ def open_executor(workers: int, threads: int = 1, begin: Callable[[], None] | No
         return get_reusable_executor(
             workers, timeout=IDLE_SECONDS, env=environment, initializer=_begin_worker, initargs=(os.getpid(), begin)
         )
+
+
+def open_single(begin: Callable[[Path], None] | None, folder: Path) -> ProcessPoolExecutor:
+    """One worker for the thread that asks, beside those of other threads; it calls ``begin(folder)`` first."""
+    environment = dict.fromkeys(THREAD_VARIABLES, "1")
+    first = None if begin is None else partial(begin, folder)
+    return ProcessPoolExecutor(
+        1, timeout=IDLE_SECONDS, env=environment, initializer=_begin_worker, initargs=(os.getpid(), first)
+    )
 
 
 @contextmanager

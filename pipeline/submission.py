@@ -6,7 +6,7 @@ Every write goes to a file beside the target that then takes its name (``replace
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ ROW_ORDER: tuple[int, ...] = tuple(sorted(range(len(CELLS)), key=lambda index: C
 """Cells in the order of row ids inside a study, as ``sample_submission.csv`` sorts them."""
 WIDE_COLUMNS: tuple[str, ...] = tuple(f"{cell.column}_{grade}" for cell in CELLS for grade in GRADES)
 """The 75 columns of the wide table, e.g. ``left_subarticular_stenosis_l4_l5_severe``."""
+BLOCK = 4096
+"""Studies that are written at a time."""
 
 
 def write_submission(path: Path, study_ids: Sequence[str], probabilities: np.ndarray) -> None:
@@ -32,15 +34,16 @@ def write_submission(path: Path, study_ids: Sequence[str], probabilities: np.nda
         ValueError: a row is not a distribution (a fault of the caller: nothing is written).
         OSError: the file cannot be written; one that was there before is left as it was.
     """
-    normalised = checked(study_ids, probabilities)
 
     def write(partial: Path) -> None:
         with partial.open("w", encoding="utf-8", newline="\n") as file:
             file.write("row_id," + ",".join(GRADES) + "\n")
-            for study_id, rows in zip(study_ids, normalised, strict=True):
-                for index in ROW_ORDER:
-                    name = _quoted(row_id(study_id, CELLS[index]))
-                    file.write(f"{name},{rows[index, 0]:.8g},{rows[index, 1]:.8g},{rows[index, 2]:.8g}\n")
+            for ids, rows in _in_blocks(study_ids, probabilities):
+                for study_id, numbers in zip(ids, rows[:, ROW_ORDER].tolist(), strict=True):
+                    form, name = _ROWS, study_id
+                    if any(sign in study_id for sign in ',"\n\r'):
+                        form, name = _QUOTED_ROWS, study_id.replace('"', '""')
+                    file.write(form % tuple(value for row in numbers for value in (name, *row)))
 
     write_atomically(path, write)
 
@@ -51,10 +54,29 @@ def write_wide(path: Path, study_ids: Sequence[str], probabilities: np.ndarray) 
     Raises:
         ValueError, OSError: as :func:`write_submission`.
     """
-    normalised = checked(study_ids, probabilities)
-    frame = pd.DataFrame(normalised.reshape(len(study_ids), -1), columns=list(WIDE_COLUMNS))
-    frame.insert(0, "study_id", list(study_ids))
-    write_atomically(path, lambda file: guarded_frame(frame).to_csv(file, index=False, float_format="%.8g"))
+
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(",".join(("study_id", *WIDE_COLUMNS)) + "\n")
+            for ids, rows in _in_blocks(study_ids, probabilities):
+                frame = pd.DataFrame(rows.reshape(len(ids), -1), columns=list(WIDE_COLUMNS))
+                frame.insert(0, "study_id", list(ids))
+                guarded_frame(frame).to_csv(file, index=False, header=False, float_format="%.8g", lineterminator="\n")
+
+    write_atomically(path, write)
+
+
+def _in_blocks(study_ids: Sequence[str], probabilities: np.ndarray) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+    """Studies and their :func:`checked` numbers, some thousand at a time: a copy of a million's would be gigabytes.
+
+    Raises:
+        ValueError: as there.
+    """
+    if len(study_ids) != len(probabilities):
+        checked(study_ids, probabilities)
+    for start in range(0, len(study_ids), BLOCK):
+        ids = study_ids[start : start + BLOCK]
+        yield ids, checked(ids, probabilities[start : start + BLOCK])
 
 
 def checked(study_ids: Sequence[str], probabilities: np.ndarray) -> np.ndarray:
@@ -121,7 +143,9 @@ def probabilities_of(submission: pd.DataFrame, study_ids: Sequence[str], path: P
     return submission[list(GRADES)].to_numpy()[positions].reshape(len(study_ids), len(CELLS), len(GRADES))
 
 
-def _quoted(text: str) -> str:
-    if any(sign in text for sign in ',"\n\r'):
-        return '"' + text.replace('"', '""') + '"'
-    return text
+def _rows(quote: str) -> str:
+    return "".join(f"{quote}%s_{CELLS[index].column}{quote},%.8g,%.8g,%.8g\n" for index in ROW_ORDER)
+
+
+_ROWS, _QUOTED_ROWS = _rows(""), _rows('"')
+"""The lines of a study; by one formatting of all, for there may be 25 million of them."""

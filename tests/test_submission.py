@@ -36,3 +36,16 @@ def test_a_row_that_is_no_distribution_is_refused_and_the_old_file_stays(tmp_pat
 def test_ids_that_csv_would_split_are_quoted(tmp_path):
     write_submission(tmp_path / "s.csv", ['a,"b'], np.full((1, 25, 3), 1 / 3))
     assert pd.read_csv(tmp_path / "s.csv")["row_id"][0] == 'a,"b_left_neural_foraminal_narrowing_l1_l2'
+
+
+def test_a_table_of_several_blocks_is_the_table_of_one(tmp_path, monkeypatch):
+    ids, probabilities = [str(number) for number in range(7)], np.random.default_rng(0).random((7, 25, 3))
+    for name in ("one", "several"):
+        write_submission(tmp_path / f"{name}.csv", ids, probabilities)
+        write_wide(tmp_path / f"{name}_wide.csv", ids, probabilities)
+        monkeypatch.setattr("pipeline.submission.BLOCK", 3)
+    for kind in ("", "_wide"):
+        assert (tmp_path / f"one{kind}.csv").read_bytes() == (tmp_path / f"several{kind}.csv").read_bytes()
+    assert len((tmp_path / "one.csv").read_text().splitlines()) == 1 + 7 * 25
+    with pytest.raises(ValueError, match="shape"):
+        write_submission(tmp_path / "one.csv", ids[:6], probabilities)

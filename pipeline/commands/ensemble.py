@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands import add_cluster_argument
 from pipeline.console import CallError, WorkError, say
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that predict (default: %(default)s)"
     )
+    add_cluster_argument(parser, "predict")
     parser.add_argument(
         "--fixed",
         nargs="*",
@@ -89,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         tables,
         save_oof=args.save_oof,
         workers=args.workers,
+        cluster=args.cluster,
         fixed=fixed,
         average=args.average,
         with_context=not args.no_context,
@@ -104,6 +107,7 @@ def fit_and_save(
     *,
     save_oof: Path | None = None,
     workers: int = 1,
+    cluster: str | None = None,
     fixed: dict[str, float] | None = None,
     average: Average | None = None,
     with_context: bool = True,
@@ -117,6 +121,7 @@ def fit_and_save(
         tables: files of out-of-fold predictions by recipe; none to predict the studies now.
         save_oof: folder for the predictions that are made now.
         workers: processes that make them.
+        cluster: the address of a Dask scheduler whose workers make them instead.
         fixed, average, with_context: see :func:`pipeline.ensemble.fit.fit_ensemble`.
         overrides: settings of the study-context model as ``key=value``.
 
@@ -154,7 +159,7 @@ def fit_and_save(
     read = {name: OofTable.concatenate([read_oof(path) for path in paths]) for name, paths in tables.items()}
     grades = [c.labels for c in competitions if c.labels is not None]
     try:
-        found = read or predicted_tables(manifest, competitions, workers)
+        found = read or predicted_tables(manifest, competitions, workers, cluster)
         if not read and save_oof is not None:
             for name, table in found.items():
                 write_oof(table, save_oof / name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.commands import DEFAULT_WEIGHTS
+from pipeline.commands import DEFAULT_WEIGHTS, add_cluster_argument
 
 
 def add_common_arguments(parser: argparse.ArgumentParser, stage: str) -> None:
@@ -20,3 +20,4 @@ def add_common_arguments(parser: argparse.ArgumentParser, stage: str) -> None:
     out = Path(f"{stage}_evaluation")
     add("--out", type=Path, default=out, metavar="DIR", help="folder for the results (default: %(default)s)")
     add("--workers", type=int, default=1, metavar="N", help="processes (default: %(default)s)")
+    add_cluster_argument(parser, "predict")

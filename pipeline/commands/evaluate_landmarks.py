@@ -28,12 +28,18 @@ add_arguments = partial(add_common_arguments, stage="landmarks")
 
 def run(args: argparse.Namespace) -> int:
     """Measure what the arguments name; see :func:`evaluate`."""
-    evaluate(args.data, args.weights, args.out, args.fold, args.workers, args.limit)
+    evaluate(args.data, args.weights, args.out, args.fold, args.workers, args.limit, args.cluster)
     return 0
 
 
 def evaluate(
-    data: Sequence[Path], weights: Path, out: Path, fold: int | None = None, workers: int = 1, limit: int | None = None
+    data: Sequence[Path],
+    weights: Path,
+    out: Path,
+    fold: int | None = None,
+    workers: int = 1,
+    limit: int | None = None,
+    cluster: str | None = None,
 ) -> None:
     """Predict, compare, print; write ``label_coordinates.csv``, ``errors.csv``, ``landmarks.json`` and ``worst.png``.
 
@@ -44,6 +50,7 @@ def evaluate(
         fold: only this held-out fold; None for every labelled study.
         workers: processes that predict.
         limit: at most so many studies a folder.
+        cluster: the address of a Dask scheduler whose workers predict instead.
 
     Raises:
         CompetitionError: a folder has nothing to compare with.
@@ -56,7 +63,7 @@ def evaluate(
     competitions = [open_competition(path, split="train") for path in data]
     studies = [_studies(competition, fold, limit) for competition in competitions]
     claim(out, EVALUATION)
-    _evaluate(competitions, studies, weights, out, workers)
+    _evaluate(competitions, studies, weights, out, workers, cluster)
 
 
 def predict_and_compare(
@@ -131,6 +138,7 @@ def _evaluate(
     weights: Path,
     out: Path,
     workers: int,
+    cluster: str | None,
 ) -> None:
     from tqdm import tqdm
 
@@ -142,7 +150,12 @@ def _evaluate(
             (chosen[start : start + STUDIES_A_JOB], competition, weights)
             for start in range(0, len(chosen), STUDIES_A_JOB)
         ]
-        answers = in_processes(predict_and_compare, jobs, workers)
+        if cluster is not None:
+            from pipeline.cluster import on_cluster
+
+            answers = on_cluster(predict_and_compare, jobs, cluster)
+        else:
+            answers = in_processes(predict_and_compare, jobs, workers)
         for predicted, errors in tqdm(answers, total=len(jobs), desc=name):
             tables.append(predicted)
             comparisons.append(errors.assign(folder=name))

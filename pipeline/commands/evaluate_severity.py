@@ -69,7 +69,7 @@ def _evaluate(
     gradings = read_gradings(args.gradings) if args.gradings else None
     manifest = Manifest.load(args.weights)
     fit, context = fitted(manifest)
-    predictions = predict_unseen(manifest, studies, args.workers)
+    predictions = predict_unseen(manifest, studies, args.workers, args.cluster)
     own = even_blend(manifest, fit, predictions)
     if not np.isfinite(own).any():
         raise WeightsError(f"{args.weights}: no network that has not seen these studies answers for any of their cells")

@@ -11,49 +11,38 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE
+from pipeline.commands import DEFAULT_WEIGHTS, IS_CLONE, add_cluster_argument, on_request
 from pipeline.competition import Competition, StudyRef, no_study
-from pipeline.console import CallError, complain, run_command
+from pipeline.console import CallError, run_command
 from pipeline.ensemble.prior import PRIOR_NAME, own_prior
-from pipeline.exports.results import FORMAT, RESULTS_FILE, write_results
-from pipeline.exports.slicer import write_markups
 from pipeline.files import read_bounded
 from pipeline.folds import make_folds, read_folds
 from pipeline.intake import SOURCE_COLUMNS, SOURCES_TABLE, open_data, place_of, write_sources
 from pipeline.labels import GRADES
-from pipeline.landmarks import COLUMNS
-from pipeline.owned import check_apart, check_claim, check_table, claim, first_line, hold, is_there
+from pipeline.owned import check_apart, check_claim, check_table, first_line, hold, is_there
 from pipeline.preset import load_settings
 from pipeline.problem import Problem
-from pipeline.report.site import KIND as REPORT_KIND
+from pipeline.remote import is_url, open_remote
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
-from pipeline.run.report import GRADES_COLUMNS, LOG_HEADER, PROBLEM_COLUMNS, PROVENANCE_COLUMNS, STAGE_TABLES
 from pipeline.run.settings import DEVICES, RunSettings
+from pipeline.run.tally import is_log
 from pipeline.run.work import KIND, work_folder
 from pipeline.submission import WIDE_COLUMNS
 from pipeline.tables import TableError
 from pipeline.volumes.limits import ReadLimits
 from pipeline.weights.manifest import MANIFEST_NAME, Manifest, WeightsError
 
-if TYPE_CHECKING:
-    from pipeline.run.session import Export
-
-REPORTS, MARKUPS = "structured-reports", "markups"
-"""What the marks of the folders of ``--dicom-sr`` and ``--slicer`` say."""
 FOLDS_FILE = "folds.csv"
 PROGRAM = "lumbar-grading" if Path(sys.argv[0]).stem == "lumbar-grading" else "submit.py"
 """What the user called: the command of the installed package, or the file of a clone."""
@@ -63,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``submit.py``."""
     data = parser.add_argument_group("data")
     data.add_argument(
-        "--data", type=Path, required=True, metavar="PATH", help="any folder of studies, a DICOMDIR or a zip"
+        "--data",
+        type=lambda text: text if is_url(text) else Path(text),
+        required=True,
+        metavar="PATH",
+        help="any folder of studies, a DICOMDIR, a zip, or a URL such as s3://bucket/studies (extra: cluster)",
     )
     data.add_argument("--series", type=Path, metavar="CSV", help="series descriptions, if not beside the images")
     data.add_argument("--split", choices=["train", "test"], help="images of a competition folder (default: test)")
@@ -76,19 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("submission.csv"), metavar="FILE", help="table to write (default: %(default)s)"
     )
     out.add_argument("--wide", type=Path, metavar="FILE", help="also write one row per study, 75 named columns")
-    out.add_argument(
-        "--stages", type=Path, metavar="DIR", help="also write points, the source of each row, and problems"
-    )
-    out.add_argument(
-        "--report",
-        type=Path,
-        metavar="DIR",
-        help="also write pages that show what was done, for a browser",
-    )
-    out.add_argument(
-        "--dicom-sr", type=Path, metavar="DIR", help="also write a DICOM Structured Report a study (extra: sr)"
-    )
-    out.add_argument("--slicer", type=Path, metavar="DIR", help="also write the points of a study for 3D Slicer")
+    on_request.add_arguments(out)
     out.add_argument(
         "--work", type=Path, metavar="DIR", help="finished studies of an unfinished run (default: beside the table)"
     )
@@ -98,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, metavar="DIR", help="set of weights (default: $LUMBAR_WEIGHTS, else weights/default)"
     )
     run.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    add_cluster_argument(run, "grade")
     run.add_argument("--device", choices=DEVICES, help="default: a GPU if one works")
     run.add_argument(
         "--time-budget", type=float, metavar="MINUTES", help="finish in this time, whatever is graded by then"
@@ -123,12 +105,14 @@ def run(args: argparse.Namespace, started: float) -> int:
         OSError: the table cannot be written.
     """
     _check(args)
+    on_request.check(args)
     _check_paths(args)
-    if args.report is not None:
-        claim(args.report, REPORT_KIND)
-        args.stages = args.stages or args.report / "stages"  # what the pages are made from
+    on_request.claim_report(args)
     split = args.split or ("train" if args.fold is not None else None)
-    competition = open_data(args.data, args.series, split, args.quiet)
+    if is_url(args.data):
+        competition = open_remote(args.data, args.series, split)
+    else:
+        competition = open_data(args.data, args.series, split, args.quiet)
     settings = load_settings(RunSettings, overrides=args.set)
     problems = list(competition.problems)
     manifest = _manifest(args.weights, problems)
@@ -170,48 +154,15 @@ def run(args: argparse.Namespace, started: float) -> int:
             stages=args.stages,
             quiet=args.quiet,
             verbose=args.verbose,
-            exports=_exports(args),
+            exports=on_request.exports(args),
+            cluster=args.cluster,
             command={name: None if value is None else str(value) for name, value in vars(args).items()},
         )
         status = run_session(request, board, work, problems)
     if args.report is not None and status == 0:
-        _report(args, None if labels is None else competition.root, request.schedule)
+        truth = None if labels is None or is_url(args.data) else competition.root
+        on_request.write_report(args, truth, request.schedule)
     return status
-
-
-def _report(args: argparse.Namespace, truth: Path | None, schedule: Schedule) -> None:
-    """Make the pages; whatever fails is said, and costs nothing but the pages."""
-    again = f"the table is written; for the pages: python -m pipeline report {args.out.parent} --out {args.report}"
-    left = None if schedule.minutes is None else 60 * schedule.minutes - (time.monotonic() - schedule.started)
-    if left is not None and left <= 0:
-        complain(f"report: no time was left for it; {again}")
-        return
-    try:
-        from pipeline.commands.report import write_report
-
-        write_report(args.out.parent, args.report, args.stages, truth, workers=args.workers or -1, seconds=left)
-    except Exception as error:  # the run is done, and its status is its own
-        complain(f"report: {type(error).__name__}: {error}; {again}")
-
-
-def _exports(args: argparse.Namespace) -> list[Export]:
-    """What hands the results on; its folders are claimed.
-
-    Raises:
-        RefusedError, OSError: one of them cannot be.
-    """
-    found: list[Export] = []
-    if args.stages is not None:
-        found.append(partial(write_results, args.stages))
-    if args.slicer is not None:
-        claim(args.slicer, MARKUPS)
-        found.append(partial(write_markups, args.slicer))
-    if args.dicom_sr is not None:
-        from pipeline.exports.structured_report import write_reports
-
-        claim(args.dicom_sr, REPORTS)
-        found.append(partial(write_reports, args.dicom_sr))
-    return found
 
 
 def _default_work(out: Path) -> Path:
@@ -221,6 +172,10 @@ def _default_work(out: Path) -> Path:
 def _check(args: argparse.Namespace) -> None:
     if args.workers is not None and args.workers < 1:
         raise CallError(f"--workers {args.workers}: expected 1 or more")
+    if args.cluster is not None and args.workers is not None:
+        raise CallError(
+            "--workers and --cluster exclude each other: a cluster has the workers that were started for it"
+        )
     if args.time_budget is not None and not args.time_budget > 0:
         raise CallError(f"--time-budget {args.time_budget}: expected minutes above 0")
     if args.weights is not None and not (args.weights / MANIFEST_NAME).is_file():
@@ -230,10 +185,6 @@ def _check(args: argparse.Namespace) -> None:
             f"no weights: {DEFAULT_WEIGHTS} has no {MANIFEST_NAME}, and the installed package brings none; name a set "
             "with --weights DIR or LUMBAR_WEIGHTS=DIR, such as the folder weights/default of a clone of the repository"
         )
-    if args.dicom_sr is not None and importlib.util.find_spec("highdicom") is None:
-        raise CallError("--dicom-sr: needs the package highdicom; pip install -r requirements-sr.txt")
-    if args.stages is not None and args.stages.exists() and not args.stages.is_dir():
-        raise CallError(f"--stages {args.stages}: is a file; expected a folder")
 
 
 def _check_paths(args: argparse.Namespace) -> None:
@@ -246,32 +197,21 @@ def _check_paths(args: argparse.Namespace) -> None:
         if path is not None:
             is_there(option, path)  # only a file's name gives the names beside it
     log, report = args.out.with_suffix(".log"), args.out.with_name("run.json")
-    tables = {} if args.stages is None else {f"--stages: {name}": args.stages / name for name in STAGE_TABLES}
-    writes = {"--out": args.out, "--wide": args.wide, "--stages": args.stages, "the log": log, "the report": report}
-    writes |= {"--dicom-sr": args.dicom_sr, "--slicer": args.slicer}
-    reads = {"--data": place_of(args.data), "--series": args.series, "--weights": args.weights or DEFAULT_WEIGHTS}
+    writes = {"--out": args.out, "--wide": args.wide, "the log": log, "the report": report}
+    reads = {
+        "--data": None if is_url(args.data) else place_of(args.data),
+        "--series": args.series,
+        "--weights": args.weights or DEFAULT_WEIGHTS,
+    }
     work = {"the work folder" if args.work is None else "--work": args.work or _default_work(args.out)}
-    check_apart(reads, writes | tables, work | {"--report": args.report})
-    if args.report is not None:
-        check_claim(args.report, REPORT_KIND)
+    check_apart(reads, writes | on_request.writes(args), work | {"--report": args.report})
     if args.work is not None:
         check_claim(args.work, KIND)
     check_table("--out", args.out, ("row_id", *GRADES))
     if args.wide is not None:
         check_table("--wide", args.wide, ("study_id", *WIDE_COLUMNS))
-    for path, kind in ((args.dicom_sr, REPORTS), (args.slicer, MARKUPS)):
-        if path is not None:
-            check_claim(path, kind)
-    if args.stages is not None and is_there("--stages", results := args.stages / RESULTS_FILE):
-        first = first_line(results)
-        if first and FORMAT not in first:
-            raise CallError(
-                f"{results}: exists and is no file of submit.py; it is left as it is, name another --stages"
-            )
-    headers = (PROVENANCE_COLUMNS, PROBLEM_COLUMNS, GRADES_COLUMNS, COLUMNS)
-    for path, columns in zip(tables.values(), headers, strict=False):  # no tables without --stages
-        check_table("--stages", path, columns)
-    if is_there("the log", log) and (first := first_line(log)) and first != LOG_HEADER:
+    on_request.check_paths(args)
+    if is_there("the log", log) and first_line(log) and not is_log(log):
         raise CallError(
             f"{log}: exists and is no log of submit.py; it is left as it is, name another --out or remove it"
         )

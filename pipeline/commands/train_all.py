@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.commands import add_cluster_argument
 from pipeline.commands.ensemble import fit_and_save
 from pipeline.commands.evaluate_landmarks import evaluate
 from pipeline.commands.train import (
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command; there is no fold to choose."""
     add_common_arguments(parser, "all", "landmarks.loop.epochs=3")
     add_cache_arguments(parser, "what is kept of the images, for all networks")
+    add_cluster_argument(parser, "fill the cache")
     parser.add_argument(
         "--force",
         action="store_true",
@@ -194,7 +196,7 @@ def _fill_cache(
 
     space = Space.of(competitions, _points(args, networks, settings), recipes)
     space.check(args.cache, args.out)
-    prepare(competitions, args.cache, space.examples, workers=args.workers)
+    prepare(competitions, args.cache, space.examples, workers=args.workers, cluster=args.cluster)
 
 
 def _common(args: argparse.Namespace, section: str, settings: dict[str, list[str]]) -> dict[str, Any]:

@@ -92,6 +92,7 @@ def prepare(
     examples: Sequence[ExamplesOf] = (),
     predicted: pd.DataFrame | None = None,
     workers: int = 0,
+    cluster: str | None = None,
 ) -> list[StudyFiles]:
     """Fill the training cache with every study that has points; what is there from an earlier run is kept.
 
@@ -101,10 +102,12 @@ def prepare(
         examples: of which point networks.
         predicted: label_coordinates table of predicted points with patient mm, for studies without labels.
         workers: processes, 0 for one a core.
+        cluster: the address of a Dask scheduler whose workers do it; data and cache then lie on storage they share.
 
     Raises:
         OSError: the disk is too small for what is missing.
         RefusedError: a folder of the cache holds something else.
+        WorkError: the cluster cannot be used.
     """
     found: list[StudyFiles] = []
     jobs: list[tuple[Any, ...]] = []
@@ -132,7 +135,12 @@ def prepare(
     )
     if jobs:
         check_space(folder, needed, f"the training cache of {len(jobs)} studies (--cache may be on another disk)")
-    written = in_processes(_write_study, jobs, workers if len(jobs) > 4 else 1, lost=lambda *_: None)
+    if jobs and cluster is not None:
+        from pipeline.cluster import on_cluster
+
+        written = on_cluster(_write_study, jobs, cluster, lost=lambda *_: None)
+    else:
+        written = in_processes(_write_study, jobs, workers if len(jobs) > 4 else 1, lost=lambda *_: None)
     for _ in tqdm(written, total=len(jobs), desc="training cache", unit="study", disable=not jobs):
         pass
     if unread := [files.ref.study_id for files in found if not files.stacks.exists()]:

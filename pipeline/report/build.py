@@ -12,7 +12,7 @@ from pipeline.competition import CompetitionError, StudyRef
 from pipeline.ensemble.networks import Networks
 from pipeline.intake import open_data
 from pipeline.parallel import in_processes
-from pipeline.report.overview import Overview
+from pipeline.report.overview import PART, Overview
 from pipeline.report.record import RunRecord
 from pipeline.report.site import INSTALL, begin, page_name
 from pipeline.report.study import Job, make_page
@@ -64,16 +64,19 @@ def build_report(
     if networks is not None and not attention:
         notes.append(f"No heat maps: the package captum is not installed ({INSTALL} captum).")
     overview = Overview(run)
-    jobs = []
-    for number, study_id in enumerate(run.study_ids, 1):
-        page = out / page_name(number, study_id)
-        jobs.append((Job(run.study(study_id), refs.get(study_id), page, networks, attention, tuple(notes), deadline),))
     poor = pages = 0
-    for (job,), trouble in zip(jobs, _troubles(jobs, min(workers, len(jobs)) if workers > 0 else workers), strict=True):
-        written = job.out.is_file()
-        pages += written
-        poor += trouble is not None
-        overview.add(job.record, job.out.relative_to(out).as_posix() if written else "", trouble or "")
+    for start in range(0, len(run.study_ids), PART):  # not all at once, for what is shown of a study fills memory
+        jobs = []
+        for number, study_id in enumerate(run.study_ids[start : start + PART], start + 1):
+            page = out / page_name(number, study_id)
+            record, ref = run.study(study_id), refs.get(study_id)
+            jobs.append((Job(record, ref, page, networks, attention, tuple(notes), deadline),))
+        here = min(workers, len(jobs)) if workers > 0 else workers
+        for (job,), trouble in zip(jobs, _troubles(jobs, here), strict=True):
+            written = job.out.is_file()
+            pages += written
+            poor += trouble is not None
+            overview.add(job.record, job.out.relative_to(out).as_posix() if written else "", trouble or "")
     overview.write(out, notes)
     return Made(out / "index.html", pages, poor, tuple(notes))
 

@@ -20,6 +20,9 @@ from pipeline.scoring.metric import cell_losses, score_arrays
 from pipeline.weights.manifest import Manifest, WeightsError
 from pipeline.weights.seen import study_hash
 
+PART = 2000
+"""Studies in a table; a page of many more opens slowly."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -87,7 +90,7 @@ class Overview:
         )
 
     def write(self, out: Path, notes: Sequence[str]) -> None:
-        """Write ``index.html``.
+        """Write ``index.html``, and of many studies a page a part.
 
         Raises:
             OSError: it cannot be written.
@@ -96,12 +99,18 @@ class Overview:
         score = None
         if self.truth:
             score = score_arrays(np.stack(self.truth), np.stack(self.weighted))
+        parts = [self.rows[start : start + PART] for start in range(0, len(self.rows), PART)]
+        pages = [f"studies-{number:04d}.html" for number in range(1, len(parts) + 1)] if len(parts) > 1 else []
+        for number, page in enumerate(pages, 1):
+            some = {"number": number, "parts": len(parts), "pages": pages, "rows": parts[number - 1]}
+            write_page(out / page, "part.html", score=score is not None, **some)
         write_page(
             out / "index.html",
             "index.html",
             facts=facts,
             images=Path(str(facts.get("images", ""))).name,
             rows=self.rows,
+            parts=[{"page": page, "rows": rows} for page, rows in zip(pages, parts, strict=False)],
             grade_names=GRADE_NAMES,
             networks=_networks(facts, self.run.study_ids),
             charts=self._charts(),

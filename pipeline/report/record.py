@@ -105,6 +105,15 @@ class RunRecord:
     def _rows(self) -> dict[str, pd.DataFrame]:
         return {str(name): rows for name, rows in self.provenance.groupby("study_id", sort=False)}
 
+    @cached_property
+    def _problems(self) -> dict[str, pd.DataFrame]:
+        return {str(name): rows for name, rows in self.problems.groupby("study_id", sort=False)}
+
+    @cached_property
+    def _points(self) -> dict[str, pd.DataFrame]:
+        points = self.points
+        return {} if points is None else {str(name): rows for name, rows in points.groupby("study_id", sort=False)}
+
     def study(self, study_id: str) -> StudyRecord:
         """One study.
 
@@ -119,10 +128,10 @@ class RunRecord:
             raise CallError(f"{self.folder}: the tables have no row {missing[0]}; expected those of one run")
         numbers = self.grades.loc[names]
         landmarks = Landmarks.empty(study_id)
-        if self.points is not None:
-            landmarks = Landmarks.from_frame(study_id, self.points)
+        if study_id in self._points:
+            landmarks = Landmarks.from_frame(study_id, self._points[study_id])
         provenance = rows.loc[names].to_dict("records")
-        own = self.problems[self.problems["study_id"] == study_id]
+        own = self._problems.get(study_id, self.problems[:0])
         return StudyRecord(
             study_id,
             numbers[[f"plain_{grade}" for grade in GRADES]].to_numpy(float),

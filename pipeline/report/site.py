@@ -25,7 +25,9 @@ NEEDED = ("jinja2", "plotly", "itables")
 INSTALL = "pip install"
 PLOTLY, TABLES, LICENCES = "plotly.min.js", "datatables.js", "LICENCES.txt"
 _OURS = re.compile(
-    rf"(index|training)\.html|studies/\d+_\w*\.html|assets/({PLOTLY}|{TABLES}|{LICENCES})".replace(".min", r"\.min")
+    rf"(index|training|studies-\d+)\.html|studies/\d+_\w*\.html|assets/({PLOTLY}|{TABLES}|{LICENCES})".replace(
+        ".min", r"\.min"
+    )
 )
 """What an earlier report of this program left in its folder."""
 _LICENCES = """The pages of this report use, unchanged, as their Python packages bring them:

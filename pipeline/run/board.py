@@ -1,7 +1,8 @@
 """The state of a run in the main process: 75 numbers a study and the counts; memory does not grow beyond that.
 
-``submission.csv`` is written from here, first with the prior in every row, then again at bounded intervals as
-studies finish. It is complete and valid at any moment.
+``submission.csv`` is written from here, first with the prior in every row, then again at intervals as studies finish.
+It is complete and valid at any moment. Writing takes a twentieth of the time at most, so the intervals grow with the
+table, and all writing together grows with the number of studies, not with its square.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pipeline.submission import write_submission, write_wide
 
 LEAST_INTERVAL = 5.0
 """Seconds between two writings of the table; longer where writing itself takes long."""
+COST_SHARE = 20
+"""So many times as long as a writing takes there is none."""
 
 
 class Board:
@@ -35,9 +38,9 @@ class Board:
         self.study_ids = list(study_ids)
         self.prior = prior
         self.out, self.wide = out, wide
-        self.probabilities = np.repeat(prior[None].astype(np.float64), len(self.study_ids), axis=0)
+        self.probabilities = np.repeat(prior[None].astype(np.float32), len(self.study_ids), axis=0)
         self.write_failures: list[str] = []
-        self._index = {study_id: number for number, study_id in enumerate(self.study_ids)}
+        self.index = {study_id: number for number, study_id in enumerate(self.study_ids)}
         self._source = np.full((len(self.study_ids), len(CELLS)), _SOURCES.index(Source.PRIOR), np.uint8)
         self._reason = np.full((len(self.study_ids), len(CELLS)), _REASONS.index(None), np.uint8)
         self._reached = np.zeros(len(self.study_ids), bool)
@@ -46,7 +49,7 @@ class Board:
 
     def update(self, result: StudyResult) -> None:
         """Take over a study's result; a row that nothing reached, or that is no distribution, keeps the prior."""
-        number = self._index[result.study_id]
+        number = self.index[result.study_id]
         values = np.asarray(result.probabilities, np.float64)
         with np.errstate(invalid="ignore"):
             usable = np.isfinite(values).all(1) & (values >= 0).all(1) & (values.sum(1) > 0)
@@ -59,7 +62,7 @@ class Board:
 
     def has(self, study_id: str) -> bool:
         """Whether a result of the study was taken over."""
-        return bool(self._reached[self._index[study_id]])
+        return bool(self._reached[self.index[study_id]])
 
     def unreached(self, reason: Reason) -> None:
         """Give every study without a result this reason."""
@@ -73,7 +76,7 @@ class Board:
                 earlier file stays.
         """
         now = time.monotonic()
-        if not force and now - self._written < max(LEAST_INTERVAL, 20 * self._cost):
+        if not force and now - self._written < max(LEAST_INTERVAL, COST_SHARE * self._cost):
             return
         try:
             write_submission(self.out, self.study_ids, self.probabilities)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pipeline.run.task import StudyTask
@@ -81,9 +81,9 @@ class Pace:
             return None
         return replace(task, deadline=deadline, slowness=HEADROOM * self.slowness if self.measured else 0.0)
 
-    def expected_seconds(self, left: Iterable[StudyTask]) -> float:
-        """Until the run will be over: all done, or the time is up."""
-        seconds = self.slowness * sum(task.expected for task in left) / self.workers
+    def seconds_to_go(self, expected: float) -> float:
+        """Until the run will be over: so many seconds of :attr:`StudyTask.expected` are done, or the time is up."""
+        seconds = self.slowness * expected / self.workers
         return min(seconds, max(self.seconds_left, 0.0))
 
 

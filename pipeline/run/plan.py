@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from pipeline.competition import StudyRef
 from pipeline.labels import Family
 from pipeline.run.task import Grader, StudyNetworks, StudyTask
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.weights.seen import study_hash
+
+T = TypeVar("T")
 
 READ_COST = 0.6
 """Seconds on one idle CPU thread to read a study and to cut its cubes."""
@@ -82,6 +85,12 @@ def make_plan(
         kept_out[member.name] += 1
         return False
 
+    known: dict[Any, Any] = {}
+
+    def once(value: T) -> T:
+        """The equal one that an earlier study has, for there may be a million of them."""
+        return known.setdefault(value, value)
+
     rounds: list[list[StudyTask]] = [[] for _ in graders]
     for study in studies:
         mark = study_hash(study.study_id)
@@ -98,7 +107,7 @@ def make_plan(
             run_now = tuple(Grader(member.name, member.seconds_per_study) for member in members)
             base_cost = CUBES_COST if number else READ_COST + sum(finding_cost[name] for name in points)
             never = guarded if guard else frozenset()
-            task = StudyTask(study, points, run_now, later, never, seconds, base_cost)
+            task = StudyTask(study, once(points), once(run_now), once(later), once(never), seconds, base_cost)
             rounds[number].append(task)
     full = tuple(tuple(tasks) for tasks in rounds if tasks)
     return Plan(full, len(everyone), kept_out, tuple(sorted(unrecorded)))

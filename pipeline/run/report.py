@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import functools
-import importlib.metadata
 import json
-import platform
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +19,7 @@ from pipeline.problem import Problem
 from pipeline.run.result import NOTE, ROWS, Source, StudyResult, plain_and_weighted
 from pipeline.scoring.metric import Score
 from pipeline.submission import ROW_ORDER
+from pipeline.versions import versions
 from pipeline.weights.manifest import Manifest, Member
 
 PROVENANCE_COLUMNS = (
@@ -43,21 +40,6 @@ GRADES_TABLE = "probabilities.csv"
 GRADES_COLUMNS = ("row_id", "source", *(f"{kind}_{grade}" for kind in ("plain", "weighted") for grade in GRADES))
 """``plain`` is how many in a hundred such rows have the grade; ``weighted``, what is submitted, counts them 1, 2, 4."""
 STAGE_TABLES = ("provenance.csv", "problems.csv", GRADES_TABLE, POINTS_TABLE)
-LOG_HEADER = "# submit.py: what was found wrong and worked around, a line each"
-_PACKAGES = ("torch", "timm", "pydicom", "SimpleITK", "numpy", "scipy", "pandas", "joblib", "safetensors", "pillow")
-_DECODERS = ("pylibjpeg", "pylibjpeg-rle", "pylibjpeg-openjpeg")
-
-
-def open_log(path: Path) -> TextIO:
-    """A fresh log in place of an earlier one; what a link of that name leads to is left alone.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    path.unlink(missing_ok=True)
-    log = path.open("x", encoding="utf-8")
-    log.write(f"{LOG_HEADER}\n")
-    return log
 
 
 def write_stages(
@@ -229,58 +211,6 @@ def describe_weights(manifest: Manifest, members: Sequence[Member]) -> dict[str,
             {"name": m.name, "task": m.task, "fold": m.fold, "sha256": m.sha256, "score": m.score} for m in members
         ],
     }
-
-
-class Tally:
-    """Counts over results; a study that comes again in a later round counts once. Problems are said to ``listener``."""
-
-    def __init__(self, listener: Callable[[str], None] | None = None) -> None:
-        self._listener = listener
-        self.problems: Counter[str] = Counter()
-        self.faulty: set[str] = set()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.devices: Counter[str] = Counter()
-        self.rows: Counter[str] = Counter()
-        self.first_failure: str | None = None
-        self._before: dict[str, tuple[int, dict[str, float], tuple[str, ...]]] = {}
-
-    def note(self, problem: Problem, log: TextIO) -> None:
-        """Count a problem and write its line."""
-        self.problems[problem.what] += 1
-        if problem.study_id and problem.what != NOTE:
-            self.faulty.add(problem.study_id)
-        if problem.what == "study-failed" and self.first_failure is None:
-            self.first_failure = problem.detail
-        log.write(f"{problem}\n")
-        if self._listener is not None:
-            self._listener(str(problem))
-
-    def add(self, result: StudyResult, log: TextIO) -> None:
-        """Count what is new in a result."""
-        logged, spent, names = self._before.get(result.study_id, (0, {}, ()))
-        for problem in result.problems[logged:]:
-            self.note(problem, log)
-        log.flush()
-        for stage, seconds in result.seconds.items():
-            self.seconds[stage] += seconds - spent.get(stage, 0.0)
-        if result.device and result.study_id not in self._before:
-            self.devices[result.device] += 1
-        for name, values in result.predictions.items():
-            if name not in names:
-                self.rows[name] += int(np.isfinite(values).all(1).sum())
-        self._before[result.study_id] = (len(result.problems), result.seconds, tuple(result.predictions))
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Python, the system and the packages that the numbers depend on."""
-    found = {"python": platform.python_version(), "system": platform.platform()}
-    for name in (*_PACKAGES, *_DECODERS):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -57,9 +57,10 @@ class Reason(StrEnum):
     NOT_SHOWN = "level on no slice"
     TIME_OVER = "time over"
     STOPPED = "stopped"
+    CLUSTER_LOST = "cluster lost"
 
 
-UNFINISHED = frozenset({Reason.TIME_OVER, Reason.STOPPED})
+UNFINISHED = frozenset({Reason.TIME_OVER, Reason.STOPPED, Reason.CLUSTER_LOST})
 """Reasons that a further run can do away with, so such a result is not final."""
 
 _WITHOUT_IMAGE = (Reason.SERIES_MISSING, Reason.SERIES_UNREADABLE, Reason.LEVEL_NOT_FOUND, Reason.NOT_SHOWN)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from types import FrameType
@@ -20,10 +20,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pipeline.console import end_signals
-from pipeline.parallel import how_lost, why_no_workers
+from pipeline.competition import StudyRef
+from pipeline.console import complain, end_signals
+from pipeline.parallel import ClusterLostError, how_lost, why_no_workers
 from pipeline.run.pace import Pace, Schedule
-from pipeline.run.pool import Pool, SameProcess, WorkerPool
+from pipeline.run.pool import ClusterPool, Pool, SameProcess, WorkerPool
 from pipeline.run.result import Reason, StudyResult, fall_back
 from pipeline.run.task import StudyTask, Workbench
 from pipeline.run.work import WorkFolder
@@ -52,8 +53,9 @@ class Run:
     quiet: bool = False
     ended_by: Stop | None = None
     unsaved: dict[str, StudyResult] = field(default_factory=dict)
+    _left: Counter[str] = field(default_factory=Counter)
     _networks: int = 0
-    _later: list[StudyTask] = field(default_factory=list)
+    _expected: float = 0.0
 
     @classmethod
     def open(
@@ -63,25 +65,38 @@ class Run:
         workers: int,
         take: Callable[[StudyResult], None],
         quiet: bool = False,
+        cluster: str | None = None,
+        sample: StudyRef | None = None,
     ) -> Run:
         """A run on so many workers. One alone needs no process, unless the end of the time may have to end it.
 
-        Where the system has none, it does without: what hangs in compiled code is then not ended.
+        Where the system has none, it does without: what hangs in compiled code is then not ended. With the address of
+        a ``cluster`` it runs on all of that's workers, which must find the study ``sample``.
+
+        Raises:
+            WorkError: the cluster cannot be used.
         """
+        if cluster is not None:
+            pool = ClusterPool(bench, cluster, sample)
+            return cls(bench.work, Pace(schedule, pool.free), pool, take, quiet)
         alone = workers == 1 and (schedule.minutes is None or why_no_workers() is not None)
-        pool = SameProcess(bench) if alone else WorkerPool(bench, workers)
-        return cls(bench.work, Pace(schedule, workers), pool, take, quiet)
+        here = SameProcess(bench) if alone else WorkerPool(bench, workers)
+        return cls(bench.work, Pace(schedule, workers), here, take, quiet)
 
     def rounds(self, rounds: Sequence[Sequence[StudyTask]]) -> None:
         """Run every round, or as many as the time allows; returns when all is done or the end was called."""
-        self._networks = len({name for tasks in rounds for task in tasks for name in task.names})
+        self._left = Counter(name for tasks in rounds for task in tasks for name in task.names)
+        self._networks = len(self._left)
+        self._expected = sum(task.expected for tasks in rounds for task in tasks)
         try:
             with _signals():
                 for number, tasks in enumerate(rounds):
-                    self._later = [task for later in rounds[number + 1 :] for task in later]
                     self._round(tasks, f"round {number + 1}/{len(rounds)}" if len(rounds) > 1 else "studies")
         except Stop as stop:
             self.ended_by = stop
+        except ClusterLostError as error:
+            complain(f"{error}; what was graded by then is in the table, and the same call goes on from there")
+            self.ended_by = Stop(Reason.CLUSTER_LOST)
         finally:
             self.pool.kill()
 
@@ -91,8 +106,7 @@ class Run:
             while pending:
                 try:
                     for result in self._results(list(pending.values())):
-                        del pending[result.study_id]
-                        self._take(result, bar, pending)
+                        self._take(result, bar, pending.pop(result.study_id))
                 except BrokenProcessPool:
                     self._after_a_death(pending, bar)
 
@@ -102,8 +116,7 @@ class Run:
         for study_id, task in list(pending.items()):
             result = work.load(task.study)
             if result is not None and set(task.names) <= set(result.done) and not work.was_started(task.study):
-                del pending[study_id]
-                self._take(result, bar, pending)
+                self._take(result, bar, pending.pop(study_id))
         suspects = [task for task in pending.values() if work.was_started(task.study)]
         crowded = len(suspects) > 1
         if not suspects:  # it died between two studies, so no study can be blamed; the next may be
@@ -119,8 +132,7 @@ class Run:
                     work.save(task.study, results[0], work.fingerprint(task.study))
                 work.mark_ended(task.study)
             for result in results:
-                del pending[result.study_id]
-                self._take(result, bar, pending)
+                self._take(result, bar, pending.pop(result.study_id))
         if crowded:  # each can be graded alone, so together they need more memory than there is
             self.pace.workers = self.pool.halve()
 
@@ -146,20 +158,23 @@ class Run:
                 self.pace.note(task, seconds)
                 yield result
 
-    def _take(self, result: StudyResult, bar: tqdm[Any], pending: Mapping[str, StudyTask]) -> None:
+    def _take(self, result: StudyResult, bar: tqdm[Any], task: StudyTask) -> None:
         if any(problem.what == "result-not-kept" for problem in result.problems):
             self.unsaved[result.study_id] = result
+        self._left.subtract(task.names)
+        self._expected -= task.expected
         self.take(result)
-        bar.set_postfix_str(self._progress(pending), refresh=False)
+        if not bar.disable:
+            bar.set_postfix_str(self._progress(), refresh=False)
         bar.update()
 
-    def _progress(self, pending: Mapping[str, StudyTask]) -> str:
-        left = [*pending.values(), *self._later]
-        waiting = {name for task in left for name in task.names}
-        parts = [f"{self._networks - len(waiting)}/{self._networks} networks done"] if self._networks else []
+    def _progress(self) -> str:
+        done = sum(count <= 0 for count in self._left.values())
+        parts = [f"{done}/{self._networks} networks done"] if self._networks else []
         if self.pace.schedule.minutes is not None:
             parts.append(f"{max(self.pace.seconds_left, 0) / 60:.1f} min of the budget left")
-        parts.append(time.strftime("ends about %H:%M", time.localtime(time.time() + self.pace.expected_seconds(left))))
+        end = time.time() + self.pace.seconds_to_go(self._expected)
+        parts.append(time.strftime("ends about %H:%M", time.localtime(end)))
         return ", ".join(parts)
 
 

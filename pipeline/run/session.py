@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
@@ -23,13 +23,15 @@ from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
 from pipeline.run.plan import Plan, make_plan
-from pipeline.run.report import RunReport, Tally, describe_weights, open_log, versions, write_run_json, write_stages
+from pipeline.run.report import RunReport, describe_weights, write_run_json, write_stages
 from pipeline.run.result import UNFINISHED, Graded, Reason, StudyResult
 from pipeline.run.rounds import Run
 from pipeline.run.settings import RunSettings
+from pipeline.run.tally import Log, Tally
 from pipeline.run.task import StudyNetworks, StudyTask, Workbench
 from pipeline.run.work import WorkFolder
 from pipeline.scoring.metric import score_arrays
+from pipeline.versions import versions
 from pipeline.volumes.limits import ReadLimits
 from pipeline.weights.manifest import Manifest
 
@@ -47,7 +49,8 @@ class Export(Protocol):
 class Request:
     """What is to be graded, with what, and what for; ``labels`` (study_id by ``CELL_COLUMNS``) make it an evaluation.
 
-    ``command`` is what the report says of the call.
+    ``command`` is what the report says of the call; ``cluster`` is the address of a Dask scheduler, None for this
+    machine.
     """
 
     competition: Competition
@@ -62,6 +65,7 @@ class Request:
     verbose: bool
     command: Mapping[str, Any]
     exports: Sequence[Export] = ()
+    cluster: str | None = None
 
 
 def run_session(request: Request, board: Board, folder: Path, problems: list[Problem]) -> int:
@@ -78,6 +82,7 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
 
     Raises:
         OSError: the table cannot be written at the end; the earlier one is still there.
+        WorkError: the cluster cannot be used; likewise.
     """
     networks = open_networks(request.manifest, problems)
     settings = request.settings
@@ -85,7 +90,7 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
     plan = make_plan(request.studies, networks, in_rounds, guard, settings.study_seconds)
     work = WorkFolder.of(folder, _context(request, networks))
     workers = min(settings.workers or usable_cpus(), len(request.studies))
-    if (why := why_no_workers()) and workers > 1:
+    if request.cluster is None and workers > 1 and (why := why_no_workers()):
         problems.append(Problem("", None, None, "no-workers", f"{why}; studies are graded one by one"))
         workers = 1
     bench = Workbench(
@@ -97,8 +102,8 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
         threads=max(usable_cpus() // workers, 1),
         keep_gib=settings.keep_gib,
     )
-    tally = Tally(say if request.verbose else None)
-    with open_log(board.out.with_suffix(".log")) as log:
+    tally = Tally(board.index, say if request.verbose else None)
+    with Log(board.out.with_suffix(".log")) as log:
         for problem in problems:
             tally.note(problem, log)
 
@@ -107,10 +112,11 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
             tally.add(result, log)
             board.write()
 
-        run = Run.open(bench, request.schedule, workers, take, request.quiet)
         rounds, resumed = _resume(plan, work, board, tally, log)
-        if rounds:
-            run.rounds(rounds)
+        sample = next((study for study in request.studies if study.series or study.remote), None)
+        cluster = request.cluster if rounds else None  # nobody is needed where nothing is left
+        run = Run.open(bench, request.schedule, workers, take, request.quiet, cluster, sample)
+        run.rounds(rounds)
         for failure in board.write_failures:
             tally.note(Problem("", None, None, "write-failed", failure), log)
         board.unreached(Reason.STUDY_FAILED if run.ended_by is None else run.ended_by.reason)
@@ -166,7 +172,7 @@ def _context(request: Request, networks: StudyNetworks | None) -> dict[str, Any]
     }
 
 
-def _resume(plan: Plan, work: WorkFolder, board: Board, tally: Tally, log: TextIO) -> tuple[list[list[StudyTask]], int]:
+def _resume(plan: Plan, work: WorkFolder, board: Board, tally: Tally, log: Log) -> tuple[list[list[StudyTask]], int]:
     """The tasks that are left when results of an interrupted run are taken over, and how many those are."""
     kept: dict[str, StudyResult] = {}
     refused: list[Problem] = []
@@ -227,7 +233,7 @@ def _report(
         rows_by_source=board.sources(),
         reasons=reasons,
         problems=dict(tally.problems.most_common()),
-        studies_with_problems=len(tally.faulty),
+        studies_with_problems=tally.studies_with_problems,
         weights=used,
         seconds=round(seconds, 2),
         written=", ".join(str(path) for path in (board.out, board.wide, request.stages) if path is not None),

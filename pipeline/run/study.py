@@ -21,18 +21,19 @@ import numpy as np
 from pipeline.competition import StudyRef
 from pipeline.cubes.kept import load_cubes, save_cubes
 from pipeline.device import limit_threads
-from pipeline.labels import CELLS, GRADES, NEEDED, Family, SeriesKind
+from pipeline.labels import CELLS, GRADES, Family
 from pipeline.problem import Problem
+from pipeline.remote import at_hand
 from pipeline.run.alarm import StudyTimeout, alarm
+from pipeline.run.findings import Findings, find, findings_of
 from pipeline.run.pace import StageClock
 from pipeline.run.result import Reason, Source, StudyResult, fall_back, with_rows
 from pipeline.run.task import Grader, StudyNetworks, StudyTask, Workbench
-from pipeline.run.work import work_device
+from pipeline.run.work import WorkFolder, work_device
 from pipeline.tables import guarded_frame
 
 if TYPE_CHECKING:
     from pipeline.cubes import Cubes
-    from pipeline.volumes import StudyVolumes
 
 GRACE_SECONDS = 1.0
 """A network that runs when the time is over may take this much longer to end."""
@@ -45,23 +46,50 @@ def grade_study(task: StudyTask, bench: Workbench) -> StudyResult:
     fingerprint = work.fingerprint(study)
     lost: list[Problem] = []
     previous = work.load(study, fingerprint, lost)
+    result = _attempt(task, bench, previous, fingerprint)
+    result = keep(work, study, replace(result, problems=(*result.problems, *lost)), fingerprint)
+    work.mark_ended(study)
+    return result
+
+
+def grade_away(task: StudyTask, bench: Workbench, kept: tuple[StudyResult, str] | None) -> tuple[StudyResult, str]:
+    """As :func:`grade_study` on another machine: what is kept comes along, and the result goes back to be kept.
+
+    Args:
+        task: the study.
+        bench: with a folder of this machine for what lasts no longer than the run.
+        kept: what an earlier round or run gave, and the fingerprint of the files it was made from.
+
+    Returns:
+        The result and the fingerprint of the files that it was made from.
+    """
+    fingerprint = bench.work.fingerprint(task.study)
+    previous = kept[0] if kept is not None and kept[1] == fingerprint else None
+    return _attempt(task, bench, previous, fingerprint), fingerprint
+
+
+def _attempt(task: StudyTask, bench: Workbench, previous: StudyResult | None, fingerprint: str) -> StudyResult:
+    """The result, whatever happens to the study short of the end of the process."""
+    study = task.study
     started = time.monotonic()
     hang = None if os.getpid() == bench.main_process else bench.hang_seconds
     try:
         with alarm(_seconds_left(task), hang) as watch:
-            result = _grade(task, bench, previous, work.cubes(study, fingerprint), watch)
+            return _grade(task, bench, previous, bench.work.cubes(study, fingerprint), watch)
     except StudyTimeout:
         reason = Reason.TIME_OVER if _is_over(task) else Reason.STUDY_TOO_SLOW
-        result = fall_back(previous, study.study_id, reason, f"not done after {time.monotonic() - started:.0f} s")
+        return fall_back(previous, study.study_id, reason, f"not done after {time.monotonic() - started:.0f} s")
     except Exception as error:  # anything a study or a network can raise
-        result = fall_back(previous, study.study_id, Reason.STUDY_FAILED, describe(error))
-    result = replace(result, problems=(*result.problems, *lost))
+        return fall_back(previous, study.study_id, Reason.STUDY_FAILED, describe(error))
+
+
+def keep(work: WorkFolder, study: StudyRef, result: StudyResult, fingerprint: str) -> StudyResult:
+    """Keep a result in the work folder; where that cannot be, it gets a problem that says so."""
     try:
         work.save(study, result, fingerprint)
     except OSError as error:
         problem = Problem(study.study_id, None, None, "result-not-kept", f"{error.strerror or error}; only in memory")
-        result = replace(result, problems=(*result.problems, problem))
-    work.mark_ended(study)
+        return replace(result, problems=(*result.problems, problem))
     return result
 
 
@@ -71,17 +99,6 @@ def describe(error: BaseException) -> str:
     where = f" at {frames[-1].filename.rpartition('pipeline/')[2]}:{frames[-1].lineno}" if frames else ""
     text = " ".join(str(error).split())[:300]
     return f"{type(error).__name__}{where}: {text}"
-
-
-@dataclass(frozen=True)
-class _Findings:
-    """What does not depend on the graders: the facts of the study that later rounds take over."""
-
-    reason: tuple[Reason, ...]
-    series: tuple[tuple[str, ...], ...]
-    landmarks: str
-    landmark_members: tuple[str, ...]
-    problems: tuple[Problem, ...]
 
 
 @dataclass
@@ -98,7 +115,7 @@ def _grade(
     task: StudyTask, bench: Workbench, previous: StudyResult | None, cubes_at: Path, watch: Callable[[float], None]
 ) -> StudyResult:
     """Stages one to four; one to three only where no earlier round has kept the cubes."""
-    if not task.study.series:
+    if not task.study.series and task.study.remote is None:
         return StudyResult.fallen_back(task.study.study_id, Reason.STUDY_ABSENT)
     limit_threads(bench.threads)
     networks = bench.networks
@@ -109,7 +126,7 @@ def _grade(
     wanted = (*(grader.name for grader in graders), *task.later)
     cubes = None if networks is None or previous is None else _kept_cubes(networks, cubes_at, wanted)
     if cubes is not None and previous is not None:
-        findings = _findings_of(previous)
+        findings = findings_of(previous)
         clock.lap("cubes")
     else:
         # A decoder that hangs need not have all of the study's seconds.
@@ -137,21 +154,27 @@ def _look(
     device: str,
     clock: StageClock,
     watch: Callable[[float], None],
-) -> tuple[_Findings, Cubes | None]:
+) -> tuple[Findings, Cubes | None]:
     """Stages one to three: read, find the points, cut; no cubes where no network may find points."""
     from pipeline.volumes import read_study
 
-    volumes = read_study(task.study, bench.limits)
+    odd: list[Problem] = []
+    with at_hand(task.study, bench.work.folder, odd) as study:
+        if study is not task.study:
+            clock.lap("fetch")
+            task = replace(task, study=study)
+        volumes = read_study(study, bench.limits)
+        volumes = replace(volumes, problems=(*odd, *volumes.problems))
     watch(_seconds_left(task))
     clock.lap("read")
     if bench.networks is None or not task.landmarks:
-        return _find(task, volumes, None, "", (), ()), None
+        return find(task, volumes, None, "", (), ()), None
     points, notes = bench.networks.find_landmarks(volumes, task.landmarks, device, bench.threads)
     clock.lap("landmarks")
     cubes = bench.networks.cut(volumes, points, wanted)
     clock.lap("cubes")
     table = guarded_frame(points.to_frame()).to_csv(index=False)
-    return _find(task, volumes, points.found, table, tuple(points.series_id), notes), cubes
+    return find(task, volumes, points.found, table, tuple(points.series_id), notes), cubes
 
 
 def _ask(
@@ -187,7 +210,7 @@ def _ask(
 def _result(
     task: StudyTask,
     networks: StudyNetworks | None,
-    findings: _Findings,
+    findings: Findings,
     answers: _Answers,
     clock: StageClock,
     device: str,
@@ -231,7 +254,7 @@ def _result(
 def _reasons(
     task: StudyTask,
     networks: StudyNetworks | None,
-    findings: _Findings,
+    findings: Findings,
     failed: set[Family],
     tried: Sequence[str],
     members: Sequence[tuple[str, ...]],
@@ -256,53 +279,6 @@ def _reasons(
         else:
             reasons.append(Reason.NOT_SHOWN if family in asked else Reason.NO_NETWORK)
     return tuple(reasons)
-
-
-def _find(
-    task: StudyTask,
-    volumes: StudyVolumes,
-    found: np.ndarray | None,
-    table: str,
-    point_series: tuple[str | None, ...],
-    notes: tuple[Problem, ...],
-) -> _Findings:
-    """The reason each row would have if no network graded it, and the series it would be read from."""
-    reasons: list[Reason] = []
-    series: list[tuple[str, ...]] = []
-    for index, cell in enumerate(CELLS):
-        family = cell.condition.family
-        kinds = NEEDED[family]
-        ids = [volume.series_id for kind in kinds for volume in volumes.of_kind(kind)]
-        marked = point_series[index] if point_series else None
-        series.append(tuple(dict.fromkeys([*([marked] if marked else []), *ids])))
-        if not ids:
-            reasons.append(_why_no_series(task.study, volumes, kinds))
-        elif family in task.guarded:
-            reasons.append(Reason.LEAK_GUARD)
-        elif found is None:
-            reasons.append(Reason.NO_NETWORK)
-        elif not found[index]:
-            reasons.append(Reason.LEVEL_NOT_FOUND)
-        else:
-            reasons.append(Reason.NOT_SHOWN)
-    return _Findings(tuple(reasons), tuple(series), table, task.landmarks, (*volumes.problems, *notes))
-
-
-def _why_no_series(study: StudyRef, volumes: StudyVolumes, kinds: tuple[SeriesKind, ...]) -> Reason:
-    """Missing, unless a series that is or could be of the kind is there and gave no image."""
-    read = {volume.series_id for volume in volumes.volumes}
-    dark = [ref for ref in study.series if ref.series_id not in read]
-    return Reason.SERIES_UNREADABLE if any(r.description in (None, *kinds) for r in dark) else Reason.SERIES_MISSING
-
-
-def _findings_of(previous: StudyResult) -> _Findings:
-    return _Findings(
-        tuple(reason or Reason.NOT_SHOWN for reason in previous.reason),
-        previous.series,
-        previous.landmarks,
-        previous.landmark_members,
-        previous.problems,
-    )
 
 
 def _is_over(task: StudyTask) -> bool:

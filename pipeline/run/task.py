@@ -64,7 +64,7 @@ class Grader(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StudyTask:
     """What to do with one study.
 

@@ -29,13 +29,22 @@ FAILURES = frozenset({"network-failed", "study-failed", "study-over-its-seconds"
 """Problems that take answers away which the networks should have given."""
 
 
-def predict_unseen(manifest: Manifest, studies: Sequence[StudyRef], workers: int = 1) -> dict[str, np.ndarray]:
+def predict_unseen(
+    manifest: Manifest, studies: Sequence[StudyRef], workers: int = 1, cluster: str | None = None
+) -> dict[str, np.ndarray]:
     """(studies, 25, 3) log-probabilities by member, NaN where it has no input or has seen the study.
 
     Studies of one id are one study, that of the first folder. What could not be graded is counted and named.
 
+    Args:
+        manifest: of the weights.
+        studies: to predict.
+        workers: processes.
+        cluster: the address of a Dask scheduler whose workers do it instead.
+
     Raises:
         WeightsError: no grader of the manifest can be used.
+        WorkError: the cluster cannot be used.
         KeyboardInterrupt: the run was ended from outside.
     """
     networks, problems = Networks.open(manifest)
@@ -61,7 +70,7 @@ def predict_unseen(manifest: Manifest, studies: Sequence[StudyRef], workers: int
 
     with tempfile.TemporaryDirectory(prefix="unseen-") as folder:
         bench = Workbench(WorkFolder.of(Path(folder), {}), "unseen", networks)
-        run = Run.open(bench, Schedule(time.monotonic(), None), workers, take)
+        run = Run.open(bench, Schedule(time.monotonic(), None), workers, take, cluster=cluster, sample=once[0])
         run.rounds(plan.rounds)
     if run.ended_by is not None:
         raise KeyboardInterrupt
@@ -70,7 +79,9 @@ def predict_unseen(manifest: Manifest, studies: Sequence[StudyRef], workers: int
     return answers
 
 
-def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], workers: int = 1) -> dict[str, OofTable]:
+def predicted_tables(
+    manifest: Manifest, competitions: Sequence[Competition], workers: int = 1, cluster: str | None = None
+) -> dict[str, OofTable]:
     """What the networks of a manifest say of the graded studies they have not seen, by recipe.
 
     A study that several folds have not seen, because it was in nobody's training, gets the mean of their
@@ -80,6 +91,7 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
         manifest: of the weights; members without a held-out fold have nothing to say here.
         competitions: folders; studies without a grade are left out.
         workers: processes.
+        cluster: as in :func:`predict_unseen`.
 
     Raises:
         ValueError: no network answers for any graded study.
@@ -96,7 +108,7 @@ def predicted_tables(manifest: Manifest, competitions: Sequence[Competition], wo
     answers: dict[str, dict[str, np.ndarray]] = {}
     by_name = {member.name: member for member in manifest.members}
     unseen_by: list[set[int]] = [set() for _ in studies]
-    for name, log_p in (predict_unseen(manifest, studies, workers) if studies else {}).items():
+    for name, log_p in (predict_unseen(manifest, studies, workers, cluster) if studies else {}).items():
         member, answered = by_name[name], np.isfinite(log_p).all(-1).any(1)
         if member.fold is not None and answered.any():
             answers.setdefault(member.recipe, {})[name] = log_p

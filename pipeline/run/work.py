@@ -23,18 +23,22 @@ from typing import Any
 
 from pipeline.competition import SeriesRef, StudyRef
 from pipeline.device import usable_gpus
-from pipeline.files import DamagedError, file_state, file_states
+from pipeline.files import DamagedError, file_state, file_states, sealed_key
 from pipeline.owned import BusyError, RefusedError, claim, delete_known, hold, remove
 from pipeline.problem import Problem
+from pipeline.remote import remote_states
 from pipeline.run.result import StudyResult
+from pipeline.versions import code_version
 from pipeline.volumes.nifti import named_files
 
 KIND = "work"
 """What the mark of a work folder says."""
 _LOCK = "run.lock"
-_RESULT = r"[0-9a-f]{24}\.result"
-_PARTIAL = r"\.[0-9a-f]{24}\..*\.[0-9a-f]{12}\.partial"
-RESULTS = re.compile(_RESULT)
+_PARTIAL = r"([0-9a-f]{2}/)?\.[0-9a-f]{24}\..*\.[0-9a-f]{12}\.partial"
+RESULTS = re.compile(r"[0-9a-f]{2}/[0-9a-f]{24}\.result")
+"""In 256 folders, for file systems are slow with a million files in one."""
+_RESULTS_BEFORE = re.compile(r"[0-9a-f]{24}\.result")
+"""As earlier versions of this program kept them, whose results count no more."""
 STALE = re.compile(rf"[0-9a-f]{{24}}\.started|{_PARTIAL}")
 """What a run finds of one before it and cannot use."""
 REMADE = re.compile(rf"[0-9a-f]{{24}}\.(started|[0-9a-f]{{24}}\.cubes)|run\d+\.\d+\.slot|{_PARTIAL}")
@@ -68,6 +72,10 @@ def work_folder(asked: Path | None, default: Path, problems: list[Problem]) -> I
                 )
             held.callback(delete_known, folder, KIND, REMADE)
             delete_known(folder, KIND, STALE)
+            if old := sum(_RESULTS_BEFORE.fullmatch(path.name) is not None for path in folder.iterdir()):
+                delete_known(folder, KIND, _RESULTS_BEFORE)
+                detail = f"{old} results of an earlier version of this program; their studies are graded again"
+                problems.append(Problem("", None, folder.name, "kept-result-refused", detail))
         except (OSError, RefusedError, BusyError) as error:
             if asked is not None and not isinstance(error, OSError):
                 raise
@@ -98,7 +106,9 @@ class WorkFolder:
 
         To be taken before the study is read: what is replaced in between must not pass for what was read.
         """
-        series = [(ref.series_id, str(ref.path), ref.description, _states(ref)) for ref in study.series]
+        series: list[object] = [(ref.series_id, str(ref.path), ref.description, _states(ref)) for ref in study.series]
+        if study.remote is not None:
+            series = [study.remote.kinds, remote_states(study)]
         return _digest({"context": self.context, "study": study.study_id, "series": series})
 
     def load(
@@ -108,7 +118,7 @@ class WorkFolder:
 
         One that is damaged is deleted, and ``problems`` gets a line on it.
         """
-        path = self._path(study, ".result")
+        path = self._result(study)
         if not os.path.lexists(path):
             return None  # before every file of the study is looked at
         try:
@@ -120,6 +130,14 @@ class WorkFolder:
                 path.unlink()
             return None
 
+    def kept(self, study: StudyRef) -> tuple[StudyResult, str] | None:
+        """The study's result and the fingerprint it was made of, which may no longer be that of its files."""
+        path = self._result(study)
+        with contextlib.suppress(OSError, DamagedError):
+            if (fingerprint := sealed_key(path)) and (result := StudyResult.load(path, study.study_id, fingerprint)):
+                return result, fingerprint
+        return None
+
     def save(self, study: StudyRef, result: StudyResult, fingerprint: str) -> None:
         """Keep the study's result, made from the files of this fingerprint.
 
@@ -128,7 +146,7 @@ class WorkFolder:
         """
         if not self.folder.is_dir():  # its run is over, and a folder without a mark would be nobody's
             raise FileNotFoundError(errno.ENOENT, "the work folder is gone", str(self.folder))
-        result.save(self._path(study, ".result"), fingerprint)
+        result.save(self._result(study), fingerprint)
 
     def cubes(self, study: StudyRef, fingerprint: str) -> Path:
         """Where the study's cubes may be kept between rounds."""
@@ -171,6 +189,10 @@ class WorkFolder:
         """Delete the results: the run is complete."""
         delete_known(self.folder, KIND, RESULTS)
 
+    def _result(self, study: StudyRef) -> Path:
+        flat = self._path(study, ".result")
+        return flat.parent / flat.name[:2] / flat.name
+
     def _path(self, study: StudyRef, suffix: str) -> Path:
         # A study's id comes from a table and may be a path; its hash is always a plain name.
         return self.folder / (
@@ -187,15 +209,12 @@ def _states(ref: SeriesRef) -> object:
     return ref.files, file_state(ref.path)
 
 
-@functools.cache
-def code_version() -> str:
-    """A hash of the package's files: what older or changed code computed is not mixed with what this code computes."""
-    root = Path(__file__).parents[1]
-    found = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        if path.suffix in (".py", ".csv", ".yaml"):
-            found.update(f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return found.hexdigest()
+def count_files(study: StudyRef) -> int:
+    """How many files of the study are to be seen from here."""
+    if study.remote is not None:
+        return len(remote_states(study))
+    states = [_states(ref) for ref in study.series]
+    return sum(len(found) if isinstance(found, list) else found is not None for found in states)
 
 
 @functools.cache

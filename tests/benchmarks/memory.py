@@ -55,7 +55,7 @@ def measure(data: Path, out: Path, options: list[str], every: float = 1.0) -> li
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)
         while process.poll() is None:
             # At the end the folder goes away, and the number stays.
-            done = max(done, len(list((out / "submission.work").glob("*.result"))))
+            done = max(done, len(list((out / "submission.work").rglob("*.result"))))
             samples.append(Sample(time.monotonic() - started, done, pss_of_tree(process.pid)))
             time.sleep(every)
     if process.returncode:

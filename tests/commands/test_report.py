@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from pipeline.__main__ import main as pipeline_main
+from pipeline.commands import on_request
 from pipeline.commands import submit as submit_command
-from pipeline.report import build, site
+from pipeline.report import build, overview, site
 from pipeline.report.record import read_run
 from tests.run.studies import write_studies
 
@@ -143,6 +144,26 @@ def test_no_page_is_begun_when_the_time_is_over(graded):
     assert "no time was left for its page" in (graded / "pages" / "index.html").read_text()
 
 
+def test_many_studies_are_listed_on_pages_of_their_own(graded, monkeypatch):
+    pages = graded / "pages"
+    for module in (build, overview):
+        monkeypatch.setattr(module, "PART", 1)
+    assert report(graded) == 0
+    index = (pages / "index.html").read_text()
+    assert "studies/0001_10.html" not in index
+    assert 'href="studies-0001.html"' in index
+    first, second = ((pages / f"studies-000{number}.html").read_text() for number in (1, 2))
+    assert 'href="studies/0001_10.html"' in first
+    assert 'href="studies/0002_9.html"' in second
+    assert 'href="studies-0002.html">next part' in first
+    assert 'href="studies-0001.html">previous part' in second
+    assert "next part" not in second
+    monkeypatch.undo()
+    assert report(graded) == 0
+    assert not list(pages.glob("studies-*")), "those of the report before are gone"
+    assert 'href="studies/0001_10.html"' in (pages / "index.html").read_text()
+
+
 def test_a_name_that_a_table_has_to_guard_is_found_again(tmp_path):
     write_studies(tmp_path / "data", ["=1+1"])
     assert submit(tmp_path, "--report", tmp_path / "pages") == 0
@@ -159,4 +180,4 @@ def test_submit_refuses_a_report_folder_of_other_things_before_it_writes(tmp_pat
 
 
 def test_the_mark_of_a_report_is_one_word():
-    assert site.KIND == submit_command.REPORT_KIND
+    assert site.KIND == on_request.REPORT_KIND

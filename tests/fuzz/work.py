@@ -96,7 +96,8 @@ class Scene:
         if status != 0 or "75 from the images" not in said:
             raise RuntimeError(f"the run from nothing ended with {status}: {said}")
         self.table = read_submission(self.out).to_numpy()
-        self.kept = {path.name: path.read_bytes() for path in self.work.iterdir()}
+        files = [path for path in self.work.rglob("*") if path.is_file()]
+        self.kept = {path.relative_to(self.work).as_posix(): path.read_bytes() for path in files}
 
     def clear(self) -> None:
         shutil.rmtree(self.folder / "case", ignore_errors=True)
@@ -108,6 +109,7 @@ class Scene:
         self.clear()
         self.work.mkdir(parents=True)
         for name, content in self.kept.items():
+            (self.work / name).parent.mkdir(exist_ok=True)
             (self.work / name).write_bytes(content)
 
     def any_kept(self, random: Random) -> Path:
@@ -171,7 +173,7 @@ def strangers_file(scene: Scene, random: Random) -> None:
 
 def leftovers(scene: Scene, random: Random) -> None:
     """What a killed worker leaves, also under names that only nearly are the run's."""
-    study = random.choice([name[:24] for name in scene.kept if name.endswith(".result")] or ["0" * 24])
+    study = random.choice([Path(name).stem for name in scene.kept if name.endswith(".result")] or ["0" * 24])
     name = random.choice(
         [f"{study}.started", f"{study}.{'a' * 24}.cubes", "run7.0.slot", f".{study}.result.0123456789ab.partial"]
     )
@@ -314,8 +316,17 @@ def _strangers(scene: Scene, like: dict[str, bytes] | None = None) -> dict[str, 
             content = path.read_bytes() if path.stat().st_size < 2**20 else b"large"
         else:
             content = b"neither"
-        inside = path.parent == scene.work and is_owned(scene.work, KIND)
-        own = path in (scene.work, scene.out) or (inside and (path.name in scene.kept or path.suffix in own_suffixes))
+        inside = path.is_relative_to(scene.work) and is_owned(scene.work, KIND)
+        name = path.relative_to(scene.work).as_posix() if inside else ""
+        own = (
+            path in (scene.work, scene.out)
+            or name in scene.kept
+            or (
+                path.parent == scene.work
+                and inside
+                and (path.suffix in own_suffixes or (path.is_dir() and len(path.name) == 2))
+            )
+        )
         own |= path.suffix == ".lock" and content == b""  # which is what a lock is
         if not own or path.name in STRANGERS:
             found[str(path)] = content

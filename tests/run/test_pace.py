@@ -202,10 +202,13 @@ def test_a_network_that_does_not_fit_is_not_begun_and_a_quicker_one_is():
 def test_without_a_budget_everything_is_done_and_the_end_is_foretold(tmp_path):
     setup = Setup(tmp_path, loaded_from(0, 2, 2), minutes=None)
     said = []
-    setup.run.take = lambda result: said.append(setup.run._progress({}))
+    setup.run.take = lambda result: said.append(setup.run._progress())
     setup.go()
     assert setup.run.ended_by is None
     assert len(setup.pool.started) == 10 * 60
     assert all(task.deadline is None for _, task in setup.pool.started)
-    assert said[0].startswith("1/10 networks done, ends about ")
-    assert setup.pace.expected_seconds(rounds_of(10)[0]) == pytest.approx(2 * 10 * 3 / 2)
+    assert said[58].startswith("0/10 networks done, ends about ")
+    assert said[59].startswith("1/10 networks done, ends about ")
+    assert said[-1].startswith("10/10 networks done, ends about ")
+    assert setup.run._expected == pytest.approx(0, abs=1e-6)
+    assert setup.pace.seconds_to_go(10 * 3) == pytest.approx(2 * 10 * 3 / 2)

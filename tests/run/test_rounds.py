@@ -223,7 +223,7 @@ def test_results_are_kept_for_the_same_inputs_only(tmp_path):
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"\0" * 100])
 def test_a_damaged_result_is_made_again(tmp_path, damage):
     setup = Setup(tmp_path, ["1"]).go()
-    (kept,) = setup.work.folder.glob("*.result")
+    (kept,) = setup.work.folder.rglob("*.result")
     kept.write_bytes(damage(kept.read_bytes()))
     assert setup.work.load(setup.competition.study("1")) is None
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.commands import on_request
 from pipeline.commands import submit as submit_command
 from pipeline.commands.submit import main
 from pipeline.competition import SeriesRef, StudyRef, open_competition
@@ -27,9 +28,9 @@ from pipeline.owned import MARK, claim
 from pipeline.run import session
 from pipeline.run.board import Board
 from pipeline.run.plan import make_plan
-from pipeline.run.report import LOG_HEADER
 from pipeline.run.result import StudyResult
 from pipeline.run.study import grade_study
+from pipeline.run.tally import LOG_HEADER
 from pipeline.run.task import Workbench
 from pipeline.run.work import WorkFolder
 from pipeline.submission import read_submission
@@ -222,7 +223,7 @@ def test_a_log_that_a_link_leads_out_of_is_not_written(tmp_path, capsys):
 
 def test_what_runs_before_have_left_is_replaced(tmp_path):
     assert submit("--stages", "stages") == 0
-    columns = ",".join(submit_command.COLUMNS)
+    columns = ",".join(on_request.COLUMNS)
     (tmp_path / "stages" / "label_coordinates.csv").write_text(f"{columns}\n1,2,3\n")
     assert submit("--stages", "stages") == 0
     assert not (tmp_path / "stages" / "label_coordinates.csv").exists(), "points of another run"
@@ -370,7 +371,7 @@ DAMAGE = {
     "link": lambda path, content: (path.rename("moved"), path.symlink_to(Path("moved").resolve())),
     "device": lambda path, content: (path.unlink(), path.symlink_to("/dev/zero")),
     "of another study": lambda path, content: path.write_bytes(
-        next(other for other in path.parent.glob("*.result") if other != path).read_bytes()
+        next(other for other in path.parent.parent.rglob("*.result") if other != path).read_bytes()
     ),
 }
 
@@ -378,7 +379,7 @@ DAMAGE = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_kept_result_that_is_not_as_it_was_written_is_ignored_and_counted(tmp_path, interrupted, name):
     interrupted.run()
-    kept = sorted((tmp_path / "submission.work").glob("*.result"))
+    kept = sorted((tmp_path / "submission.work").rglob("*.result"))
     content = kept[0].read_bytes()
     DAMAGE[name](kept[0], content)
     taken, again = interrupted.run()
@@ -386,12 +387,12 @@ def test_a_kept_result_that_is_not_as_it_was_written_is_ignored_and_counted(tmp_
     # Another study's result is whole, and of other inputs.
     assert ("kept-result-refused 1" in interrupted.line) == (name != "of another study")
     assert interrupted.run() == (3, [])
-    assert sorted((tmp_path / "submission.work").glob("*.result")) == kept
+    assert sorted((tmp_path / "submission.work").rglob("*.result")) == kept
 
 
 def test_a_folder_in_place_of_a_result_costs_the_resume_of_that_study_alone(tmp_path, interrupted):
     interrupted.run()
-    kept = next((tmp_path / "submission.work").glob("*.result"))
+    kept = next((tmp_path / "submission.work").rglob("*.result"))
     kept.unlink()
     kept.mkdir()
     assert interrupted.run()[0] == 2

@@ -1,0 +1,163 @@
+"""A real Dask scheduler and real workers: the table of one machine, whoever dies, comes late or lacks something."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("distributed", reason="needs the package distributed (requirements-cluster.txt)")
+from distributed import LocalCluster
+
+from pipeline.cluster import MOST_DEATHS, Cluster, on_cluster
+from pipeline.console import WorkError
+from pipeline.parallel import WorkerLostError
+from pipeline.run.result import Reason, Source
+from pipeline.run.rounds import Run
+from pipeline.submission import read_submission
+from tests.run.test_rounds import Setup
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def workers(tmp_path_factory):
+    """A scheduler with two workers, each a process under Dask's own watch, of one thread."""
+    folder = tmp_path_factory.mktemp("dask")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, local_directory=folder) as cluster:
+            yield cluster
+
+
+@pytest.fixture(scope="module")
+def address(workers):
+    return workers.scheduler_address
+
+
+class Away(Setup):
+    """As its base, on a cluster."""
+
+    def __init__(self, address, *args, **options):
+        super().__init__(*args, **options)
+        self.run = Run.open(self.bench, self.schedule, 1, self.take, True, address, self.competition.studies[0])
+
+
+def double(number, folder):
+    (folder / f"{number}.{os.getpid()}").touch()
+    return 2 * number
+
+
+def deadly(number):
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def same():
+    return {"the code": "this"}
+
+
+def own_number():
+    return {"process": str(os.getpid())}
+
+
+def test_jobs_come_back_in_their_order_from_processes_of_the_workers(address, tmp_path):
+    assert list(on_cluster(double, [(n, tmp_path) for n in range(6)], address, same)) == [0, 2, 4, 6, 8, 10]
+    assert len({path.suffix for path in tmp_path.iterdir()}) == 2
+
+
+def test_a_job_that_kills_its_process_is_tried_three_times_and_costs_itself_alone(address):
+    jobs = [(n,) for n in range(4)]
+    assert list(on_cluster(deadly, jobs, address, same, lost=lambda number: -number)) == [0, -1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_its_process_ends_work_that_cannot_do_without_it(address):
+    with pytest.raises(WorkerLostError, match=rf"killed its process {MOST_DEATHS} times, on .* alone"):
+        list(on_cluster(deadly, [(1,)], address, same))
+
+
+def test_a_worker_that_differs_from_this_machine_is_refused_by_name(address):
+    with pytest.raises(WorkError, match=r"2 of 2 workers are unfit; tcp://.*: process is [0-9]+, expected [0-9]+"):
+        Cluster(address, own_number)
+
+
+def test_an_address_where_nobody_answers_is_an_error_of_one_line(monkeypatch):
+    monkeypatch.setattr("pipeline.cluster.CONNECT_SECONDS", 0.5)
+    with pytest.raises(WorkError, match=r"--cluster tcp://127.0.0.1:1: no Dask scheduler answers there"):
+        Cluster("tcp://127.0.0.1:1", same)
+
+
+def test_the_table_is_that_of_one_machine_though_a_worker_is_killed_and_one_comes_late(workers, address, tmp_path):
+    names = ["1", "2-raises", "3-blind", "4-canalfails", *map(str, range(5, 13))]
+    (tmp_path / "here").mkdir()
+    (tmp_path / "away").mkdir()
+    here = Setup(tmp_path / "here", names).go()
+    away = Away(address, tmp_path / "away", names, grading=0.1)
+    came = []
+
+    def take(result):
+        came.append(result.study_id)
+        if len(came) == 2:
+            os.kill(next(iter(workers.workers.values())).pid, signal.SIGKILL)
+            workers.scale(3)
+        away.take(result)
+
+    away.run.take = take
+    away.go()
+    assert sorted(came) == sorted(names)
+    assert away.out.read_text() == here.out.read_text()
+    assert away.run.ended_by is None
+    for name in names:
+        mine, other = away.result(name), here.result(name)
+        assert (mine.source, mine.reason, mine.members) == (other.source, other.reason, other.members), name
+
+
+def test_a_study_that_kills_its_process_is_named_and_ends_no_worker(workers, address, tmp_path):
+    before = {worker.pid for worker in workers.workers.values()}
+    setup = Away(address, tmp_path, ["1", "2-dies", "3"]).go()
+    assert set(setup.result("2-dies").reason) == {Reason.WORKER_DIED}
+    assert [problem.what for problem in setup.result("2-dies").problems] == ["worker-died"]
+    assert setup.networks.times_found("2-dies") == MOST_DEATHS
+    for name in ("1", "3"):
+        assert set(setup.result(name).source) == {Source.MODEL}, name
+    assert {worker.pid for worker in workers.workers.values()} == before
+
+
+def test_later_rounds_go_on_from_what_the_first_has_kept_and_a_budget_ends_in_time(address, tmp_path):
+    (tmp_path / "all").mkdir()
+    setup = Away(address, tmp_path / "all", ["1", "2"], copies=2, minutes=10).go()
+    assert len(setup.plan.rounds) == 2
+    for name in ("1", "2"):
+        assert len(setup.result(name).done) == 6
+        assert setup.networks.times_found(name) == 1
+    (tmp_path / "some").mkdir()
+    names = [str(number) for number in range(40)]
+    over = Away(address, tmp_path / "some", names, grading=0.5)
+    over.run.pace.schedule = replace(over.schedule, minutes=(time.monotonic() - over.schedule.started + 8) / 60)
+    over.go()
+    assert over.run.ended_by.reason is Reason.TIME_OVER
+    assert len(read_submission(over.out)) == 40 * 25
+
+
+def test_a_scheduler_that_goes_ends_the_run_and_the_same_call_goes_on(tmp_path, capsys):
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path) as cluster:
+        setup = Away(cluster.scheduler_address, tmp_path, ["1", "2", "3"], grading=0.1)
+        take = setup.run.take
+
+        def last(result):
+            take(result)
+            threading.Thread(target=cluster.close).start()
+
+        setup.run.take = last
+        setup.go()
+    assert setup.run.ended_by.reason is Reason.CLUSTER_LOST
+    assert "the same call goes on from there" in capsys.readouterr().err
+    assert len(read_submission(setup.out)) == 75
+    assert 1 <= sum(setup.work.load(study) is not None for study in setup.competition.studies) < 3
