@@ -46,6 +46,7 @@ STAGE_TABLES = ("provenance.csv", "problems.csv", GRADES_TABLE, POINTS_TABLE)
 LOG_HEADER = "# submit.py: what was found wrong and worked around, a line each"
 _PACKAGES = ("torch", "timm", "pydicom", "SimpleITK", "numpy", "scipy", "pandas", "joblib", "safetensors", "pillow")
 _DECODERS = ("pylibjpeg", "pylibjpeg-rle", "pylibjpeg-openjpeg")
+_RUNTIMES = ("openvino",)
 
 
 def open_log(path: Path) -> TextIO:
@@ -275,7 +276,7 @@ class Tally:
 def versions() -> dict[str, str]:
     """Python, the system and the packages that the numbers depend on."""
     found = {"python": platform.python_version(), "system": platform.platform()}
-    for name in (*_PACKAGES, *_DECODERS):
+    for name in (*_PACKAGES, *_DECODERS, *_RUNTIMES):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
