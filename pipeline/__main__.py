@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "train severity": "train the classifier that grades one family of conditions",
     "train all": "train every network on every fold, calibrate them, and write a weights folder",
     "pack": "put training runs into a weights folder that submit.py takes",
+    "export": "write the networks of a weights folder as ONNX files, for other programs",
     "ensemble": "fit the weights, calibration and study context of a weights folder",
     "evaluate landmarks": "compare predicted points with labelled ones, in millimetres",
     "evaluate severity": "measure the grades of studies that the networks have not seen",

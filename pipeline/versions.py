@@ -10,13 +10,14 @@ from pathlib import Path
 
 _PACKAGES = ("torch", "timm", "pydicom", "SimpleITK", "numpy", "scipy", "pandas", "joblib", "safetensors", "pillow")
 _DECODERS = ("pylibjpeg", "pylibjpeg-rle", "pylibjpeg-openjpeg")
+_RUNTIMES = ("openvino",)
 
 
 @functools.cache
 def versions() -> dict[str, str]:
     """Python, the system and the packages that the numbers depend on."""
     found = {"python": platform.python_version(), "system": platform.platform()}
-    for name in (*_PACKAGES, *_DECODERS):
+    for name in (*_PACKAGES, *_DECODERS, *_RUNTIMES):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

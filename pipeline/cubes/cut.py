@@ -13,7 +13,7 @@ from pipeline.cubes.frame import Frame, level_frame
 from pipeline.cubes.settings import CubeSettings, ViewSettings
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, Family, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks, certain_numbering
-from pipeline.volumes import StudyVolumes, Volume, normalise, resample_in_plane, sample_patch, thickened
+from pipeline.volumes import StudyVolumes, Volume, normalise, resample_in_plane, sample_patch
 
 _SMOOTH_FROM = 1.3
 """Window pixels this much larger than the file's are sampled from a smoothed image."""
@@ -103,15 +103,15 @@ def cut_cubes(
 def prepared(volume: Volume, spacing_mm: float, limits: tuple[float, float] | None = None) -> Volume:
     """A stack as windows of pixels of ``spacing_mm`` are cut from it: normalised and, if they are larger, smoothed.
 
-    Thin slices are averaged first (:func:`pipeline.volumes.thickened`).
+    Thin slices are averaged first (:attr:`pipeline.volumes.Volume.thickened`).
 
     Args:
         volume: the stack, or a part of one.
         spacing_mm: of the windows' pixels.
         limits: of grey of the whole stack where ``volume`` is a part of it.
     """
-    volume = thickened(volume)
-    ready = dataclasses.replace(volume, pixels=normalise(volume.pixels, limits) if limits else normalise(volume.pixels))
+    volume = volume.thickened
+    ready = dataclasses.replace(volume, pixels=normalise(volume.pixels, limits)) if limits else volume.normalised
     return resample_in_plane(ready, spacing_mm) if spacing_mm > _SMOOTH_FROM * min(volume.spacing_mm) else ready
 
 

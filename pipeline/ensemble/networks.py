@@ -8,9 +8,9 @@ Stages two and four are imported when the weights have a network for them, so a 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,12 +19,15 @@ from pipeline.device import GpuFallback, limit_torch_threads, release_memory
 from pipeline.labels import CELLS, GRADES, LEVELS, Family
 from pipeline.problem import Problem
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
+from pipeline.weights.runtime import Chosen, RuntimeFailedError
 
 if TYPE_CHECKING:
     from pipeline.cubes import Cubes, CubeSettings, StudyCubes
     from pipeline.landmarks.landmarks import Landmarks
     from pipeline.landmarks.predict import LandmarkPredictor
     from pipeline.volumes import StudyVolumes
+
+T = TypeVar("T")
 
 MOST_PIXELS = 2**28
 """Of all cubes of one study: a gigabyte, ten times what the largest preset's networks look at."""
@@ -46,15 +49,18 @@ class Networks:
     Args:
         manifest: of the weights.
         members: those that can be used.
+        runtime: what computes them on a CPU; PyTorch what this one cannot.
     """
 
-    def __init__(self, manifest: Manifest, members: tuple[Member, ...]) -> None:
-        self.manifest, self.members = manifest, members
+    def __init__(self, manifest: Manifest, members: tuple[Member, ...], runtime: Chosen = "torch") -> None:
+        self.manifest, self.members, self.runtime = manifest, members, runtime
+        self._by_torch: set[str] = set()
+        self._notices: list[str] = []
         self._gpus = GpuFallback(self._free)
         self._grader, self._finder = functools.cache(self.load_grader), functools.cache(self.load_finder)
 
-    def __reduce__(self) -> tuple[type[Networks], tuple[Manifest, tuple[Member, ...]]]:
-        return type(self), (self.manifest, self.members)
+    def __reduce__(self) -> tuple[type[Networks], tuple[Manifest, tuple[Member, ...], Chosen]]:
+        return type(self), (self.manifest, self.members, self.runtime)
 
     @classmethod
     def open(cls, manifest: Manifest) -> tuple[Networks, list[Problem]]:
@@ -139,9 +145,10 @@ class Networks:
         limit_torch_threads(threads)
 
         def find(where: str, parts: int) -> Landmarks:
-            return self._finder(tuple(names), where).predict(volumes, max(SLICES_A_BATCH // parts, 1))
+            finder = self._finder(tuple(names), where, self._runtime(names, where))
+            return finder.predict(volumes, max(SLICES_A_BATCH // parts, 1))
 
-        points = self._gpus.run("landmarks", device, find)
+        points = self._run(names, "landmarks", device, find)
         return points, tuple(Problem(volumes.study_id, None, None, "landmarks", note) for note in points.notes)
 
     def cut(self, volumes: StudyVolumes, points: Landmarks, names: Sequence[str]) -> Cubes:
@@ -159,30 +166,51 @@ class Networks:
 
         limit_torch_threads(threads)
         own = cubes[self.cube_settings(name)]
-        answer = self._gpus.run(
-            name, device, lambda where, parts: predict_in_parts(self._grader(name, where), own, parts)
+        answer = self._run(
+            [name],
+            name,
+            device,
+            lambda where, parts: predict_in_parts(self._grader(name, where, self._runtime([name], where)), own, parts),
         )
         return over_numberings(answer, own.numbering)
 
-    def load_grader(self, name: str, device: str) -> Grader:
+    def notices(self) -> tuple[str, ...]:
+        """Which networks PyTorch computes because the runtime could not, and why; each is said once."""
+        said, self._notices = tuple(self._notices), []
+        return said
+
+    def _run(self, names: Sequence[str], work: str, device: str, do: Callable[[str, int], T]) -> T:
+        """``do(device, parts)`` with networks ``names``: where the runtime fails, by PyTorch, from now on."""
+        try:
+            return self._gpus.run(work, device, do)
+        except RuntimeFailedError as error:
+            self._by_torch.update(names)
+            self._notices.append(f"{', '.join(names)}: {error}; PyTorch computes it")
+            return self._gpus.run(work, device, do)
+
+    def _runtime(self, names: Sequence[str], device: str) -> Chosen:
+        return self.runtime if device == "cpu" and self._by_torch.isdisjoint(names) else "torch"
+
+    def load_grader(self, name: str, device: str, runtime: Chosen = "torch") -> Grader:
         """The network of a grader on a device, read from its file.
 
         Raises:
             WeightsError: the file is not what the manifest records, or settings or tensors make no classifier.
+            RuntimeFailedError: the runtime cannot compute it.
         """
         from pipeline.severity.predict import load_member
 
-        return load_member(self.manifest.folder, self.named(name), device)
+        return load_member(self.manifest.folder, self.named(name), device, runtime)
 
-    def load_finder(self, names: tuple[str, ...], device: str) -> LandmarkPredictor:
+    def load_finder(self, names: tuple[str, ...], device: str, runtime: Chosen = "torch") -> LandmarkPredictor:
         """The point networks of these names on a device, read from their files.
 
         Raises:
-            WeightsError: likewise.
+            WeightsError, RuntimeFailedError: likewise.
         """
         from pipeline.landmarks.load import make_predictor
 
-        return make_predictor(self.manifest.folder, [self.named(name) for name in names], device)
+        return make_predictor(self.manifest.folder, [self.named(name) for name in names], device, runtime)
 
     def _free(self) -> None:
         self._grader.cache_clear()

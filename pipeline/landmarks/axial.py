@@ -16,7 +16,7 @@ import torch
 from pipeline.config import check_range
 from pipeline.device import half_precision
 from pipeline.labels import LEVELS
-from pipeline.landmarks.canvas import normalised, window_canvas
+from pipeline.landmarks.canvas import window_canvas
 from pipeline.landmarks.decode import refine
 from pipeline.landmarks.model import PointNet, map_grid
 from pipeline.volumes import Affine, Volume
@@ -119,7 +119,7 @@ def find_recesses(
         settings: window and beliefs.
     """
     size = model.settings.size_px if model is not None else 96
-    ready = {number: normalised(volumes[number]) for number in {number for number, _, _ in places}}
+    ready = {number: volumes[number].normalised for number in {number for number, _, _ in places}}
     windows = [window_canvas(ready[n], index, point, size, settings.pixel_mm) for n, index, point in places]
     expected = _expected_points(places, windows, settings)
     found = expected.copy()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from pipeline.volumes import Affine, Volume, normalise, sample_patch
+from pipeline.volumes import Affine, Volume, sample_patch
 
 WIDEST_FIELD_MM = 650.0
 """No scanner sees further: bores are 600 to 700 mm wide and fields of view end at about 500 mm."""
@@ -54,7 +54,7 @@ def whole_slice_canvases(volume: Volume, size_px: int) -> Canvases:
     rows, columns = volume.pixels.shape[1:]
     row_mm, column_mm = volume.spacing_mm
     spacing = max(rows * row_mm, columns * column_mm) / size_px
-    pixels = _smooth(normalised(volume), spacing)
+    pixels = _smooth(volume.normalised, spacing)
     images, affines = [], []
     for index, (affine, centre) in enumerate(zip(volume.affines, volume.centres_mm, strict=True)):
         images.append(
@@ -87,7 +87,7 @@ def window_canvas(
     """A window of one slice around a point, along the slice's own rows and columns.
 
     Args:
-        pixels: a volume, as :func:`normalised` returns it.
+        pixels: a volume, normalised.
         index: the slice.
         centre_mm: (3,) patient LPS mm; projected on the slice's plane.
         size_px: side of the window in pixels.
@@ -116,8 +116,3 @@ def unit(vector: np.ndarray) -> np.ndarray:
     """The vector at length 1."""
     result: np.ndarray = vector / np.linalg.norm(vector)
     return result
-
-
-def normalised(volume: Volume) -> Volume:
-    """The volume with its pixels at about 0..1, by percentiles of the stack; float throughout."""
-    return replace(volume, pixels=normalise(volume.pixels))

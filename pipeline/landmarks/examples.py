@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.labels import LEVELS, Condition, Family, SeriesKind
-from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, normalised, whole_slice_canvases, window_canvas
+from pipeline.landmarks.canvas import WIDEST_FIELD_MM, field_mm, whole_slice_canvases, window_canvas
 from pipeline.landmarks.model import AXIAL_CHANNELS, CANAL_CHANNELS, FORAMINAL_CHANNELS, SAGITTAL_CHANNELS
 from pipeline.volumes import Affine, StudyVolumes, Volume
 
@@ -127,7 +127,7 @@ def axial_examples(
     images, affines, marks, sides = [], [], [], []
     subarticular = points[_of_family(points, Family.SUBARTICULAR)]
     canal = points[points["condition"] == Condition.CANAL].drop_duplicates("level").set_index("level")
-    stacks = [normalised(volume) for volume in volumes.of_kind(SeriesKind.AXIAL_T2)] if len(subarticular) else []
+    stacks = [volume.normalised for volume in volumes.of_kind(SeriesKind.AXIAL_T2)] if len(subarticular) else []
     for level, rows in subarticular.groupby("level"):
         if len(rows) < 2:
             continue

@@ -70,14 +70,15 @@ class PointNet(nn.Module):
         self.visible_weight = nn.Parameter(torch.zeros(settings.channels, settings.width))
         self.visible_bias = nn.Parameter(torch.zeros(settings.channels))
         nn.init.normal_(self.visible_weight, std=settings.width**-0.5)
+        self.converted: nn.Module | None = None
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Run the network.
+    def convert(self, converted: nn.Module) -> None:
+        """From now on let ``converted`` answer in place of :meth:`features`, whose layers are given up."""
+        self.converted = converted
+        del self.encoder, self.lateral, self.smooth
 
-        Returns:
-            ``points`` (B, C, 2) expected x, y in input pixels; ``heat`` (B, C, H, W) logits over the map;
-            ``visible`` (B, C) logits.
-        """
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 1, S, S) images in 0..1 to the feature map (B, width, H, W) that maps and visibilities are read from."""
         features = self.encoder((images - 0.5) / 0.5)
         merged: Tensor | None = None
         for lateral, smooth, index in reversed(list(zip(self.lateral, self.smooth, self.used, strict=True))):
@@ -86,6 +87,16 @@ class PointNet(nn.Module):
                 level = level + functional.interpolate(merged, size=level.shape[-2:], mode="nearest")
             merged = smooth(level)
         assert merged is not None  # a backbone always has a stage of stride 4 or more
+        return merged
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Run the network.
+
+        Returns:
+            ``points`` (B, C, 2) expected x, y in input pixels; ``heat`` (B, C, H, W) logits over the map;
+            ``visible`` (B, C) logits.
+        """
+        merged = self.features(images) if self.converted is None else self.converted(images)
         heat = self.heat(merged).float()
         probability = heat.flatten(2).softmax(dim=-1)
         grid = map_grid(heat.shape[-2:], self.stride, heat.device)
@@ -95,6 +106,18 @@ class PointNet(nn.Module):
             looked_at = torch.einsum("bcp,bwp->bcw", probability, merged.float().flatten(2))
             visible = (looked_at * self.visible_weight).sum(-1) + self.visible_bias
         return {"points": points, "heat": heat, "visible": visible}
+
+
+class FeatureNet(nn.Module):
+    """The part of a point network that costs time, :meth:`PointNet.features`, as a module."""
+
+    def __init__(self, network: PointNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See there."""
+        return self.network.features(images)
 
 
 def map_grid(shape: tuple[int, ...] | torch.Size, stride: int, device: torch.device) -> Tensor:

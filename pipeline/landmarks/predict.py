@@ -32,7 +32,7 @@ from pipeline.landmarks.sagittal import (
     run_network,
     sees_canal,
 )
-from pipeline.volumes import StudyVolumes, Volume, thickened
+from pipeline.volumes import StudyVolumes, Volume
 
 LEAST = 0.01
 """The confidence of a point that the network did not see, continued from its neighbours."""
@@ -111,7 +111,7 @@ class LandmarkPredictor:
         axial = []
         for volume in study.of_kind(SeriesKind.AXIAL_T2):
             if volume.is_placed and volume.knows_sides:
-                axial.append(thickened(volume))
+                axial.append(volume.thickened)
             else:
                 notes.append(f"series {volume.series_id}: which levels its axial slices show is not measured: not used")
         if axial:
@@ -132,7 +132,7 @@ class LandmarkPredictor:
             return None
         outputs: dict[SeriesKind, list[SliceOutput]] = {}
         for kind in (SeriesKind.SAGITTAL_T2, SeriesKind.SAGITTAL_T1):
-            stacks = [thickened(volume) for volume in study.of_kind(kind)]
+            stacks = [volume.thickened for volume in study.of_kind(kind)]
             shown = [volume for volume in stacks if np.ptp(volume.pixels) > 0]
             notes.extend(f"series {v.series_id} is blank" for v in stacks if v not in shown)
             notes.extend(_impossible_field(volume) for volume in shown if field_mm(volume) > WIDEST_FIELD_MM)

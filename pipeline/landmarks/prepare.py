@@ -37,7 +37,7 @@ from pipeline.owned import claim
 from pipeline.parallel import in_processes
 from pipeline.stacks import StudyStacks, keep_stack, write_stacks
 from pipeline.stacks.coding import pack, unpack
-from pipeline.volumes import read_study, thickened
+from pipeline.volumes import read_study
 
 Kind = Literal["sagittal", "axial"]
 _FORMAT = 7
@@ -301,7 +301,7 @@ def _write_study(
     good = points[doubts == ""]
     if not stacks.exists():
         places = landmarks_of(good)
-        kept = (keep_stack(thickened(volume), places) for volume in volumes.volumes)
+        kept = (keep_stack(volume.thickened, places) for volume in volumes.volumes)
         marked = good if labelled else good.head(0)
         write_stacks(stacks, StudyStacks(study.study_id, tuple(one for one in kept if one is not None), marked))
     for one, path in missing:

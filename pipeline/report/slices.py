@@ -20,7 +20,7 @@ from PIL import Image
 from pipeline.labels import CELL_INDEX, CELLS, Cell, Condition, SeriesKind, level_title
 from pipeline.report.record import StudyRecord
 from pipeline.volumes import StudyVolumes, Volume
-from pipeline.volumes.resample import grey_limits
+from pipeline.volumes.grey import grey_limits
 
 QUALITY = 72
 """Of lossy WebP; the pictures of a usual study then have about a megabyte."""

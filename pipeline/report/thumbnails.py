@@ -11,7 +11,7 @@ from pipeline.competition import Competition
 from pipeline.labels import CELLS
 from pipeline.report.slices import webp
 from pipeline.volumes import StudyVolumes, read_study, sample_patch
-from pipeline.volumes.resample import grey_limits
+from pipeline.volumes.grey import grey_limits
 
 SIDE_PX, SPACING_MM = 128, 0.6
 

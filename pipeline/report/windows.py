@@ -17,7 +17,7 @@ from pipeline.labels import CELL_INDEX, CELLS, SeriesKind, companion, level_titl
 from pipeline.report.record import StudyRecord
 from pipeline.report.slices import webp
 from pipeline.report.words import FINDINGS
-from pipeline.volumes import StudyVolumes, Volume, thickened
+from pipeline.volumes import StudyVolumes, Volume
 
 if TYPE_CHECKING:
     from pipeline.ensemble.networks import Networks
@@ -64,7 +64,7 @@ class Looks:
         result: list[list[Seen]] = [[] for _ in CELLS]
         names = self._chosen(study)
         cut = self.networks.cut(volumes, study.landmarks, names)
-        thick = {kind: [thickened(volume) for volume in volumes.of_kind(kind)] for kind in SeriesKind}
+        thick = {kind: [volume.thickened for volume in volumes.of_kind(kind)] for kind in SeriesKind}
         for name in names:
             grader = self._grader(name)
             cubes = cut[self.networks.cube_settings(name)]

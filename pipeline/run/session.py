@@ -34,6 +34,7 @@ from pipeline.scoring.metric import score_arrays
 from pipeline.versions import versions
 from pipeline.volumes.limits import ReadLimits
 from pipeline.weights.manifest import Manifest
+from pipeline.weights.runtime import Runtime, choose_runtime
 
 if TYPE_CHECKING:
     from pipeline.ensemble.networks import Networks
@@ -84,9 +85,9 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
         OSError: the table cannot be written at the end; the earlier one is still there.
         WorkError: the cluster cannot be used; likewise.
     """
-    networks = open_networks(request.manifest, problems)
     settings = request.settings
     in_rounds, guard = request.schedule.minutes is not None, request.labels is not None
+    networks = open_networks(request.manifest, problems, settings.runtime, 0 if in_rounds else len(request.studies))
     plan = make_plan(request.studies, networks, in_rounds, guard, settings.study_seconds)
     work = WorkFolder.of(folder, _context(request, networks))
     workers = min(settings.workers or usable_cpus(), len(request.studies))
@@ -145,8 +146,13 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
     return 128 + stop.signal if stop is not None and stop.signal in (signal.SIGINT, *closed_terminal()) else 0
 
 
-def open_networks(manifest: Manifest | None, problems: list[Problem]) -> Networks | None:
-    """The networks that can be used, None where there are none; those that cannot are named to the user, too."""
+def open_networks(
+    manifest: Manifest | None, problems: list[Problem], runtime: Runtime, studies: int
+) -> Networks | None:
+    """The networks that can be used, None where there are none; those that cannot are named to the user, too.
+
+    ``runtime`` and ``studies`` as of :func:`~pipeline.weights.runtime.choose_runtime`.
+    """
     if manifest is None or not manifest.members:
         return None
     from pipeline.ensemble.networks import Networks
@@ -155,6 +161,7 @@ def open_networks(manifest: Manifest | None, problems: list[Problem]) -> Network
     problems += refused
     for problem in refused:
         complain(f"submit.py: {problem.detail}")
+    networks.runtime = choose_runtime(runtime, networks.members, studies)
     return networks if networks.members else None
 
 
@@ -165,7 +172,8 @@ def _context(request: Request, networks: StudyNetworks | None) -> dict[str, Any]
         manifest = to_dict(replace(networks.manifest, folder=Path(), members=networks.members))
     return {
         "weights": manifest,
-        "settings": to_dict(replace(request.settings, workers=0, device="auto")),
+        "settings": to_dict(replace(request.settings, workers=0, device="auto", runtime="auto")),
+        "runtime": getattr(networks, "runtime", "torch"),
         "limits": to_dict(request.limits),
         "guard": request.labels is not None,
         "versions": versions(),

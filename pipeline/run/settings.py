@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from pipeline.config import check_range
 from pipeline.labels import FOLDS
+from pipeline.weights.runtime import Runtime, check_runtime
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 DEVICES: tuple[str, ...] = get_args(Device)
@@ -23,6 +24,8 @@ class RunSettings:
         folds: number of folds where neither weights nor a file define them.
         keep_gib: cubes are kept for later rounds while the disk has this much space left.
         device: auto, cpu, cuda or mps.
+        runtime: of networks on a CPU: torch, openvino, or auto: OpenVINO where it is installed and saves time (see
+            :func:`pipeline.weights.runtime.choose_runtime`).
     """
 
     study_seconds: float = 600.0
@@ -30,8 +33,10 @@ class RunSettings:
     folds: int = FOLDS
     keep_gib: float = 4.0
     device: Device = "auto"
+    runtime: Runtime = "auto"
 
     def __post_init__(self) -> None:
         check_range(self, "study_seconds", above=0)
         check_range(self, "workers", "keep_gib", least=0)
         check_range(self, "folds", least=2)
+        check_runtime(self.runtime)

@@ -80,9 +80,10 @@ def fixed_shapes(pixels: Tensor) -> bool:
     """Whether batches keep their shape whatever is absent.
 
     On a GPU they do: what is absent is computed and masked, so kernels are chosen once and the CPU never waits for a
-    count. On a CPU it is left out, because computing it costs more than anything it saves.
+    count. On a CPU it is left out, because computing it costs more than anything it saves. A network that is written
+    as a graph has to do the same whatever is absent.
     """
-    return pixels.is_cuda
+    return pixels.is_cuda or torch.onnx.is_in_onnx_export()
 
 
 class SliceEncoder(nn.Module):

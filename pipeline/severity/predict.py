@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.windows import middle_window, mirrored, slices_around
 from pipeline.weights.fused import fuse
 from pipeline.weights.manifest import Member, WeightsError
+from pipeline.weights.runtime import Chosen
 from pipeline.weights.tensors import load_network
 
 WINDOWS_A_CALL = 256
@@ -42,10 +43,11 @@ def member_config(settings: SeveritySettings, family: Family) -> dict[str, Any]:
     return {"cubes": to_dict(cubes), "severity": to_dict(settings)}
 
 
-def load_member(folder: Path, member: Member, device: str) -> SeverityGrader:
+def load_member(folder: Path, member: Member, device: str, runtime: Chosen = "torch") -> SeverityGrader:
     """A member of a manifest on a device.
 
     Raises:
+        RuntimeFailedError: ``runtime`` is not PyTorch and cannot compute it.
         WeightsError: its settings or tensors do not make a classifier.
     """
     family = Family(member.task)
@@ -57,19 +59,42 @@ def load_member(folder: Path, member: Member, device: str) -> SeverityGrader:
     except ValueError as error:
         raise WeightsError(f"network {member.name}: {error}") from error
     model = load_network(member.name, member.read(folder), lambda: SeverityModel.of(settings, family))
-    fuse_encoders(model, views)
+    if runtime == "openvino":
+        convert_encoders(model, views, member)
+    else:
+        fuse_encoders(model, views)
     return SeverityGrader(model, settings, family, device)
 
 
 def fuse_encoders(model: SeverityModel, views: Sequence[ViewSettings]) -> None:
     """Fuse the batch norms of the encoders' backbones (:func:`~pipeline.weights.fused.fuse`), in place."""
+    for encoder, channels, pixels in _backbones(model, views):
+        generator = torch.Generator().manual_seed(0)
+        encoder.backbone = fuse(encoder.backbone, torch.rand(1, channels, pixels, pixels, generator=generator))
+
+
+def convert_encoders(model: SeverityModel, views: Sequence[ViewSettings], member: Member) -> None:
+    """Let OpenVINO compute the encoders' backbones, in place; a volumetric encoder stays PyTorch's.
+
+    Raises:
+        RuntimeFailedError: it cannot.
+    """
+    from pipeline.weights.converted import convert
+
+    for number, (encoder, channels, pixels) in enumerate(_backbones(model, views)):
+        encoder.backbone = convert(encoder.backbone, (len(LEVELS), channels, pixels, pixels), member, number)
+
+
+def _backbones(
+    model: SeverityModel, views: Sequence[ViewSettings]
+) -> Iterator[tuple[SliceEncoder | ChannelsEncoder, int, int]]:
+    """The encoders that have a backbone, each once, with the channels and the side in pixels of its images."""
+    seen: list[nn.Module] = []
     for view in views:
         encoder = model.encoders[view_name(view.kind)]
-        if isinstance(encoder, SliceEncoder | ChannelsEncoder):
-            channels = view.slices if isinstance(encoder, ChannelsEncoder) else 1
-            generator = torch.Generator().manual_seed(0)
-            example = torch.rand(1, channels, view.pixels, view.pixels, generator=generator)
-            encoder.backbone = fuse(encoder.backbone, example)
+        if isinstance(encoder, SliceEncoder | ChannelsEncoder) and encoder not in seen:
+            seen.append(encoder)
+            yield encoder, view.slices if isinstance(encoder, ChannelsEncoder) else 1, view.pixels
 
 
 def by_cell(cells: Sequence[int], log_p: np.ndarray, families: Sequence[Family]) -> np.ndarray:

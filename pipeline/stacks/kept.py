@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.labels import CELLS, LEVELS, Family, SeriesKind
 from pipeline.volumes import Affine, Volume
-from pipeline.volumes.resample import grey_limits
+from pipeline.volumes.grey import grey_limits
 
 CROP_MM = {False: (260.0, 100.0), True: (90.0, 110.0)}
 """Least height and width that is kept of a sagittal (False) and of an axial slice (True)."""
@@ -32,7 +32,7 @@ class KeptStack:
 
     Attributes:
         volume: its slices; the affines are those of what is kept, the source affines those of the files.
-        limits: of grey of the whole stack, as :func:`~pipeline.volumes.resample.grey_limits` gives them.
+        limits: of grey of the whole stack, as :func:`~pipeline.volumes.grey.grey_limits` gives them.
     """
 
     volume: Volume

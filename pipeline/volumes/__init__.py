@@ -5,9 +5,10 @@ Nothing after this package opens a DICOM file. Lengths are millimetres, points a
 """
 
 from pipeline.volumes.affine import Affine
+from pipeline.volumes.grey import normalise
 from pipeline.volumes.limits import ReadLimits
 from pipeline.volumes.reader import read_series
-from pipeline.volumes.resample import normalise, resample_in_plane, sample_patch, thickened
+from pipeline.volumes.resample import resample_in_plane, sample_patch
 from pipeline.volumes.study import read_study
 from pipeline.volumes.volume import Plane, SeriesReading, StudyVolumes, Volume
 
@@ -23,5 +24,4 @@ __all__ = [
     "read_study",
     "resample_in_plane",
     "sample_patch",
-    "thickened",
 ]

@@ -1,4 +1,4 @@
-"""Sampling volumes on other grids, with SimpleITK: in-plane spacing and oblique windows.
+"""Sampling volumes on other grids: in-plane spacing, with SimpleITK, and oblique windows.
 
 Coordinates stay floating point throughout and interpolation is linear, so a series whose values are a linear function
 of patient position is returned exactly. Outside the centres of the outermost pixels there is no data: those samples are
@@ -18,33 +18,6 @@ from pipeline.volumes.affine import Affine, Floats
 from pipeline.volumes.volume import Volume
 
 _EDGE_PIXELS = 1e-6
-USUAL_STEP_MM = 4.0
-"""Between the slices of a usual lumbar protocol (3 to 5 mm), which networks are trained on."""
-THIN_BELOW_MM = 2.2
-"""Slices nearer to each other are averaged, two at least; the thinnest of usual protocols are 2.5 to 3 mm apart."""
-
-
-def thickened(volume: Volume) -> Volume:
-    """The stack with neighbouring thin slices averaged, so that its slices are about :data:`USUAL_STEP_MM` apart.
-
-    A stack of usual slices, at least :data:`THIN_BELOW_MM` apart, is returned as it is. The mean of some slices has
-    what one thick slice has of the same tissue, noise included; its instance, and the grid of the file, are those of
-    the middle one. Nothing is averaged across a gap.
-    """
-    step = volume.slice_spacing_mm
-    if not 0 < step < THIN_BELOW_MM:
-        return volume
-    count = round(USUAL_STEP_MM / step)
-    runs = np.split(np.arange(len(volume.pixels)), np.flatnonzero(volume.slice_steps_mm > 1.6 * step) + 1)
-    groups = [group for run in runs for group in np.array_split(run, max(1, round(len(run) / count)))]
-    middles = np.array([group[len(group) // 2] for group in groups])
-    return replace(
-        volume,
-        pixels=np.stack([volume.pixels[group].mean(axis=0) for group in groups]),
-        affines=Affine(np.stack([volume.affines.matrix[group].mean(axis=0) for group in groups])),
-        source_affines=volume.source_affines[middles],
-        instance_numbers=volume.instance_numbers[middles],
-    )
 
 
 def resample_in_plane(volume: Volume, spacing_mm: float) -> Volume:
@@ -141,66 +114,25 @@ def sample_patch(
 
 
 def _affine_sample(
-    pixels: NDArray[np.float32], matrix: Floats, origin: Floats, size: tuple[int, ...], fill: float
+    pixels: NDArray[np.float32], matrix: Floats, origin: Floats, size: tuple[int, int], fill: float
 ) -> NDArray[np.float32]:
-    """Sample at ``origin + matrix @ index`` for every output index (x fastest); both in pixel indices."""
-    dimension = pixels.ndim
-    image = sitk.GetImageFromArray(pixels)
-    transform = sitk.AffineTransform(dimension)
-    transform.SetMatrix(matrix.ravel().tolist())
-    transform.SetTranslation(origin.tolist())
-    result = sitk.GetArrayFromImage(
-        sitk.Resample(
-            image,
-            [int(length) for length in size],
-            transform,
-            sitk.sitkLinear,
-            [0.0] * dimension,
-            [1.0] * dimension,
-            np.eye(dimension).ravel().tolist(),
-            fill,
-            sitk.sitkFloat32,
-        )
-    )
-    # SimpleITK repeats the outermost pixels for half a pixel; a repeated value is not the value there
-    for axis in range(dimension):
-        grids = np.ix_(*(np.arange(length) for length in reversed(size)))
-        coordinate = origin[axis] + sum(
-            matrix[axis, other] * grids[dimension - 1 - other] for other in range(dimension)
-        )
-        last = pixels.shape[dimension - 1 - axis] - 1
-        result[(coordinate < -_EDGE_PIXELS) | (coordinate > last + _EDGE_PIXELS)] = fill
-    return np.asarray(result)
+    """(rows, cols) sampled at ``origin + matrix @ (col, row)``, in pixel indices, x first; ``size`` is (cols, rows).
 
-
-def normalise(pixels: NDArray[np.float32], limits: tuple[float, float] | None = None) -> NDArray[np.float32]:
-    """Scale so that the 1st and 99th percentiles become 0 and 1; float32 of the same shape, NaN stays NaN.
-
-    Beyond the percentiles values are compressed smoothly, to at most 0.5 further, so that the brightest fat and flow do
-    not dominate and no two grey levels become one. A constant image becomes 0.
-
-    Args:
-        pixels: of a whole stack, or of a part of one.
-        limits: :func:`grey_limits` of the whole stack where ``pixels`` are a part of it.
+    A fifth of the time of SimpleITK's filter, which takes a copy of the slice before it begins.
     """
-    values = np.asarray(pixels, dtype=np.float32)
-    floor, ceiling = grey_limits(values) if limits is None else limits
-    if not ceiling > floor:
-        return np.where(np.isnan(values), values, np.float32(0))
-    scaled = (values - np.float32(floor)) / np.float32(ceiling - floor)
-    above, below = scaled > 1, scaled < 0
-    scaled[above] = 1 + 0.5 * np.tanh((scaled[above] - 1) / 0.5)
-    scaled[below] = 0.5 * np.tanh(scaled[below] / 0.5)
-    return np.asarray(scaled, dtype=np.float32)
-
-
-def grey_limits(pixels: NDArray[np.float32]) -> tuple[float, float]:
-    """The 1st and 99th percentiles of a stack, or its extremes where those are one; equal numbers if it is constant."""
-    sample = pixels.ravel()[:: max(1, pixels.size // 2**18)]
-    sample = sample[np.isfinite(sample)]
-    if not sample.size:
-        return 0.0, 0.0
-    floor, ceiling = np.percentile(sample, [1.0, 99.0])
-    if not ceiling > floor:
-        floor, ceiling = sample.min(), sample.max()
-    return float(floor), float(ceiling)
+    rows, cols = pixels.shape
+    across, down = np.arange(size[0]), np.arange(size[1])[:, None]
+    x = origin[0] + matrix[0, 0] * across + matrix[0, 1] * down
+    y = origin[1] + matrix[1, 0] * across + matrix[1, 1] * down
+    outside = (x < -_EDGE_PIXELS) | (x > cols - 1 + _EDGE_PIXELS) | (y < -_EDGE_PIXELS) | (y > rows - 1 + _EDGE_PIXELS)
+    left = np.clip(x, 0, max(cols - 2, 0)).astype(np.intp)
+    top = np.clip(y, 0, max(rows - 2, 0)).astype(np.intp)
+    x, y = (np.clip(place - first, 0, 1).astype(np.float32) for place, first in ((x, left), (y, top)))
+    flat, at = pixels.ravel(), top * cols + left
+    right, below = min(1, cols - 1), cols if rows > 1 else 0
+    upper, lower = flat[at], flat[at + below]
+    upper += x * (flat[at + right] - upper)
+    lower += x * (flat[at + below + right] - lower)
+    upper += y * (lower - upper)
+    upper[outside] = fill
+    return upper

@@ -17,7 +17,7 @@ counts rightwards and ``row`` downwards, both from 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -27,8 +27,14 @@ from numpy.typing import NDArray
 from pipeline.labels import SeriesKind
 from pipeline.problem import Problem
 from pipeline.volumes.affine import Affine, Floats
+from pipeline.volumes.grey import normalise
 
 Ints = NDArray[np.int64]
+
+USUAL_STEP_MM = 4.0
+"""Between the slices of a usual lumbar protocol (3 to 5 mm), which networks are trained on."""
+THIN_BELOW_MM = 2.2
+"""Slices nearer to each other are averaged, two at least; the thinnest of usual protocols are 2.5 to 3 mm apart."""
 
 ASSUMED_PLACE = "assumed-place"
 """A flag: where the slices lie in the patient is assumed in part, so nothing may be carried to or from other series."""
@@ -130,6 +136,34 @@ class Volume:
     def slice_spacing_mm(self) -> float:
         """The median distance between neighbouring slices in mm; NaN for a single slice."""
         return float(np.median(self.slice_steps_mm)) if len(self.pixels) > 1 else float("nan")
+
+    @cached_property
+    def normalised(self) -> Volume:
+        """The stack with its pixels at about 0..1 by its percentiles, float throughout; made once for all stages."""
+        return replace(self, pixels=normalise(self.pixels))
+
+    @cached_property
+    def thickened(self) -> Volume:
+        """The stack with neighbouring thin slices averaged, so that its slices are about :data:`USUAL_STEP_MM` apart.
+
+        A stack of usual slices, at least :data:`THIN_BELOW_MM` apart, is itself. The mean of some slices has what one
+        thick slice has of the same tissue, noise included; its instance, and the grid of the file, are those of the
+        middle one. Nothing is averaged across a gap.
+        """
+        step = self.slice_spacing_mm
+        if not 0 < step < THIN_BELOW_MM:
+            return self
+        count = round(USUAL_STEP_MM / step)
+        runs = np.split(np.arange(len(self.pixels)), np.flatnonzero(self.slice_steps_mm > 1.6 * step) + 1)
+        groups = [group for run in runs for group in np.array_split(run, max(1, round(len(run) / count)))]
+        middles = np.array([group[len(group) // 2] for group in groups])
+        return replace(
+            self,
+            pixels=np.stack([self.pixels[group].mean(axis=0) for group in groups]),
+            affines=Affine(np.stack([self.affines.matrix[group].mean(axis=0) for group in groups])),
+            source_affines=self.source_affines[middles],
+            instance_numbers=self.instance_numbers[middles],
+        )
 
     def to_pixel(self, points_mm: Floats, slice_index: Ints) -> tuple[Floats, Floats, Floats]:
         """Where points fall on given slices, projected along the slice normal.

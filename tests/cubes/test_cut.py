@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from pipeline.cubes import CubeSettings, ViewSettings, cut_cubes
-from pipeline.cubes import cut as cut_module
 from pipeline.labels import CELL_INDEX, CELLS, LEVELS, Cell, Condition, Family, SeriesKind
+from pipeline.landmarks.canvas import whole_slice_canvases
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.volumes import Affine, Plane, StudyVolumes, Volume, normalise
+from pipeline.volumes import volume as volume_module
 from pipeline.volumes.volume import ASSUMED_PLACE
 
 SLANTED = np.array([2.0, -1.0, 2.0]) / 3.0
@@ -63,7 +64,7 @@ def study(value, gap=None):
 @pytest.fixture
 def raw(monkeypatch):
     """Cubes of the pixels as they are, without normalisation by percentiles."""
-    monkeypatch.setattr(cut_module, "normalise", lambda pixels: pixels)
+    monkeypatch.setattr(volume_module, "normalise", lambda pixels: pixels)
 
 
 def symmetric(points):
@@ -252,3 +253,14 @@ def test_the_canal_is_cut_from_the_axial_stack_in_which_the_recesses_were_found(
     kind = SeriesKind.AXIAL_T2
     found = [float(cubes.get(Cell(Condition.CANAL, level), kind)[0].pixels[1, 48, 48]) for level in LEVELS]
     assert found == [1, 1, 1, 2, 2], "where no recess was found, the nearer stack"
+
+
+def test_a_stack_is_normalised_once_for_all_networks_that_see_it(monkeypatch):
+    given = study(symmetric)
+    done = []
+    monkeypatch.setattr(volume_module, "normalise", lambda pixels: done.append(pixels) or normalise(pixels))
+    view = ViewSettings(SeriesKind.SAGITTAL_T1, size_mm=64.0)
+    for settings in (CubeSettings(), CubeSettings(foraminal=(view,))):
+        cut_cubes(given, spine(), settings)
+    whole_slice_canvases(given.volumes[0], 64)
+    assert len(done) == len(given.volumes)

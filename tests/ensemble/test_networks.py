@@ -17,6 +17,7 @@ from pipeline.labels import CELLS, Family, SeriesKind
 from pipeline.landmarks.landmarks import Landmarks
 from pipeline.landmarks.sagittal import run_network
 from pipeline.weights.manifest import Manifest, Member
+from pipeline.weights.runtime import RuntimeFailedError
 from tests.landmarks.spine import sagittal
 
 
@@ -58,11 +59,11 @@ class Shouting:
 class Failing(Networks):
     """Networks on devices that fail as the test plans."""
 
-    def __init__(self, manifest, members):
-        super().__init__(manifest, members)
+    def __init__(self, manifest, members, runtime="torch"):
+        super().__init__(manifest, members, runtime)
         self.failures = {"calls": [], "plan": []}
 
-    def load_grader(self, name, device):
+    def load_grader(self, name, device, runtime="torch"):
         return Shouting(device, self.failures)
 
 
@@ -135,7 +136,7 @@ def test_points_are_found_with_half_the_slices_and_then_on_the_cpu(failing, monk
                 raise RuntimeError(message)
             return Landmarks.empty(volumes.study_id, (f"by {self.device}",))
 
-    monkeypatch.setattr(Failing, "load_finder", lambda _, names, device: Finder(device))
+    monkeypatch.setattr(Failing, "load_finder", lambda _, names, device, runtime: Finder(device))
     networks = Failing(networks.manifest, networks.members)
     points, notes = networks.find_landmarks(SimpleNamespace(study_id="1"), ["points"], "cuda:0", 1)
     assert asked == calls
@@ -214,3 +215,34 @@ def test_parts_of_a_study_grade_as_the_whole_does():
     assert np.isfinite(whole).all(1).nonzero()[0].tolist() == [0, 1, 2, 5, 6, 7, 12], "the canal from either side"
     assert predict_in_parts(grader, CUBES, 2) == pytest.approx(whole, abs=1e-5, nan_ok=True)
     assert all(CELLS[index].condition.family is Family.FORAMINAL for index in (5, 6, 7, 12))
+
+
+def test_what_the_runtime_cannot_compute_pytorch_does_and_it_is_said_once(failing, monkeypatch):
+    networks, _, cubes = failing
+    load, asked = Failing.load_grader, []
+
+    def refuse(self, name, device, runtime):
+        asked.append((device, runtime))
+        if runtime == "openvino":
+            raise RuntimeFailedError("no such layer")
+        return load(self, name, device)
+
+    monkeypatch.setattr(Failing, "load_grader", refuse)
+    networks = pickle.loads(pickle.dumps(Failing(networks.manifest, networks.members, "openvino")))
+    for _ in range(2):
+        assert np.isfinite(networks.grade("f", cubes, "cpu", 1)).any()
+    assert asked == [("cpu", "openvino"), ("cpu", "torch")]
+    assert networks.notices() == ("f: no such layer; PyTorch computes it",)
+    assert networks.notices() == ()
+
+
+def test_a_gpu_is_never_asked_for_another_runtime(failing, monkeypatch):
+    networks, _, cubes = failing
+    asked = []
+    load = Failing.load_grader
+    monkeypatch.setattr(
+        Failing, "load_grader", lambda self, name, device, runtime: asked.append(runtime) or load(self, name, device)
+    )
+    networks = Failing(networks.manifest, networks.members, "openvino")
+    networks.grade("f", cubes, "cuda:0", 1)
+    assert asked == ["torch"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.labels import SeriesKind
-from pipeline.landmarks.canvas import normalised, unit, whole_slice_canvases, window_affine, window_canvas
+from pipeline.landmarks.canvas import unit, whole_slice_canvases, window_affine, window_canvas
 from pipeline.volumes import Plane
 from tests.landmarks.spine import DIRECTIONS, X, places, stack
 from tests.volumes.oracle import SLANTED, TOLERANCE, turned
@@ -76,7 +76,7 @@ def test_exchanged_x_and_y_would_be_noticed():
 def test_a_window_shows_the_linear_function_around_the_projected_point(tilt):
     volume = linear(Plane.AXIAL, (80, 80), (1.1, 0.8), tilt)
     point = volume.centres_mm[2] + np.array([4.0, -6.0, 9.0])  # off the plane
-    image, affine = window_canvas(normalised(volume), 2, point, 41, 0.7)
+    image, affine = window_canvas(volume.normalised, 2, point, 41, 0.7)
     assert_shows(image, affine, volume)
     middle = affine @ (20, 20, 0)
     off = point - middle

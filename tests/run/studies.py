@@ -133,6 +133,9 @@ class FakeNetworks:
         (self.scratch / f"{own.study_id}.{name}.graded").touch()
         return values
 
+    def notices(self):
+        return ()
+
     def combine(self, predictions):
         stacked = np.stack(list(predictions.values()))
         counts = np.isfinite(stacked).all(-1).sum(0)

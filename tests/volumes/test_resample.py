@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
-from pipeline.volumes import normalise, read_series, resample_in_plane, sample_patch, thickened
+from pipeline.volumes import normalise, read_series, resample_in_plane, sample_patch
 from tests.volumes.oracle import (
     AXIAL,
     SAGITTAL,
@@ -138,7 +141,7 @@ def test_normalise_of_mostly_background_uses_the_whole_range():
 @pytest.mark.parametrize(("step", "distance"), [(0.5, 4.0), (1.0, 4.0), (1.5, 4.5), (2.0, 4.0)])
 def test_thin_slices_are_averaged_to_about_4_mm(tmp_path, step, distance):
     volume = make(tmp_path / "1", turned(SAGITTAL, Z, 9), np.arange(0, 24, step))
-    thick = thickened(volume)
+    thick = volume.thickened
     assert thick.slice_spacing_mm == pytest.approx(distance)
     assert_linear(thick)
     assert set(thick.instance_numbers) <= set(volume.instance_numbers)
@@ -147,13 +150,44 @@ def test_thin_slices_are_averaged_to_about_4_mm(tmp_path, step, distance):
 @pytest.mark.parametrize("step", [2.5, 3.0, 4.0, 5.5])
 def test_usual_slices_and_single_ones_stay_as_they_are(tmp_path, step):
     volume = make(tmp_path / "1", steps=np.arange(5) * step)
-    assert thickened(volume) is volume
+    assert volume.thickened is volume
     single = make(tmp_path / "2", steps=[0])
-    assert thickened(single) is single
+    assert single.thickened is single
 
 
 def test_nothing_is_averaged_across_a_gap(tmp_path):
     volume = make(tmp_path / "1", AXIAL, [*range(8), *range(30, 38)])
-    thick = thickened(volume)
+    thick = volume.thickened
     assert_linear(thick)
     assert thick.slice_steps_mm == pytest.approx([4, 26, 4])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 2)])
+def test_slices_of_a_row_or_a_pixel_have_windows_too(tmp_path, shape):
+    volume = make(tmp_path / "1", turned(SAGITTAL, X, 8), shape=shape)
+    centre = volume.affines[1] @ ((shape[1] - 1) / 2, (shape[0] - 1) / 2, 0)
+    right, down = volume.affines[1].right, volume.affines[1].down
+    patch = sample_patch(volume, 1, centre, right, down, (21, 21), 0.4)
+    rows, cols = np.nonzero(np.isfinite(patch))
+    assert patch[10, 10] == pytest.approx(volume.pixels[1].mean(), abs=0.01)
+    assert np.ptp(rows) * 0.4 <= (shape[0] - 1) * 0.5 + 1e-6
+    assert np.ptp(cols) * 0.4 <= (shape[1] - 1) * 0.8 + 1e-6
+
+
+@pytest.mark.parametrize("degrees", [0, 20, 200])
+def test_a_window_is_what_simpleitk_samples(tmp_path, degrees):
+    pixels = np.random.default_rng(degrees).random((4, 40, 50), np.float32)
+    volume = replace(make(tmp_path / "1"), pixels=pixels)
+    affine = volume.affines[2]
+    right, down = turned(np.array([affine.right, affine.down]), affine.normal, degrees)
+    found = sample_patch(volume, 2, affine @ (24.3, 19.6, 0), right, down, (9, 12), 0.6)
+    row_mm, col_mm = volume.spacing_mm
+    image = sitk.GetImageFromArray(pixels[2])
+    image.SetSpacing((col_mm, row_mm))
+    in_plane = np.array([[one @ affine.right, one @ affine.down] for one in (right, down)])
+    grid = sitk.Image([12, 9], sitk.sitkFloat32)
+    grid.SetSpacing((0.6, 0.6))
+    grid.SetDirection(in_plane.T.ravel().tolist())
+    grid.SetOrigin(((24.3 * col_mm, 19.6 * row_mm) - 0.6 * np.array([5.5, 4.0]) @ in_plane).tolist())
+    expected = sitk.GetArrayFromImage(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear))
+    assert np.abs(found - expected).max() < 1e-5
