@@ -1,8 +1,9 @@
 """Automatic grading of lumbar spine MRI. The modules and packages, roughly in the order in which the data meets them:
 
-``labels`` is the vocabulary, ``config``, ``files``, ``device`` and ``pictures`` are what every package may use.
-``tables``, ``listing`` and ``competition`` read the competition's folder, ``intake`` any other one, ``weights`` a set
-of networks, ``submission`` the table. ``volumes`` reads DICOM series (stage one), ``landmarks`` finds the 25 points
+``labels`` is the vocabulary, ``config``, ``files``, ``device`` and ``pictures`` are what every package may use, as are
+``parallel`` and ``cluster``, by which work is done in other processes and on other machines. ``tables``, ``listing``
+and ``competition`` read the competition's folder, ``remote`` one behind a URL, ``intake`` any other one, ``weights`` a
+set of networks, ``submission`` the table. ``volumes`` reads DICOM series (stage one), ``landmarks`` finds the 25 points
 (two), ``cubes`` cuts windows around them (three), ``severity`` grades these (four); ``stacks`` keeps what of the series
 is trained on. ``ensemble`` blends the networks of one set, ``run`` takes all studies through the stages, ``exports``
 hands results to other programs, ``commands`` are what a person calls, and ``api`` is the way from Python. ``phantom``
