@@ -150,9 +150,7 @@ def budget_and_kills(root: Path, phantoms: Path, weights: Path, small: bool) -> 
         assert process.returncode == 0, said
         anytime.assert_valid(out, ids)
     changed = sum(kill.changed for kill in history)
-    print(
-        f"{len(history)} kills, the file valid after each ({changed} times further than after the first); then to the end"
-    )
+    print(f"{len(history)} kills, the file valid after each, {changed} times further than before; then to the end")
     print(next(line for line in said.splitlines() if line.startswith("submit:")), flush=True)
 
 

@@ -92,8 +92,8 @@ def main() -> int:
             one = measure(root / "data", root / "out", count, options)
         found.append(one)
         each = (one.whole - one.start - one.end) / count
-        line = f"{one.studies:7} | {one.start:8.2f} | {one.whole:8.1f} | {one.end:6.2f} | {each:9.3f} | {one.megabytes:.0f}"
-        print(line, flush=True)
+        line = f"{one.studies:7} | {one.start:8.2f} | {one.whole:8.1f} | {one.end:6.2f} | {each:9.3f}"
+        print(f"{line} | {one.megabytes:.0f}", flush=True)
     slope, intercept = np.polyfit([one.studies for one in found], [one.whole for one in found], 1)
     fitted = [intercept + slope * one.studies for one in found]
     off = max(abs(one.whole - value) for one, value in zip(found, fitted, strict=True)) / found[-1].whole
