@@ -23,6 +23,7 @@ from pipeline.submission import read_submission
 from tests.run.test_rounds import Setup
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL for workers to die of")
 
 
 @pytest.fixture(scope="module")
