@@ -1,13 +1,18 @@
-"""Reading speed against SimpleITK's ImageSeriesReader and dicom2nifti, on the same files in one run.
+"""Reading speed against SimpleITK's ImageSeriesReader, dicom2nifti and dcm2niix, on the same files in one run.
 
 ``pytest tests/benchmarks --benchmark-enable`` prints the times; the test itself compares them in turns, so that a busy
-machine slows all three alike. Only ours places every slice; it should still be no slower than the faster of the two.
-The series is one that all three can read: 24 parallel slices of 320 x 320, RLE, as the competition ships them.
+machine slows all alike. Only ours places every slice of every series; it should still be no slower than the fastest.
+The series is one that all can read: 24 parallel slices of 320 x 320, RLE, as the competition ships them. dcm2niix is
+measured where it is installed (Debian has it), as a process that writes a file which is then read; that its processor
+time is compared leaves out what starting it costs in wall time.
 """
 
 from __future__ import annotations
 
-import time
+import os
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +23,12 @@ import pytest
 import SimpleITK as sitk
 from pydicom import uid
 
-from pipeline.volumes import read_series
+from pipeline.volumes import decode, read_series
 from tests.volumes.oracle import SAGITTAL, positions, reference, write_series
 
-ROUNDS = 5
+ROUNDS = 3
+TIMES = 3
+"""Readings at a time: the system counts the processor time of other processes in hundredths of a second."""
 SHAPE = (320, 320)
 
 
@@ -62,11 +69,27 @@ def by_dicom2nifti(folder: Path) -> np.ndarray:
     return np.asarray(converted["NII"].dataobj)
 
 
+def by_dcm2niix(folder: Path) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as scratch:
+        call = ["dcm2niix", "-z", "n", "-b", "n", "-o", scratch, str(folder)]
+        subprocess.run(call, check=True, capture_output=True)
+        stacks = [sitk.GetArrayFromImage(sitk.ReadImage(path)) for path in Path(scratch).glob("*.nii")]
+    return np.concatenate([stack.ravel() for stack in stacks])
+
+
+def by_ours_without_decoder(folder: Path) -> np.ndarray:
+    """As on Kaggle's image, where pydicom decodes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decode, "_decode_rle", None)
+        return by_ours(folder)
+
+
 READERS: dict[str, Callable[[Path], np.ndarray]] = {
     "ours": by_ours,
+    "ours without decoder": by_ours_without_decoder,
     "SimpleITK": by_simpleitk,
     "dicom2nifti": by_dicom2nifti,
-}
+} | ({"dcm2niix": by_dcm2niix} if shutil.which("dcm2niix") else {})
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
@@ -76,9 +99,10 @@ def test_time(benchmark, folder, reader):
 
 
 def process_seconds(reader: Callable[[Path], np.ndarray], folder: Path) -> float:
-    started = time.process_time()
+    """Of this process and of those it starts."""
+    before = sum(os.times()[:4])
     reader(folder)
-    return time.process_time() - started
+    return sum(os.times()[:4]) - before
 
 
 def ratios(folder: Path) -> dict[str, float]:
@@ -86,15 +110,15 @@ def ratios(folder: Path) -> dict[str, float]:
     best = dict.fromkeys(READERS, float("inf"))
     for _ in range(ROUNDS):
         for name, reader in READERS.items():
-            best[name] = min(best[name], process_seconds(reader, folder))
+            best[name] = min(best[name], sum(process_seconds(reader, folder) for _ in range(TIMES)) / TIMES)
     return {name: best[name] / best["ours"] for name in READERS}
 
 
-def test_no_slower_than_the_faster_of_simpleitk_and_dicom2nifti(folder, capsys):
+def test_no_slower_than_the_fastest_of_the_others(folder, capsys):
     found = ratios(folder)
     with capsys.disabled():
-        print(f"\nreading time over ours: SimpleITK {found['SimpleITK']:.2f}, dicom2nifti {found['dicom2nifti']:.2f}")
-    assert min(found["SimpleITK"], found["dicom2nifti"]) >= 1.0
+        print("\nreading time over ours: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in found.items()))
+    assert min(ratio for name, ratio in found.items() if not name.startswith("ours")) >= 1.0
 
 
 @pytest.mark.real
