@@ -215,6 +215,23 @@ def test_cells_without_a_grade_are_shown_and_not_learnt_from(tmp_path, monkeypat
     assert seen["batch"]["present_sagittal_t1"].all()
 
 
+def test_a_cell_that_is_not_shown_learns_nothing_of_the_one_that_is_mixed_into_it(tmp_path):
+    settings = replace(LEVEL, jitter=STILL, mix=replace(LEVEL.mix, kind="mixup", share=1.0))
+    data = make_data(settings, lambda cell: cell)
+    hidden = data.cells.study % 2 == 0
+    hidden &= np.array(data.cache.cells)[data.cells.cell] < 5  # the canal's of every second study
+    data.cache.places[KIND, "true"].slices[data.cells.study[hidden], data.cells.cell[hidden]] = -1
+    data.cache.places[KIND, "true"].first[data.cells.study[hidden], data.cells.cell[hidden]] = -1
+    data = replace(data, cells=cell_table(data.cache, data.labels))
+    task = task_of(settings, replace(data, cells=data.cells.items(data.cells.true, 5)), tmp_path)
+    batch = task.augment(task.train_set.fetch(np.arange(40)), torch.Generator().manual_seed(0))
+    absent = ~batch["present_sagittal_t1"].any(-1)
+    assert (batch["other_grade"][absent] >= 0).any()
+    before, _ = task.loss(task.model.eval(), batch)
+    batch["other_grade"] = torch.where(absent, (batch["other_grade"] + 1) % 3, batch["other_grade"])
+    torch.testing.assert_close(task.loss(task.model, batch)[0], before)
+
+
 @pytest.mark.parametrize("settings", [LEVEL, STUDY], ids=["level", "study"])
 def test_the_mirror_image_of_a_patient_has_its_sides_and_their_grades_exchanged(settings, tmp_path):
     settings = replace(settings, jitter=STILL, augment=NO_CHANGE)
