@@ -16,8 +16,11 @@ from pipeline.severity.data import SeverityData
 from pipeline.severity.heads import Neighbours
 from pipeline.severity.items import cell_table
 from pipeline.severity.model import SeverityModel
+from pipeline.severity.plan import make_plan
 from pipeline.severity.predict import SeverityGrader, member_config
+from pipeline.severity.recipes import Recipe
 from pipeline.severity.settings import JitterSettings, SeveritySettings
+from pipeline.severity.space import Space
 from pipeline.severity.task import SeverityTask
 from pipeline.severity.train import train_fold
 from pipeline.weights.recipe import NO_CHANGE
@@ -289,3 +292,13 @@ def test_the_manifest_names_the_cubes_of_every_family_of_an_item():
     assert cubes["canal"][0]["size_mm"] == VIEW.size_mm
     alone = member_config(SETTINGS, Family.FORAMINAL)["cubes"]
     assert alone["canal"] == member_config(SeveritySettings(), Family.FORAMINAL)["cubes"]["canal"]
+
+
+def test_the_plan_measures_items_and_counts_the_slices_of_all_their_cells():
+    recipe = Recipe(Family.CANAL, "level", replace(LEVEL, loop=replace(LEVEL.loop, batches_per_epoch=None, epochs=1)))
+    space = Space.of([], {}, [recipe], 100)
+    alone = Space.of([], {}, [replace(recipe, settings=replace(recipe.settings, also=()))], 100)
+    assert alone.unpacked < space.unpacked
+    *_, step = make_plan(space, {}, [recipe], 1)["steps"]
+    assert (step["items"], step["steps"]) == (16, 100 * 5 * 4 // 5 // 16)
+    assert step["images_per_s"] > 0
