@@ -133,6 +133,10 @@ class SeverityTask(Task):
         if "other_grade" in batch:
             share = float(batch["other_share"][0])
             targets = [(batch["grade"], 1 - share), (batch["other_grade"], share)]
+        if self.cells > 1:  # a cell that is not shown learns nothing of one that was mixed into it
+            present = [batch[f"present_{view_name(view.kind)}"].any(-1) for view in self.views]
+            shown = torch.stack(present).any(0)
+            targets = [(grades.where(shown, -1), share) for grades, share in targets]
         total = logits.new_zeros(())
         for number, weight in enumerate(self.weights):
             columns = [column for column, family in enumerate(numbers) if family == number]

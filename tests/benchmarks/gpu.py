@@ -33,7 +33,7 @@ from pipeline.landmarks.prepare import build_examples
 from pipeline.landmarks.task import PointTask
 from pipeline.landmarks.train import load_train_settings
 from pipeline.phantom import make_phantom
-from pipeline.severity.data import load_data
+from pipeline.severity.data import SeverityData, load_data
 from pipeline.severity.recipes import Recipe, load_recipes
 from pipeline.severity.task import SeverityTask
 from pipeline.training.accelerator import open_accelerator
@@ -100,13 +100,19 @@ def tasks(
         recipe.name: [*told(recipe.name, recipe.family.value), "network.initial=random"]
         for recipe in load_recipes(preset, list(Family), {})
     }
+    ready: dict[object, SeverityData] = {}
     for recipe in load_recipes(preset, list(Family), overrides):
-        yield recipe.name, lambda recipe=recipe: _grader(recipe, competition, cache), recipe.settings.loop
+        yield recipe.name, lambda recipe=recipe: _grader(recipe, competition, cache, ready), recipe.settings.loop
 
 
-def _grader(recipe: Recipe, competition: Competition, cache: Path) -> SeverityTask:
-    data = load_data([competition], recipe.family, recipe.settings, cache, [], None, 1)
-    cells = data.cells.rows((data.cells.grade >= 0) & data.cells.true)
+def _grader(recipe: Recipe, competition: Competition, cache: Path, ready: dict[object, SeverityData]) -> SeverityTask:
+    """The training of a recipe; recipes of the same windows share them."""
+    key = recipe.family, recipe.settings.views, recipe.settings.margin_slices
+    if key not in ready:
+        ready[key] = load_data([competition], recipe.family, recipe.settings, cache, [], None, 1)
+    data = ready[key]
+    size = len(recipe.settings.one_item(recipe.family))
+    cells = data.cells.items((data.cells.grade >= 0) & data.cells.true, size)
     many = replace(
         cells,
         **{

@@ -16,8 +16,11 @@ from pipeline.severity.data import SeverityData
 from pipeline.severity.heads import Neighbours
 from pipeline.severity.items import cell_table
 from pipeline.severity.model import SeverityModel
+from pipeline.severity.plan import make_plan
 from pipeline.severity.predict import SeverityGrader, member_config
+from pipeline.severity.recipes import Recipe
 from pipeline.severity.settings import JitterSettings, SeveritySettings
+from pipeline.severity.space import Space
 from pipeline.severity.task import SeverityTask
 from pipeline.severity.train import train_fold
 from pipeline.weights.recipe import NO_CHANGE
@@ -215,6 +218,23 @@ def test_cells_without_a_grade_are_shown_and_not_learnt_from(tmp_path, monkeypat
     assert seen["batch"]["present_sagittal_t1"].all()
 
 
+def test_a_cell_that_is_not_shown_learns_nothing_of_the_one_that_is_mixed_into_it(tmp_path):
+    settings = replace(LEVEL, jitter=STILL, mix=replace(LEVEL.mix, kind="mixup", share=1.0))
+    data = make_data(settings, lambda cell: cell)
+    hidden = data.cells.study % 2 == 0
+    hidden &= np.array(data.cache.cells)[data.cells.cell] < 5  # the canal's of every second study
+    data.cache.places[KIND, "true"].slices[data.cells.study[hidden], data.cells.cell[hidden]] = -1
+    data.cache.places[KIND, "true"].first[data.cells.study[hidden], data.cells.cell[hidden]] = -1
+    data = replace(data, cells=cell_table(data.cache, data.labels))
+    task = task_of(settings, replace(data, cells=data.cells.items(data.cells.true, 5)), tmp_path)
+    batch = task.augment(task.train_set.fetch(np.arange(40)), torch.Generator().manual_seed(0))
+    absent = ~batch["present_sagittal_t1"].any(-1)
+    assert (batch["other_grade"][absent] >= 0).any()
+    before, _ = task.loss(task.model.eval(), batch)
+    batch["other_grade"] = torch.where(absent, (batch["other_grade"] + 1) % 3, batch["other_grade"])
+    torch.testing.assert_close(task.loss(task.model, batch)[0], before)
+
+
 @pytest.mark.parametrize("settings", [LEVEL, STUDY], ids=["level", "study"])
 def test_the_mirror_image_of_a_patient_has_its_sides_and_their_grades_exchanged(settings, tmp_path):
     settings = replace(settings, jitter=STILL, augment=NO_CHANGE)
@@ -272,3 +292,13 @@ def test_the_manifest_names_the_cubes_of_every_family_of_an_item():
     assert cubes["canal"][0]["size_mm"] == VIEW.size_mm
     alone = member_config(SETTINGS, Family.FORAMINAL)["cubes"]
     assert alone["canal"] == member_config(SeveritySettings(), Family.FORAMINAL)["cubes"]["canal"]
+
+
+def test_the_plan_measures_items_and_counts_the_slices_of_all_their_cells():
+    recipe = Recipe(Family.CANAL, "level", replace(LEVEL, loop=replace(LEVEL.loop, batches_per_epoch=None, epochs=1)))
+    space = Space.of([], {}, [recipe], 100)
+    alone = Space.of([], {}, [replace(recipe, settings=replace(recipe.settings, also=()))], 100)
+    assert alone.unpacked < space.unpacked
+    *_, step = make_plan(space, {}, [recipe], 1)["steps"]
+    assert (step["items"], step["steps"]) == (16, 100 * 5 * 4 // 5 // 16)
+    assert step["images_per_s"] > 0
