@@ -1,4 +1,4 @@
-"""Several folds on several GPUs: one each, whatever becomes of the others. GPUs are only named here, so none is needed."""
+"""Several folds on several GPUs: one each, whatever becomes of the others. GPUs are only named, so none is needed."""
 
 from __future__ import annotations
 
