@@ -1,7 +1,8 @@
 """What the commands ``train landmarks``, ``train axial`` and ``train severity`` share: arguments, folds, the start.
 
 torch is imported where a training starts, so ``--help`` answers without it. Runs on several GPUs are started by
-``torchrun --nproc-per-node N -m pipeline train ...`` (or ``accelerate launch``) and take the same arguments.
+``torchrun --nproc-per-node N -m pipeline train ...`` (or ``accelerate launch``) and take the same arguments. Without
+it, several folds are trained one a GPU.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.labels import FOLDS
+
+if TYPE_CHECKING:
+    from pipeline.weights.recipe import LoopSettings
 
 
 @dataclass
@@ -72,11 +77,11 @@ def train_points(task: str, options: TrainOptions) -> None:
     from pipeline.landmarks.train import load_train_settings, train
     from pipeline.training.folder import in_turn
 
-    def check(one: TrainOptions) -> object:
-        return load_train_settings(task, one.preset, one.set, len(one.data))
+    def check(one: TrainOptions) -> LoopSettings:
+        return load_train_settings(task, one.preset, one.set, len(one.data)).loop
 
     for one in _sweep(options, check):
-        for run in in_turn(_runs(one)):
+        for run in in_turn(_side_by_side(partial(train_points, task), _runs(one), check(one))):
             train(task, run)
 
 
@@ -86,11 +91,22 @@ def train_classifier(options: SeverityOptions) -> None:
     from pipeline.severity.settings import SeveritySettings
     from pipeline.severity.train import train
 
-    def check(one: TrainOptions) -> object:
-        return load_settings(SeveritySettings, one.preset, options.condition, one.set, options.recipe)
+    def check(one: TrainOptions) -> LoopSettings:
+        return load_settings(SeveritySettings, one.preset, options.condition, one.set, options.recipe).loop
 
     for one in _sweep(options, check):
-        train(*_runs(one))
+        train(*_side_by_side(train_classifier, _runs(one), check(one)))
+
+
+def _side_by_side(train: Callable[[Options], object], runs: list[Options], settings: LoopSettings) -> list[Options]:
+    """Where there are several folds and several GPUs, train one fold a GPU; returns what is left to do in turn."""
+    from pipeline.training.side_by_side import train_side_by_side, visible_gpus
+
+    gpus = visible_gpus() if len(runs) > 1 and settings.device != "cpu" else []
+    if len(gpus) < 2:
+        return runs
+    train_side_by_side(train, [replace(run, folds=None) for run in runs], gpus)
+    return [replace(run, restart=False) for run in runs]  # each is complete, and what they gave is joined
 
 
 def _sweep(options: Options, check: Callable[[TrainOptions], object]) -> Iterator[Options]:

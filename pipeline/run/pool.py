@@ -198,11 +198,12 @@ class ClusterPool:
 def worker_facts(networks: StudyNetworks | None, sample: StudyRef | None) -> dict[str, str]:
     """What has to be the same on every machine, for the numbers to be: code, packages, weights, and the data."""
     facts = program()
-    manifest = None if networks is None else networks.manifest
-    for name in () if manifest is None else manifest.files:
-        facts[name] = _reading(functools.partial(manifest.file, name))
-    for member in () if networks is None or manifest is None else networks.members:
-        facts[member.file] = _reading(functools.partial(member.read, manifest.folder))
+    if networks is not None:
+        manifest = networks.manifest
+        for name in manifest.files:
+            facts[name] = _reading(functools.partial(manifest.file, name))
+        for member in networks.members:
+            facts[member.file] = _reading(functools.partial(member.read, manifest.folder))
     if sample is not None:
         facts[f"study {sample.study_id}"] = f"{count_files(sample)} files"
     return facts

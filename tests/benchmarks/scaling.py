@@ -21,6 +21,7 @@ import numpy as np
 
 from tests.benchmarks.memory import pss_of_tree
 from tests.commands.mounts import ROOT, multiply, phantom_studies
+from tests.run.studies import write_studies
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, nargs="+", default=[10, 100, 1000, 5000], metavar="N")
     parser.add_argument("--thin", type=int, default=1, metavar="K", help="keep every K-th slice, to save time")
+    parser.add_argument("--tiny", action="store_true", help="studies of three series of four slices of a few pixels")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="default: none, so studies are read alone")
     parser.add_argument("--cluster", metavar="ADDRESS", help="of a Dask scheduler; its workers are not in the memory")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     print("studies |  start s |  whole s |  end s | s a study | MB", flush=True)
     found = []
-    phantoms = phantom_studies(3)
+    phantoms = write_studies(Path(tempfile.mkdtemp()), ["1", "2", "3"]) if args.tiny else phantom_studies(3)
     for count in args.studies:
         with tempfile.TemporaryDirectory() as scratch:
             root = Path(scratch)

@@ -128,7 +128,7 @@ def test_a_study_that_kills_its_process_is_named_and_ends_no_worker(workers, add
     assert setup.networks.times_found("2-dies") == MOST_DEATHS
     for name in ("1", "3"):
         assert set(setup.result(name).source) == {Source.MODEL}, name
-    assert {worker.pid for worker in workers.workers.values()} == before
+    assert before <= {worker.pid for worker in workers.workers.values()}
 
 
 def test_later_rounds_go_on_from_what_the_first_has_kept_and_a_budget_ends_in_time(address, tmp_path):
