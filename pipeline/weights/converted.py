@@ -88,9 +88,9 @@ def convert(part: nn.Module, shape: tuple[int, int, int, int], member: Member, n
         RuntimeFailedError: OpenVINO is missing, cannot convert it, or gives other numbers than PyTorch.
     """
     example = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    folder, key = cache_folder(), conversion_key(member)
-    path = None if folder is None else folder / f"{key}.{number}"
     try:
+        folder, key = cache_folder(), conversion_key(member)
+        path = None if folder is None else folder / f"{key}.{number}"
         kept = None if path is None else _read(path, key)
         if kept is not None:
             graph, weights, expected = kept

@@ -53,7 +53,7 @@ def cells_time(backbone: str, pixels: int, cells: int) -> Timing:
 
 
 def test_a_study_beside_the_published_classifiers(complete_study, capsys):
-    """DICOM to 25 rows in the seconds above and 2 GB, and in less time than one of theirs needs for its forward pass."""
+    """DICOM to 25 rows in the limits above, and in less time than one of theirs needs for its forward pass."""
     command = [sys.executable, "-m", "tests.benchmarks.one_study", str(complete_study.path)]
     found = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     ours = Timing(found["wall_s"], found["cpu_s"])
