@@ -56,6 +56,7 @@ def write_network(weights: Path, member: Member, path: Path) -> dict[str, Any]:
         graph: _Points | _Grades = _Points(load_point_net(weights, member))
     else:
         grader = load_member(weights, member, "cpu")
+        assert isinstance(grader.model, SeverityModel)
         graph = _Grades(grader.model, [(view.slices, view.pixels) for view in grader.views])
     graph.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     description: dict[str, Any] = {}

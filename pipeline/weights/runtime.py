@@ -20,7 +20,7 @@ from pipeline.weights.manifest import Member
 Runtime = Literal["auto", "torch", "openvino"]
 Chosen = Literal["torch", "openvino"]
 
-PAYS_FROM = 25
+PAYS_FROM = 35
 """Studies from which on converting the default set, which is done once, costs less than it saves."""
 _FORMAT = 1
 

@@ -1,10 +1,9 @@
 """What computes the committed networks quickest on a CPU: ``python -m tests.benchmarks.runtimes``.
 
 The parts that cost time, on as many images as a complete study has, by eager PyTorch as it stands in the pipeline
-(batch norms fused, channels last), ``torch.compile``, ONNX Runtime, and OpenVINO in float32 and, where the CPU
-computes it, bfloat16. Printed are milliseconds of wall clock and of the processor, and the largest difference from
-PyTorch relative to the largest output. What is not installed is left out; ``--compile`` adds ``torch.compile``, which
-takes minutes to compile.
+(batch norms fused, channels last), ONNX Runtime, and OpenVINO in float32 and, where the CPU computes it, bfloat16.
+Printed are milliseconds of wall clock and of the processor, and the largest difference from PyTorch relative to the
+largest output. What is not installed is left out; ``--compile`` adds ``torch.compile``, which takes minutes to compile.
 """
 
 from __future__ import annotations

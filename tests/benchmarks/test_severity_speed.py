@@ -26,8 +26,8 @@ from pipeline.labels import CELLS, SeriesKind
 from tests.benchmarks.timing import Timing, quickest, table
 from tests.commands.mounts import ROOT
 
-LIMIT_SECONDS = 3.0
-"""What a complete study may take with two cores."""
+LIMIT_SECONDS = {"torch": 2.5, "openvino": 1.5}
+"""What a complete study may take with two cores, by what computes the networks."""
 LIMIT_MB = 2048
 SLICES = 5
 THEIRS = {"ConvNeXt-small": "convnext_small", "EfficientNetV2-S": "tf_efficientnetv2_s"}
@@ -53,7 +53,7 @@ def cells_time(backbone: str, pixels: int, cells: int) -> Timing:
 
 
 def test_a_study_beside_the_published_classifiers(complete_study, capsys):
-    """DICOM to 25 rows in at most 3 s and 2 GB, and in less time than one of theirs needs for its forward pass."""
+    """DICOM to 25 rows in the limits above, and in less time than one of theirs needs for its forward pass."""
     command = [sys.executable, "-m", "tests.benchmarks.one_study", str(complete_study.path)]
     found = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     ours = Timing(found["wall_s"], found["cpu_s"])
@@ -69,9 +69,9 @@ def test_a_study_beside_the_published_classifiers(complete_study, capsys):
     ]
     stages = ", ".join(f"{name} {seconds:.2f}" for name, seconds in found["stages_s"].items())
     with capsys.disabled():
-        print("\n" + table((f"stages one to four, {found['networks']} networks", ours), rows))
+        print("\n" + table((f"stages one to four, {found['networks']} networks by {found['runtime']}", ours), rows))
         print(f"ours by stage, wall s: {stages}; {found['graded']} of {len(CELLS)} rows from networks")
         print(f"the first study, which loads the networks: {found['first_s']:.2f} s; peak {found['peak_mb']:.0f} MB")
-    assert ours.wall <= LIMIT_SECONDS
+    assert ours.wall <= LIMIT_SECONDS[found["runtime"]]
     assert found["peak_mb"] <= LIMIT_MB
     assert all(ours.cpu < timing.cpu for (_, pixels), timing in theirs.items() if pixels == PUBLISHED_PX)

@@ -1,12 +1,15 @@
 """OpenVINO is used where it is installed and saves time, and never without being asked where it does not."""
 
 import importlib.util
+import sys
 
 import pytest
+from torch import nn
 
 from pipeline.config import ConfigError, load_settings
 from pipeline.run.settings import RunSettings
 from pipeline.weights import runtime
+from pipeline.weights.converted import convert
 from pipeline.weights.manifest import Member
 
 MEMBERS = (Member("a", "canal", "a", "0" * 64), Member("b", "canal", "b", "1" * 64))
@@ -47,3 +50,10 @@ def test_one_study_is_enough_where_all_networks_were_converted_before(installed)
 )
 def test_other_weights_or_settings_are_another_conversion(installed, other):
     assert runtime.conversion_key(MEMBERS[0]) != runtime.conversion_key(other)
+
+
+def test_a_worker_without_openvino_says_so_and_leaves_it_to_pytorch(monkeypatch):
+    """One of a cluster, say, where the machine that began the run has it."""
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(runtime.RuntimeFailedError, match="openvino"):
+        convert(nn.Conv2d(1, 2, 3).eval(), (2, 1, 8, 8), MEMBERS[0])
