@@ -95,10 +95,7 @@ def check_backbone(name: str, initial: str | Path) -> None:
     Raises:
         BackboneError: timm does not know the name, or there is no such file of weights.
     """
-    if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", name):
-        raise BackboneError(
-            f"{name!r:.100} is no name of timm's own networks; a hub or a folder is never asked for one"
-        )
+    _check_name(name)
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise BackboneError(f"timm {timm.__version__} has no network {name!r}; near it: {', '.join(close) or 'none'}")
@@ -111,14 +108,22 @@ def has_fixed_size(name: str) -> bool:
     """Whether a network of timm takes images of one size alone, which ``img_size`` sets when it is built.
 
     Raises:
-        BackboneError: timm has no weights of the tag after the dot.
+        BackboneError: it is no name of timm's, or timm has no weights of the tag after the dot.
     """
+    _check_name(name)
     try:
         config = timm.models.get_pretrained_cfg(name)
     except RuntimeError as error:
         tags = ", ".join(timm.list_pretrained(name.partition(".")[0] + ".*"))
         raise BackboneError(f"timm {timm.__version__}: {error} It has {tags}") from error
     return config is not None and bool(config.fixed_input_size)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)?", name):
+        raise BackboneError(
+            f"{name!r:.100} is no name of timm's own networks; a hub or a folder is never asked for one"
+        )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

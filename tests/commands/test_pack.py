@@ -38,7 +38,7 @@ def test_what_is_not_a_run_is_refused(text):
 
 
 def test_only_settings_of_inference_may_be_changed(tmp_path):
-    with pytest.raises(ConfigError, match="only beside, shift_mm, worst"):
+    with pytest.raises(ConfigError, match="only beside, flip, shift_mm, worst"):
         store_run([tmp_path], tmp_path, Family.CANAL, "canal-fold0", 0, ["network.width=8"])
 
 
