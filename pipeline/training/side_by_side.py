@@ -65,12 +65,12 @@ def train_side_by_side(train: Callable[[Fold], object], runs: Sequence[Fold], gp
             while waiting and free and (not running or _has_begun(runs[0])):
                 run, gpu = waiting.popleft(), free.pop(0)
                 console = run.out.with_name(f"{run.out.name}.console.txt")
-                process = context.Process(target=_train_on, args=(gpu, console, train, run))
+                process: BaseProcess = context.Process(target=_train_on, args=(gpu, console, train, run))
                 process.start()
                 running[process] = run, gpu
                 say(f"{run.out}: on GPU {gpu}; see {console}")
             wait([process.sentinel for process in running], LOOK_SECONDS)
-            for process in [process for process in running if process.exitcode is not None]:
+            for process in [one for one in running if one.exitcode is not None]:
                 run, gpu = running.pop(process)
                 free.append(gpu)
                 if process.exitcode and not asked:
