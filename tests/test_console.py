@@ -105,14 +105,16 @@ def own_errors():
     return found
 
 
-CAUGHT = {"UndecodableError", "BadFileError", "DamagedError", "NoReportError"}
-"""Errors that never reach a command: they become a problem of the study, or the file is made anew."""
+CAUGHT = {"UndecodableError", "BadFileError", "DamagedError", "NoReportError", "ExportError", "RuntimeFailedError"}
+"""Errors that never reach a command's end: they become a problem, or a line, or the file is made anew."""
+OF_OTHERS = {"WorkerLostError", "ClusterLostError"}
+"""Kinds of ``OSError``."""
 
 
 def test_every_error_of_the_package_has_one_exit_status_that_every_command_uses(capsys):
     known = own_errors() | {name: getattr(builtins, name) for name in EXIT_STATUS if hasattr(builtins, name)}
-    assert known.keys() - CAUGHT - {"WorkerLostError"} == EXIT_STATUS.keys()
-    for name, status in [*EXIT_STATUS.items(), ("WorkerLostError", EXIT_STATUS["OSError"])]:
+    assert known.keys() - CAUGHT - OF_OTHERS == EXIT_STATUS.keys()
+    for name, status in [*EXIT_STATUS.items(), *dict.fromkeys(OF_OTHERS, EXIT_STATUS["OSError"]).items()]:
         error = known[name].__new__(known[name])
         Exception.__init__(error, "what is wrong")
 

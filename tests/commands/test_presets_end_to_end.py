@@ -65,11 +65,10 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def short():
-    """Without charts, and with a shorter sanity ladder: each took a third of the time, and has tests of its own."""
+    """Without charts, which took a third of the time and have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.training.loop.draw_curves", lambda *_: None)
         patch.setattr("pipeline.severity.task.confusion_chart", lambda *_: None)
-        patch.setattr("pipeline.training.ladder._ITEMS", 24)
         yield
 
 

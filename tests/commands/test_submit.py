@@ -390,13 +390,13 @@ def test_a_terminated_run_ends_cleanly_and_the_next_continues_it(tmp_path):
     write_studies(tmp_path / "data", names)
     process, out = start(tmp_path)
     kept = tmp_path / "submission.work"
-    wait_for(lambda: len(list(kept.glob("*.result"))) >= 3)
+    wait_for(lambda: len(list(kept.rglob("*.result"))) >= 3)
     process.send_signal(signal.SIGTERM)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "ended early: stopped" in printed
     probabilities_of(read_submission(out), names, out)
-    done = len(list(kept.glob("*.result")))
+    done = len(list(kept.rglob("*.result")))
     assert 3 <= done < 12
     process, out = start(tmp_path)
     printed, errors = process.communicate(timeout=120)

@@ -245,7 +245,7 @@ class Interrupted:
             manifest = manifest.add_member(member, b"network")
         self.manifest = manifest.add_file("ensemble.json", b"{}")
 
-        def networks(manifest, problems):
+        def networks(manifest, problems, *_):
             opened, refused = Networks.open(manifest)
             problems += refused
             return FakeNetworks(opened.manifest, opened.members, self.scratch)

@@ -6,7 +6,8 @@ import sys
 import pytest
 from torch import nn
 
-from pipeline.config import ConfigError, load_settings
+from pipeline.config import ConfigError
+from pipeline.preset import load_settings
 from pipeline.run.settings import RunSettings
 from pipeline.weights import runtime
 from pipeline.weights.converted import convert
