@@ -378,6 +378,9 @@ def start(tmp_path, *options, **kind):
     return subprocess.Popen(code, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kind), out
 
 
+KEPT = "*.result"
+
+
 def wait_for(condition, seconds=60):
     until = time.monotonic() + seconds
     while not condition():
@@ -390,13 +393,13 @@ def test_a_terminated_run_ends_cleanly_and_the_next_continues_it(tmp_path):
     write_studies(tmp_path / "data", names)
     process, out = start(tmp_path)
     kept = tmp_path / "submission.work"
-    wait_for(lambda: len(list(kept.rglob("*.result"))) >= 3)
+    wait_for(lambda: len(list(kept.rglob(KEPT))) >= 3)
     process.send_signal(signal.SIGTERM)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert "ended early: stopped" in printed
     probabilities_of(read_submission(out), names, out)
-    done = len(list(kept.rglob("*.result")))
+    done = len(list(kept.rglob(KEPT)))
     assert 3 <= done < 12
     process, out = start(tmp_path)
     printed, errors = process.communicate(timeout=120)
@@ -406,7 +409,6 @@ def test_a_terminated_run_ends_cleanly_and_the_next_continues_it(tmp_path):
     assert not kept.exists()
 
 
-KEPT = "*.result"
 """Results of finished studies in a work folder."""
 
 
@@ -425,7 +427,7 @@ def test_a_closed_terminal_ends_a_run_cleanly_and_nohup_keeps_it_going(tmp_path)
     write_studies(tmp_path / "data", names)
     with hangup(signal.SIG_DFL):
         process, out = start(tmp_path)
-    wait_for(lambda: list((tmp_path / "submission.work").glob(KEPT)))
+    wait_for(lambda: list((tmp_path / "submission.work").rglob(KEPT)))
     process.send_signal(signal.SIGHUP)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 129, errors
@@ -433,7 +435,7 @@ def test_a_closed_terminal_ends_a_run_cleanly_and_nohup_keeps_it_going(tmp_path)
     probabilities_of(read_submission(out), names, out)
     with hangup(signal.SIG_IGN):
         process, out = start(tmp_path)
-    wait_for(lambda: len(list((tmp_path / "submission.work").glob(KEPT))) > 1)
+    wait_for(lambda: len(list((tmp_path / "submission.work").rglob(KEPT))) > 1)
     process.send_signal(signal.SIGHUP)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
