@@ -34,7 +34,7 @@ from pipeline.submission import probabilities_of, read_submission
 from pipeline.weights.backbones import has_fixed_size
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest
 
-STUDIES = 5
+STUDIES = 6
 TINY, TINY_FIXED = "test_resnet.r160_in1k", "test_coatnet"
 LOOP = {"epochs": 1, "batch_size": 8, "loader_workers": 0, "threads": 1, "ema_decay": 0, "device": "cpu"}
 POINTS = {
@@ -150,7 +150,7 @@ def test_a_preset_goes_from_phantoms_to_a_scored_submission(name, found, tmp_pat
     assert [one.parent.name for one in (out / SECOND).glob("*/oof.csv")] == again
     assert [one for one in recipes if f"{one} scores" in said] == again
     if again:
-        (left_out,) = re.findall(r"label noise: (\d+) of 50 cells removed", said)
+        (left_out,) = re.findall(r"label noise: (\d+) of 60 cells removed", said)
         reviews = [json.loads(file.read_text())["dropped"] for file in out.glob(f"{SECOND}/*/fold*/review.json")]
         ruled_out = sum(one.get("label ruled out by an earlier run", 0) for one in reviews)
         assert ruled_out == 4 * int(left_out) > 0, "each is left out of the four folds that would train on it"
