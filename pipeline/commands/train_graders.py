@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.commands.train import SeverityOptions, train_classifier
 from pipeline.console import WorkError, say
@@ -58,7 +59,7 @@ def train_rounds(
         _train(options, f"the {recipe.name} classifiers again, without labels that are ruled out", recipe.rounds)
         wait_for_everyone()
         rounds = [chosen[recipe.name], options.out]
-        scores = [_score(recipe, folder / "oof.csv") for folder in rounds]
+        scores = [family_score(*_graded(recipe, folder)) for folder in rounds]
         better, worse = rounds[::-1] if scores[1] < scores[0] else rounds
         chosen[recipe.name] = better
         if is_main_process():
@@ -126,17 +127,17 @@ def refuse(force: bool, faults: Sequence[str]) -> None:
     say(*(f"train all: WARNING: {fault}" for fault in faults))
 
 
-def _score(recipe: Recipe, oof: Path) -> float:
-    table = read_oof(oof)
+def _graded(recipe: Recipe, folder: Path) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """What a recipe says out of fold of the graded cells of its own family, (N, 3), and their grades, (N,)."""
+    table = read_oof(folder / "oof.csv")
     own = np.isin(table.cell, FAMILY_COLUMNS[recipe.family]) & (table.grade >= 0)
-    return family_score(table.log_p[own], table.grade[own])
+    return table.log_p[own], table.grade[own]
 
 
 def _worse_than_nothing(recipe: Recipe, folder: Path) -> str:
     """A line if the networks score worse out of fold than the best constant answer; else nothing."""
-    table = read_oof(folder / "oof.csv")
-    own = np.isin(table.cell, FAMILY_COLUMNS[recipe.family]) & (table.grade >= 0)
-    score, constant = _score(recipe, folder / "oof.csv"), starting_point(table.grade[own], "weighted")[1]
+    log_p, grades = _graded(recipe, folder)
+    score, constant = family_score(log_p, grades), starting_point(grades, "weighted")[1]
     if constant is None or score <= constant:
         return ""
     return (

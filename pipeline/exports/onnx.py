@@ -12,7 +12,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,10 +21,9 @@ from pipeline.landmarks.load import load_point_net
 from pipeline.landmarks.model import PointNet
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.predict import load_member
+from pipeline.weights.converted import TOLERANCE, relative_difference
 from pipeline.weights.manifest import LANDMARK_TASKS, Member
 
-TOLERANCE = 1e-4
-"""Largest difference from PyTorch of any output, relative to the largest of that output."""
 OPSET = 17
 _COUNT = {"example": 3, "check": 8}
 """Cells or images of the batch that is traced, and of the one that is compared."""
@@ -136,9 +134,7 @@ def _compared(graph: _Points | _Grades, path: Path) -> dict[str, Any]:
     expected = [values.numpy() for values in (answer if isinstance(answer, tuple) else (answer,))]
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     found = session.run(None, {name: values.numpy() for name, values in given.items()})
-    apart = max(
-        float(np.abs(a - b).max()) / max(float(np.abs(b).max()), 1e-6) for a, b in zip(found, expected, strict=True)
-    )
+    apart = max(relative_difference(a, b) for a, b in zip(found, expected, strict=True))
     if not apart <= TOLERANCE:
         raise ExportError(f"{path.name}: ONNX Runtime differs from PyTorch by {apart:.2g} of the largest output")
     return {
