@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, TypeVar
 from distributed import Client, Future, KilledWorker, WorkerPlugin, get_worker
 
 from pipeline.console import WorkError
-from pipeline.parallel import ClusterLostError, WorkerLostError, open_single
+from pipeline.parallel import ClusterLostError, WorkerLostError, in_order, open_single
 from pipeline.versions import program
 
 T = TypeVar("T")
@@ -231,8 +231,13 @@ def on_cluster(
         WorkError, ClusterLostError: as :class:`Cluster`.
         WorkerLostError: as said.
     """
-    cluster = Cluster(address, facts)
-    waiting, done, given = deque(range(len(jobs))), dict[int, T](), 0
+    yield from in_order(_as_they_come(function, jobs, Cluster(address, facts), lost))
+
+
+def _as_they_come(
+    function: Callable[..., T], jobs: Sequence[tuple[Any, ...]], cluster: Cluster, lost: Callable[..., T] | None
+) -> Iterator[tuple[int, T]]:
+    waiting = deque(range(len(jobs)))
     try:
         while waiting or cluster.busy:
             while waiting and cluster.busy < 2 * cluster.slots:
@@ -241,10 +246,7 @@ def on_cluster(
             for number, value, _, why in cluster.finished():
                 if why and lost is None:
                     raise WorkerLostError(f"a job cannot be done: {why}")
-                done[number] = lost(*jobs[number]) if why and lost is not None else value
-            while given in done:
-                yield done.pop(given)
-                given += 1
+                yield number, lost(*jobs[number]) if why and lost is not None else value
     finally:
         cluster.close()
 

@@ -123,9 +123,14 @@ def in_processes(
     if workers == 1:
         yield from (function(*job) for job in jobs)
         return
+    yield from in_order(_as_they_come(function, jobs, workers, lost))
+
+
+def in_order(answers: Iterator[tuple[int, T]]) -> Iterator[T]:
+    """Answers by the numbers of their jobs, from 0, each as soon as all before it are there."""
     done: dict[int, T] = {}
     given = 0
-    for number, result in _as_they_come(function, jobs, workers, lost):
+    for number, result in answers:
         done[number] = result
         while given in done:
             yield done.pop(given)
