@@ -114,6 +114,7 @@ def ratios(folder: Path) -> dict[str, float]:
     return {name: best[name] / best["ours"] for name in READERS}
 
 
+@pytest.mark.usefixtures("only_when_measuring")
 def test_no_slower_than_the_fastest_of_the_others(folder, capsys):
     found = ratios(folder)
     with capsys.disabled():
@@ -122,6 +123,7 @@ def test_no_slower_than_the_fastest_of_the_others(folder, capsys):
 
 
 @pytest.mark.real
+@pytest.mark.usefixtures("only_when_measuring")
 def test_a_whole_real_study_reads_in_under_a_second_and_faster_than_simpleitk(real_data, capsys):
     study = real_data / "rsna-full" / "train_images" / "100206310"
     series = sorted(study.iterdir())
