@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,7 +104,7 @@ def read_preset(preset: str | Path, above: tuple[Path, ...] = ()) -> dict[str, A
     if not path.is_file():
         known = sorted(file.stem for file in PRESET_FOLDER.glob("*.yaml"))
         raise ConfigError(f"no preset {str(preset)!r}; expected one of {', '.join(known)} or the path of a .yaml file")
-    content = _yaml(path.read_bytes(), str(path))
+    content = copy.deepcopy(_yaml(path.read_bytes(), str(path)))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -123,7 +125,9 @@ def _set(mapping: dict[str, Any], keys: list[str], value: Any, override: str) ->
     mapping[keys[-1]] = value
 
 
+@lru_cache
 def _yaml(content: bytes, where: str) -> Any:
+    """Not to be changed by who asks: the same text has the same answer."""
     try:
         return yaml.safe_load(content)
     except (ValueError, yaml.YAMLError) as error:  # a date that does not exist is a ValueError

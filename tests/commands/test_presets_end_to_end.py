@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +32,7 @@ from pipeline.labels import CELLS, Family
 from pipeline.phantom import make_phantom
 from pipeline.severity.recipes import load_recipes
 from pipeline.submission import probabilities_of, read_submission
+from pipeline.training.ladder import LadderSettings
 from pipeline.weights.backbones import has_fixed_size
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest
 
@@ -65,10 +67,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module", autouse=True)
 def short():
-    """Without charts, which took a third of the time and have tests of their own."""
+    """Without charts, and with a low ladder: they took two thirds of the time and have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.training.loop.draw_curves", lambda *_: None)
         patch.setattr("pipeline.severity.task.confusion_chart", lambda *_: None)
+        patch.setattr("pipeline.training.ladder.LadderSettings", partial(LadderSettings, items=4, reach=0.9))
         yield
 
 
