@@ -104,7 +104,7 @@ def read_preset(preset: str | Path, above: tuple[Path, ...] = ()) -> dict[str, A
     if not path.is_file():
         known = sorted(file.stem for file in PRESET_FOLDER.glob("*.yaml"))
         raise ConfigError(f"no preset {str(preset)!r}; expected one of {', '.join(known)} or the path of a .yaml file")
-    content = copy.deepcopy(_yaml(path.read_bytes(), str(path)))
+    content = _yaml(path.read_bytes(), str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -125,9 +125,12 @@ def _set(mapping: dict[str, Any], keys: list[str], value: Any, override: str) ->
     mapping[keys[-1]] = value
 
 
-@lru_cache
 def _yaml(content: bytes, where: str) -> Any:
-    """Not to be changed by who asks: the same text has the same answer."""
+    return copy.deepcopy(_parsed(content, where))
+
+
+@lru_cache
+def _parsed(content: bytes, where: str) -> Any:
     try:
         return yaml.safe_load(content)
     except (ValueError, yaml.YAMLError) as error:  # a date that does not exist is a ValueError

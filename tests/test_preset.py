@@ -40,6 +40,11 @@ def test_a_preset_that_is_not_yaml_is_refused_in_one_line_with_the_place(tmp_pat
     assert "\n" not in str(refused.value)
 
 
+def test_what_is_done_to_a_preset_that_was_read_does_not_change_the_next_reading():
+    read_preset("cpu")["canal"]["loop"].clear()
+    assert read_preset("cpu")["canal"]["loop"]["epochs"] > 0
+
+
 def test_a_section_that_no_network_reads_is_refused(tmp_path):
     preset = tmp_path / "p.yaml"
     preset.write_text("subarticulr:\n  epochs: 7\n")

@@ -53,7 +53,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def by_ours(folder: Path) -> np.ndarray:
-    return read_series(reference(folder)).volumes[0].pixels
+    return np.concatenate([volume.pixels.ravel() for volume in read_series(reference(folder)).volumes])
 
 
 def by_simpleitk(folder: Path) -> np.ndarray:
@@ -105,18 +105,19 @@ def process_seconds(reader: Callable[[Path], np.ndarray], folder: Path) -> float
     return sum(os.times()[:4]) - before
 
 
-def ratios(folder: Path) -> dict[str, float]:
-    """Process time of each reader over ours: the best of several rounds, in turns."""
-    best = dict.fromkeys(READERS, float("inf"))
+def fastest(folder: Path, readers: dict[str, Callable[[Path], np.ndarray]]) -> dict[str, float]:
+    """Process time of each reader: the best of several rounds, in turns."""
+    best = dict.fromkeys(readers, float("inf"))
     for _ in range(ROUNDS):
-        for name, reader in READERS.items():
+        for name, reader in readers.items():
             best[name] = min(best[name], sum(process_seconds(reader, folder) for _ in range(TIMES)) / TIMES)
-    return {name: best[name] / best["ours"] for name in READERS}
+    return best
 
 
 @pytest.mark.usefixtures("only_when_measuring")
 def test_no_slower_than_the_fastest_of_the_others(folder, capsys):
-    found = ratios(folder)
+    seconds = fastest(folder, READERS)
+    found = {name: one / seconds["ours"] for name, one in seconds.items()}
     with capsys.disabled():
         print("\nreading time over ours: " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in found.items()))
     assert min(ratio for name, ratio in found.items() if not name.startswith("ours")) >= 1.0
@@ -125,15 +126,14 @@ def test_no_slower_than_the_fastest_of_the_others(folder, capsys):
 @pytest.mark.real
 @pytest.mark.usefixtures("only_when_measuring")
 def test_a_whole_real_study_reads_in_under_a_second_and_faster_than_simpleitk(real_data, capsys):
+    """dicom2nifti lacks tags that the competition removed; dcm2niix moves slices of the axial series by up to 2.6 mm."""
     study = real_data / "rsna-full" / "train_images" / "100206310"
-    series = sorted(study.iterdir())
-    ours = min(sum(process_seconds(by_ours_all, folder) for folder in series) for _ in range(3))
-    theirs = min(sum(process_seconds(by_simpleitk, folder) for folder in series) for _ in range(3))
+    readers = {name: reader for name, reader in READERS.items() if name != "dicom2nifti"}
+    found = dict.fromkeys(readers, 0.0)
+    for folder in sorted(study.iterdir()):
+        for name, seconds in fastest(folder, readers).items():
+            found[name] += seconds
     with capsys.disabled():
-        print(f"\nstudy 100206310: ours {ours:.2f} s, SimpleITK {theirs:.2f} s, ratio {theirs / ours:.1f}")
-    assert ours < 1.0
-    assert ours <= theirs
-
-
-def by_ours_all(folder: Path) -> np.ndarray:
-    return np.concatenate([volume.pixels.ravel() for volume in read_series(reference(folder)).volumes])
+        print("\nstudy 100206310: " + ", ".join(f"{name} {one:.2f} s" for name, one in found.items()))
+    assert found["ours"] < 1.0
+    assert found["ours"] <= found["SimpleITK"]
