@@ -126,7 +126,7 @@ def test_no_slower_than_the_fastest_of_the_others(folder, capsys):
 @pytest.mark.real
 @pytest.mark.usefixtures("only_when_measuring")
 def test_a_whole_real_study_reads_in_under_a_second_and_faster_than_simpleitk(real_data, capsys):
-    """dicom2nifti lacks tags that the competition removed; dcm2niix moves slices of the axial series by up to 2.6 mm."""
+    """dicom2nifti lacks tags that the competition removed; dcm2niix moves axial slices by up to 2.6 mm."""
     study = real_data / "rsna-full" / "train_images" / "100206310"
     readers = {name: reader for name, reader in READERS.items() if name != "dicom2nifti"}
     found = dict.fromkeys(readers, 0.0)
