@@ -1,4 +1,4 @@
-"""What a study's images show, whoever grades them: the series of every row, its points, and why a row may have none."""
+"""What a study's images show, whoever grades them: its points, and why a row may have none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ class Findings:
     """What does not depend on the graders: the facts of the study that later rounds take over."""
 
     reason: tuple[Reason, ...]
-    series: tuple[tuple[str, ...], ...]
     landmarks: str
     landmark_members: tuple[str, ...]
     problems: tuple[Problem, ...]
@@ -33,19 +32,14 @@ def find(
     volumes: StudyVolumes,
     found: np.ndarray | None,
     table: str,
-    point_series: tuple[str | None, ...],
     notes: tuple[Problem, ...],
 ) -> Findings:
-    """The reason each row would have if no network graded it, and the series it would be read from."""
+    """The reason each row would have if no network graded it."""
     reasons: list[Reason] = []
-    series: list[tuple[str, ...]] = []
     for index, cell in enumerate(CELLS):
         family = cell.condition.family
         kinds = NEEDED[family]
-        ids = [volume.series_id for kind in kinds for volume in volumes.of_kind(kind)]
-        marked = point_series[index] if point_series else None
-        series.append(tuple(dict.fromkeys([*([marked] if marked else []), *ids])))
-        if not ids:
+        if not any(volumes.of_kind(kind) for kind in kinds):
             reasons.append(_why_no_series(task.study, volumes, kinds))
         elif family in task.guarded:
             reasons.append(Reason.LEAK_GUARD)
@@ -55,7 +49,7 @@ def find(
             reasons.append(Reason.LEVEL_NOT_FOUND)
         else:
             reasons.append(Reason.NOT_SHOWN)
-    return Findings(tuple(reasons), tuple(series), table, task.landmarks, (*volumes.problems, *notes))
+    return Findings(tuple(reasons), table, task.landmarks, (*volumes.problems, *notes))
 
 
 def _why_no_series(study: StudyRef, volumes: StudyVolumes, kinds: tuple[SeriesKind, ...]) -> Reason:
@@ -69,7 +63,6 @@ def findings_of(previous: StudyResult) -> Findings:
     """What an earlier round has found."""
     return Findings(
         tuple(reason or Reason.NOT_SHOWN for reason in previous.reason),
-        previous.series,
         previous.landmarks,
         previous.landmark_members,
         previous.problems,

@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.competition import StudyRef
 from pipeline.cubes.kept import load_cubes, save_cubes
 from pipeline.device import limit_threads
-from pipeline.labels import CELLS, GRADES, Family
+from pipeline.labels import CELLS, GRADES, Family, SeriesKind
 from pipeline.problem import Problem
 from pipeline.remote import at_hand
 from pipeline.run.alarm import StudyTimeout, alarm
@@ -138,7 +138,7 @@ def _grade(
     answers = _Answers()
     if networks is not None and cubes is not None:
         answers = _ask(task, networks, graders, cubes, device, bench.threads, clock)
-    return _result(task, networks, findings, answers, clock, device, previous)
+    return _result(task, networks, findings, answers, cubes, clock, device, previous)
 
 
 def _kept_cubes(networks: StudyNetworks, path: Path, names: Sequence[str]) -> Cubes | None:
@@ -168,13 +168,13 @@ def _look(
     watch(_seconds_left(task))
     clock.lap("read")
     if bench.networks is None or not task.landmarks:
-        return find(task, volumes, None, "", (), ()), None
+        return find(task, volumes, None, "", ()), None
     points, notes = bench.networks.find_landmarks(volumes, task.landmarks, device, bench.threads)
     clock.lap("landmarks")
     cubes = bench.networks.cut(volumes, points, wanted)
     clock.lap("cubes")
     table = guarded_frame(points.to_frame()).to_csv(index=False)
-    return find(task, volumes, points.found, table, tuple(points.series_id), notes), cubes
+    return find(task, volumes, points.found, table, notes), cubes
 
 
 def _ask(
@@ -214,6 +214,7 @@ def _result(
     networks: StudyNetworks | None,
     findings: Findings,
     answers: _Answers,
+    cubes: Cubes | None,
     clock: StageClock,
     device: str,
     previous: StudyResult | None,
@@ -242,7 +243,7 @@ def _result(
         source=source,
         reason=reason,
         members=members,
-        series=tuple(ids if members[index] else () for index, ids in enumerate(findings.series)),
+        series=_looked_at(networks, cubes or {}, members, answers.predictions, previous),
         done=tried,
         predictions=predictions,
         landmarks=findings.landmarks,
@@ -251,6 +252,26 @@ def _result(
         device=device,
         landmark_members=findings.landmark_members,
     )
+
+
+def _looked_at(
+    networks: StudyNetworks | None,
+    cubes: Cubes,
+    members: Sequence[tuple[str, ...]],
+    asked: Collection[str],
+    previous: StudyResult | None,
+) -> tuple[tuple[str, ...], ...]:
+    """Ids of the series of every row's windows; another family's network looks at its own windows of the level."""
+    series = [list(ids) for ids in previous.series] if previous is not None else [[] for _ in CELLS]
+    for index, cell in enumerate(CELLS):
+        for name in asked if networks is not None else ():
+            if name not in members[index]:
+                continue
+            family, own = networks.family(name), cubes[networks.cube_settings(name)]
+            windows = [one for one in CELLS if one.condition.family is family and one.level == cell.level]
+            for one in [cell] if family is cell.condition.family else windows:
+                series[index] += [cube.series_id for kind in SeriesKind for cube in own.get(one, kind)]
+    return tuple(tuple(dict.fromkeys(ids)) for ids in series)
 
 
 def _reasons(

@@ -47,7 +47,7 @@ def members(copies: int = 1, families: tuple[Family, ...] = tuple(Family)) -> tu
 
 
 _THREE = np.zeros(3)
-CUBE = Cube(np.zeros((1, 1, 1), np.float32), np.ones(1, bool), _THREE, _THREE, _THREE, 1.0, 0.0, "series", _THREE)
+CUBE = Cube(np.zeros((1, 1, 1), np.float32), np.ones(1, bool), _THREE, _THREE, _THREE, 1.0, 0.0, "", _THREE)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class FakeNetworks:
 
     Study ids that contain a word are special: ``dies`` (the process is killed), ``later`` (it is killed by every
     family's second network), ``hangs``, ``wedged`` (no signal ends it), ``raises``, ``blind`` (no point is found),
-    ``nothing`` (the networks give NaN), ``canalfails``, ``crowded`` (the process is killed beside another such one).
+    ``nothing`` (the networks give NaN), ``canalfails``, ``crowded`` (the process is killed beside another such one),
+    ``across`` (every network grades the canal, too).
     """
 
     manifest: Manifest
@@ -116,7 +117,10 @@ class FakeNetworks:
         return CubeSettings()
 
     def cut(self, volumes, points, names):
-        found = {(n, NEEDED[CELLS[n].condition.family][0]): (CUBE,) for n in np.flatnonzero(points.found).tolist()}
+        found = {}
+        for n in np.flatnonzero(points.found).tolist():
+            kind = NEEDED[CELLS[n].condition.family][0]
+            found[n, kind] = tuple(replace(CUBE, series_id=volume.series_id) for volume in volumes.of_kind(kind)[:1])
         return {CubeSettings(): StudyCubes(volumes.study_id, found)}
 
     def grade(self, name, cubes, device, threads):
@@ -128,7 +132,8 @@ class FakeNetworks:
             raise RuntimeError("the canal network is not well")
         values = np.full((len(CELLS), 3), np.nan, np.float32)
         for index, _ in own.cubes:
-            if "nothing" not in own.study_id and CELLS[index].condition.family is self.family(name):
+            graded = {self.family(name)} | ({Family.CANAL} if "across" in own.study_id else set())
+            if "nothing" not in own.study_id and CELLS[index].condition.family in graded:
                 values[index] = np.log([0.2, 0.3, 0.5])
         (self.scratch / f"{own.study_id}.{name}.graded").touch()
         return values

@@ -236,7 +236,18 @@ def test_a_result_survives_the_disk(tmp_path):
     for name in ("source", "reason", "members", "series", "done", "problems", "landmarks", "landmark_members"):
         assert getattr(kept, name) == getattr(result, name), name
     assert kept.predictions.keys() == result.predictions.keys()
-    assert result.series[0] == ("series", "1-1", "1-2")
+    assert result.series[0] == ("1-1",)
+
+
+def test_a_row_names_the_series_that_its_networks_looked_at_whoever_they_are_and_whenever_they_did(tmp_path):
+    setup = Setup(tmp_path, ["across"])
+    (task,) = setup.plan.rounds[0]
+    canal, others = (tuple(one for one in task.graders if ("canal" in one.name) is own) for own in (True, False))
+    grade_study(replace(task, graders=canal, later=tuple(one.name for one in others)), setup.bench)
+    result = grade_study(replace(task, graders=others), setup.bench)
+    found = {cell.condition.family: set(ids) for cell, ids in zip(CELLS, result.series, strict=True)}
+    t1, t2, axial = "across-0", "across-1", "across-2"
+    assert found == {Family.CANAL: {t1, t2, axial}, Family.FORAMINAL: {t1}, Family.SUBARTICULAR: {axial}}
 
 
 def test_a_full_disk_costs_the_resume_and_nothing_else(tmp_path, monkeypatch):
