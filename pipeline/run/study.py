@@ -264,8 +264,8 @@ def _looked_at(
     """Ids of the series of every row's windows; another family's network looks at its own windows of the level."""
     series = [list(ids) for ids in previous.series] if previous is not None else [[] for _ in CELLS]
     for index, cell in enumerate(CELLS):
-        for name in asked if networks is not None else ():
-            if name not in members[index]:
+        for name in asked:
+            if networks is None or name not in members[index]:
                 continue
             family, own = networks.family(name), cubes[networks.cube_settings(name)]
             windows = [one for one in CELLS if one.condition.family is family and one.level == cell.level]
