@@ -7,8 +7,8 @@ there, so a run that was stopped continues with the same command:
 1. ``train landmarks`` and ``train axial``, every fold, into ``OUT/landmarks`` and ``OUT/axial``;
 2. ``evaluate landmarks`` by the networks that did not see each study: out-of-fold points, and the distribution of their
    errors, which sets the jitter of stage four;
-3. ``train severity`` for every recipe of every family, every fold, at those points; where a recipe has ``label_noise``,
-   a second time without the labels that the first round rules out, into ``OUT/second``;
+3. ``train severity`` for every recipe of every family, every fold, at those points; where a recipe has ``label_noise``
+   or ``pseudo_labels``, a second time by what the first round rules out or is sure of, into ``OUT/second``;
 4. ``ensemble``: calibration and study context, fitted on the out-of-fold predictions.
 
 A step for which no folder has labels (axial points without an axial series, say) is left out, and a line says so.

@@ -1,10 +1,11 @@
-"""The classifiers of ``train all``: every recipe on every fold, and a second round without the labels that are wrong.
+"""The classifiers of ``train all``: every recipe on every fold, and a second round by what the first one found.
 
-Where a recipe has ``label_noise``, all recipes together say out of fold which labels they all but rule out. Each such
-recipe is trained again without those cells, into ``OUT/second``; they are left out of training alone, never of what is
-held out. Of a recipe's two rounds the networks of the worse one are deleted, for the disk's sake; what they said of
-every study stays. What the first networks say of a cell comes from networks that had not seen its study, but had seen
-those that the second ones hold out; that reaches these only through which cells are missing.
+Where a recipe has ``label_noise``, all recipes together say out of fold which labels they all but rule out, and where
+it has ``pseudo_labels``, which grade a cell without one surely has. Each such recipe is trained again without the
+former cells and with the latter, into ``OUT/second``; that changes training alone, never what is held out. Of a
+recipe's two rounds the networks of the worse one are deleted, for the disk's sake; what they said of every study stays.
+What the first networks say of a cell comes from networks that had not seen its study, but had seen those that the
+second ones hold out; that reaches these only through which cells are missing or added.
 """
 
 from __future__ import annotations
@@ -56,7 +57,11 @@ def train_rounds(
     wait_for_everyone()
     for recipe in again:
         options = replace(options_of(recipe), out=table.parent / recipe.name, oof=table)
-        _train(options, f"the {recipe.name} classifiers again, without labels that are ruled out", recipe.rounds)
+        _train(
+            options,
+            f"the {recipe.name} classifiers again, by what the first round found",
+            recipe.rounds,
+        )
         wait_for_everyone()
         rounds = [chosen[recipe.name], options.out]
         scores = [family_score(*_graded(recipe, folder)) for folder in rounds]

@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--oof",
         type=Path,
         metavar="CSV",
-        help="oof.csv of an earlier run: labels that it all but rules out (setting label_noise) are not trained on",
+        help="oof.csv of an earlier run: labels that it all but rules out (setting label_noise) are not trained "
+        "on, and those that it is sure of (setting pseudo_labels) are where there is none",
     )
     add_cache_arguments(parser, "what is kept of the images")
 

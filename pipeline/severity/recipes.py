@@ -33,8 +33,8 @@ class Recipe:
 
     @property
     def rounds(self) -> int:
-        """How often it is trained: a second time where labels that the first networks rule out are left out."""
-        return 2 if self.settings.label_noise else 1
+        """How often it is trained: a second time where the first networks rule labels out or give some."""
+        return 2 if self.settings.label_noise or self.settings.pseudo_labels else 1
 
 
 def recipe_name(family: Family, key: str) -> str:

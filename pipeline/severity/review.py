@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,16 @@ from pipeline.pictures import contact_sheet, save_png
 from pipeline.scoring.oof import OofTable
 from pipeline.severity.data import SeverityData
 from pipeline.severity.items import CellTable, dropped_rows
-from pipeline.severity.settings import view_name
+from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.task import SeverityTask
 from pipeline.training.ladder import climb
 
 _SHOWN = 48
 
 
-def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path, left_out: int = 0) -> None:
+def review(
+    task: SeverityTask, data: SeverityData, fold: int | None, out: Path, taught: Mapping[str, int] | None = None
+) -> None:
     """Print and save the report, draw augmented cubes, and run the sanity ladder.
 
     Args:
@@ -32,7 +36,7 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path, 
         data: of all folds.
         fold: that is held out.
         out: where the report goes.
-        left_out: cells that are not trained on, because an earlier run rules out their labels.
+        taught: how many training cells an earlier run has changed, by what it did.
 
     Raises:
         LadderError: a rung failed; the message says which and what to look at.
@@ -42,7 +46,8 @@ def review(task: SeverityTask, data: SeverityData, fold: int | None, out: Path, 
         "task": task.name,
         "training": class_balance(task.train_table),
         "held_out": class_balance(task.held_out),
-        "dropped": dropped_rows(data.cells) | ({"label ruled out by an earlier run": left_out} if left_out else {}),
+        "dropped": dropped_rows(data.cells),
+        "by_an_earlier_run": dict(taught or {}),
         "studies_per_fold": {str(k): int(v) for k, v in folds.items()},
         "held_out_fold": fold,
         "points": {
@@ -111,17 +116,26 @@ def augmented_sheet(task: SeverityTask) -> NDArray[np.uint8]:
     return contact_sheet(tiles, titles)
 
 
-def noisy_labels(data: SeverityData, oof: OofTable, threshold: float) -> NDArray[np.bool_]:
-    """(cells,) cells whose label the out-of-fold networks all but rule out: 1 - p(label) above ``threshold``.
+def taught_grades(data: SeverityData, oof: OofTable, settings: SeveritySettings) -> NDArray[np.int64]:
+    """(cells,) the grade that training is told of each cell once earlier networks spoke out of fold; -1 for none.
 
-    What is removed is printed by level and grade. A threshold of 0 removes nothing.
+    Its own, unless they all but rule it out (1 - p(grade) above ``label_noise``); of a cell without one, what they give
+    at least ``pseudo_labels``. Either is printed by level and grade. The networks that speak of a cell have learnt from
+    the studies of all other folds, so what it is told holds a little of their labels; it is never scored by it.
     """
-    noisy = np.zeros(len(data.cells), dtype=bool)
-    if threshold > 0:
-        log_p = oof.array(data.cache.study_ids)[data.cells.study, np.array(data.cache.cells)[data.cells.cell]]
-        known = np.isfinite(log_p).all(1) & (data.cells.grade >= 0)
-        p = np.exp(log_p[known, data.cells.grade[known]])
-        noisy[known] = 1 - p > threshold
-    removed = class_balance(data.cells.rows(noisy))
-    say(f"label noise: {int(noisy.sum())} of {len(noisy)} cells removed (1 - p(label) > {threshold}): {removed}")
-    return noisy
+    own = data.cells.grade
+    log_p = oof.array(data.cache.study_ids)[data.cells.study, np.array(data.cache.cells)[data.cells.cell]]
+    p = np.where(np.isfinite(log_p).all(1, keepdims=True), np.exp(log_p), np.nan)
+    taught = own.copy()
+    if settings.label_noise > 0:
+        taught[(own >= 0) & (1 - p[np.arange(len(own)), own] > settings.label_noise)] = -1
+    removed = (own >= 0) & (taught < 0)
+    balance = class_balance(data.cells.rows(removed))
+    say(f"label noise: {removed.sum()} of {len(own)} cells removed (1 - p(label) > {settings.label_noise}): {balance}")
+    if settings.pseudo_labels > 0:
+        sure = (own < 0) & (np.nan_to_num(p).max(1) >= settings.pseudo_labels)
+        taught[sure] = p[sure].argmax(1)
+        balance = class_balance(replace(data.cells, grade=taught).rows(sure))
+        count = f"{sure.sum()} of {(own < 0).sum()} cells without a grade"
+        say(f"pseudo-labels: {count} get one (p >= {settings.pseudo_labels}): {balance}")
+    return taught

@@ -167,6 +167,8 @@ class SeveritySettings:
             the same expected loss with less noise; ``condition_level`` balances the grades within each level.
         label_noise: train a second time without cells with 1 - OOF probability of their label above this (``train
             all``, which has the first round's; ``train severity`` where ``--oof`` names them); 0 keeps all.
+        pseudo_labels: train a second time also on cells without a grade to which OOF networks give one at least this
+            probability, likewise; 0 for none.
         start_from: a classifier of the same settings to continue from, e.g. one trained on labelled points that is
             now to learn what predicted ones look like; empty for none.
         shift_mm: at inference, average over the window and four more, shifted by this much; 0 for the window alone.
@@ -195,6 +197,7 @@ class SeveritySettings:
     loop: LoopSettings = field(default_factory=LoopSettings)
     sampling: Sampling = "uniform"
     label_noise: float = 0.0
+    pseudo_labels: float = 0.0
     start_from: str = ""
     shift_mm: float = 0.0
     beside: float = 0.0
@@ -203,7 +206,7 @@ class SeveritySettings:
 
     def __post_init__(self) -> None:
         check_range(self, "beside", least=0, below=1)
-        check_range(self, "label_noise", least=0, most=1)
+        check_range(self, "label_noise", "pseudo_labels", least=0, most=1)
         check_range(self, "margin_mm", "margin_slices", "shift_mm", least=0, most=200)
         check_range(self, "worst", least=-20, most=20)
         check_kinds(self.views)

@@ -32,7 +32,7 @@ from pipeline.severity.data import SeverityData, load_data
 from pipeline.severity.items import CellTable
 from pipeline.severity.jitter import fit_jitter
 from pipeline.severity.predict import by_cell
-from pipeline.severity.review import noisy_labels, review
+from pipeline.severity.review import review, taught_grades
 from pipeline.severity.settings import SeveritySettings
 from pipeline.severity.task import SeverityTask
 from pipeline.training.folder import claim_run, in_turn, is_begun
@@ -56,12 +56,12 @@ def train(args: argparse.Namespace, *further: argparse.Namespace) -> int:
     tables, split = list(args.landmarks), args.split
     with main_process_first():
         data = load_data(competitions, family, settings, args.cache, tables, split, args.workers)
-    noisy = noisy_labels(data, read_oof(args.oof), settings.label_noise) if args.oof else None
+    taught = taught_grades(data, read_oof(args.oof), settings) if args.oof else None
     for run in in_turn((args, *further)):
         out = Path(run.out)
         claim_run(out)
         write_folds(data.folds, out / "folds.csv")
-        train_fold(data, family, settings, run.fold, out, resume=not run.restart, noisy=noisy)
+        train_fold(data, family, settings, run.fold, out, resume=not run.restart, taught=taught)
     if args.folds == "all" and is_main_process():
         _merge_folds(family, data, out.parent)
     return 0
@@ -94,13 +94,14 @@ def train_fold(
     out: Path,
     *,
     resume: bool = True,
-    noisy: NDArray[np.bool_] | None = None,
+    taught: NDArray[np.int64] | None = None,
 ) -> OofTable | None:
     """Train with one fold held out and return what the network says of that fold; None on further processes.
 
     Args:
         fold: None trains on all studies; the score is then that of a sample of training cells and says little.
-        noisy: (cells,) bool, training cells to leave out; held-out ones are always scored.
+        taught: (cells,) the grades to learn (:func:`taught_grades`), -1 for none; None for those of the labels, by
+            which held-out cells are always scored.
 
     Raises:
         CompetitionError: the fold has no cell to train on or to score.
@@ -108,10 +109,11 @@ def train_fold(
     """
     cells = data.cells
     held = data.in_fold(fold) if fold is not None else np.zeros(len(cells), dtype=bool)
-    usable = (cells.grade >= 0) & (cells.true | cells.predicted)
-    keep = usable & ~held if noisy is None else usable & ~held & ~noisy
+    told = cells if taught is None else replace(cells, grade=taught)
+    shown = cells.true | cells.predicted
+    keep = (told.grade >= 0) & shown & ~held
     size = len(settings.one_item(family))
-    train_cells, test_cells = cells.items(keep, size), cells.items(usable & held, size)
+    train_cells, test_cells = told.items(keep, size), cells.items((cells.grade >= 0) & shown & held, size)
     if fold is None:
         say(f"{family}: trained on all studies; scores are those of training cells")
         number, items = np.arange(len(train_cells)) // size, len(train_cells) // size
@@ -130,12 +132,15 @@ def train_fold(
     if settings.loop.device != "cpu" and working_gpu():
         task.model.to(own_gpu())  # the ladder climbs where the training will run
     if is_main_process() and not (resume and is_begun(out)):
-        review(task, data, fold, out, 0 if noisy is None else int((usable & ~held & noisy).sum()))
+        changed = {
+            "label ruled out": int((~keep & (cells.grade >= 0) & shown & ~held).sum()),
+            "pseudo-label": int((keep & (cells.grade < 0)).sum()),
+        }
+        review(task, data, fold, out, {} if taught is None else changed)
     result = fit(task, settings.loop, out, config=to_dict(settings), seen=seen, resume=resume)
     if not is_main_process():
         return None
-    shown = cells.items(held & (cells.true | cells.predicted), size)
-    return _predict_fold(task, data, shown, fold, result.weights, out)
+    return _predict_fold(task, data, cells.items(held & shown, size), fold, result.weights, out)
 
 
 def _predict_fold(

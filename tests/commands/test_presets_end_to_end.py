@@ -154,8 +154,8 @@ def test_a_preset_goes_from_phantoms_to_a_scored_submission(name, found, tmp_pat
     assert [one for one in recipes if f"{one} scores" in said] == again
     if again:
         (left_out,) = re.findall(r"label noise: (\d+) of 60 cells removed", said)
-        reviews = [json.loads(file.read_text())["dropped"] for file in out.glob(f"{SECOND}/*/fold*/review.json")]
-        ruled_out = sum(one.get("label ruled out by an earlier run", 0) for one in reviews)
+        files = out.glob(f"{SECOND}/*/fold*/review.json")
+        ruled_out = sum(json.loads(file.read_text())["by_an_earlier_run"]["label ruled out"] for file in files)
         assert ruled_out == 4 * int(left_out) > 0, "each is left out of the four folds that would train on it"
 
     table, stages = tmp_path / "submission.csv", tmp_path / "stages"

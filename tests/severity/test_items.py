@@ -200,8 +200,8 @@ def test_cells_without_a_grade_are_shown_and_not_learnt_from(tmp_path, monkeypat
     data.labels.iloc[0, :] = np.nan
     data.labels.iloc[0, 0] = 2.0
     data = replace(data, cells=cell_table(data.cache, data.labels))
-    noisy = np.zeros(len(data.cells), dtype=bool)
-    noisy[25 : 25 + 5] = True
+    taught = data.cells.grade.copy()
+    taught[25 : 25 + 5] = -1
     seen = {}
     monkeypatch.setattr("pipeline.severity.train.review", lambda *_: None)
 
@@ -211,7 +211,7 @@ def test_cells_without_a_grade_are_shown_and_not_learnt_from(tmp_path, monkeypat
 
     monkeypatch.setattr("pipeline.severity.train.fit", fit)
     with pytest.raises(KeyboardInterrupt):
-        train_fold(data, Family.CANAL, LEVEL, 4, tmp_path, noisy=noisy)
+        train_fold(data, Family.CANAL, LEVEL, 4, tmp_path, taught=taught)
     assert len(seen["table"]) == 16 * 25 - 4 * 5 - 5, "levels without any grade to learn from are left out"
     assert seen["batch"]["grade"].tolist() == [[2, -1, -1, -1, -1]]
     assert seen["batch"]["present_sagittal_t1"].shape == (1, 5, 3)

@@ -16,7 +16,7 @@ from pipeline.labels import CELL_COLUMNS, CELLS, Family, SeriesKind, family_cell
 from pipeline.scoring.oof import OofTable, read_oof
 from pipeline.severity.data import SeverityData
 from pipeline.severity.items import WindowItems, cell_table, draw_weights, dropped_rows
-from pipeline.severity.review import noisy_labels
+from pipeline.severity.review import taught_grades
 from pipeline.severity.settings import JitterSettings, NetworkSettings, SeveritySettings
 from pipeline.severity.task import SeverityTask
 from pipeline.severity.train import train_fold
@@ -254,26 +254,28 @@ def test_half_of_the_canals_training_windows_are_mirrored_all_views_of_a_cell_al
     assert 10 < int(mirrored.sum()) < 30
 
 
-def test_labels_that_are_ruled_out_are_not_trained_on_but_scored(tmp_path, monkeypatch):
+def test_labels_that_are_ruled_out_or_given_change_what_is_trained_on_and_not_what_is_scored(tmp_path, monkeypatch):
     data, seen = make_data(), {}
-    noisy = np.zeros(len(data.cells), dtype=bool)
-    noisy[::10] = True
-    monkeypatch.setattr(
-        "pipeline.severity.train.review", lambda task, data, fold, out, left_out: seen.update(left_out=left_out)
-    )
+    (bare,) = np.flatnonzero(data.cells.grade < 0)[[-1]]
+    assert not data.in_fold(1)[bare]
+    taught = data.cells.grade.copy()
+    taught[::10] = -1
+    taught[bare] = 2
+    monkeypatch.setattr("pipeline.severity.train.review", lambda task, data, fold, out, told: seen.update(told))
 
     def fit(task, *_, **__):
-        seen.update(training=len(task.train_table), held_out=len(task.held_out))
+        seen.update(training=task.train_table.grade.tolist(), held_out=task.held_out.grade.tolist())
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipeline.severity.train.fit", fit)
     with pytest.raises(KeyboardInterrupt):
-        train_fold(data, Family.FORAMINAL, SETTINGS, 1, tmp_path, noisy=noisy)
-    held, usable = data.in_fold(1), (data.cells.grade >= 0) & data.cells.true
+        train_fold(data, Family.FORAMINAL, SETTINGS, 1, tmp_path, taught=taught)
+    held, own = data.in_fold(1), data.cells.grade
     assert seen == {
-        "left_out": int((noisy & ~held & usable).sum()),
-        "training": int((usable & ~held & ~noisy).sum()),
-        "held_out": int((usable & held).sum()),
+        "label ruled out": int(((taught < 0) & ~held & (own >= 0) & data.cells.true).sum()),
+        "pseudo-label": 1,
+        "training": taught[(taught >= 0) & ~held & data.cells.true].tolist(),
+        "held_out": own[(own >= 0) & held & data.cells.true].tolist(),
     }
 
 
@@ -355,7 +357,7 @@ def test_a_network_that_says_the_same_of_every_cell_ends_the_run(tmp_path, capsy
         task.evaluate(task.model.eval(), torch.device("cpu"))
 
 
-def test_label_noise_removes_what_the_networks_rule_out_and_says_so(capsys):
+def test_a_second_round_loses_labels_that_are_ruled_out_and_gains_those_that_are_sure_and_says_so(capsys):
     data = make_data()
     cells = data.cells
     log_p = np.log(np.full((len(cells), 3), 0.05))
@@ -371,7 +373,14 @@ def test_label_noise_removes_what_the_networks_rule_out_and_says_so(capsys):
         cells.predicted,
         log_p,
     )
-    noisy = noisy_labels(data, table, 0.8)
-    assert np.flatnonzero(noisy).tolist() == [wrong]
+    taught = taught_grades(data, table, replace(SETTINGS, label_noise=0.8))
+    assert np.flatnonzero(taught != cells.grade).tolist() == [wrong]
+    assert taught[wrong] == -1
     assert "1 of 200 cells removed" in capsys.readouterr().out
-    assert not noisy_labels(data, table, 0.0).any()
+    assert np.array_equal(taught_grades(data, table, SETTINGS), cells.grade)
+    bare = replace(cells, grade=np.where(np.arange(len(cells)) < 3, -1, cells.grade))
+    log_p[0], log_p[1] = np.log([0.03, 0.04, 0.93]), np.nan
+    taught = taught_grades(replace(data, cells=bare), table, replace(SETTINGS, pseudo_labels=0.92))
+    assert np.flatnonzero(taught != bare.grade).tolist() == [0]
+    assert taught[0] == 2
+    assert f"1 of {(bare.grade < 0).sum()} cells without a grade get one" in capsys.readouterr().out
