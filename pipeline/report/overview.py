@@ -118,7 +118,7 @@ class Overview:
             notes=notes,
         )
 
-    def _charts(self) -> list[dict[str, Any]]:
+    def _charts(self) -> list[charts.Chart]:
         facts = self.run.facts
         levels = [level_title(level) for level in LEVELS]
         studies = max(len(self.rows), 1)

@@ -21,18 +21,16 @@ if TYPE_CHECKING:
 
 KIND = "report"
 """What the mark of a report's folder says."""
-NEEDED = ("jinja2", "plotly", "itables")
+NEEDED = {"jinja2": "jinja2", "vl_convert": "vl-convert-python", "itables": "itables"}
+"""What a report imports, and the packages that bring it."""
 INSTALL = "pip install"
-PLOTLY, TABLES, LICENCES = "plotly.min.js", "datatables.js", "LICENCES.txt"
+TABLES, LICENCES = "datatables.js", "LICENCES.txt"
 _OURS = re.compile(
-    rf"(index|training|studies-\d+)\.html|studies/\d+_\w*\.html|assets/({PLOTLY}|{TABLES}|{LICENCES})".replace(
-        ".min", r"\.min"
-    )
+    r"(index|training|studies-\d+)\.html|studies/\d+_\w*\.html|assets/(datatables\.js|plotly\.min\.js|LICENCES\.txt)"
 )
-"""What an earlier report of this program left in its folder."""
-_LICENCES = """The pages of this report use, unchanged, as their Python packages bring them:
+"""What an earlier report of this program left in its folder; older ones had their charts drawn by Plotly."""
+_LICENCES = """The pages of this report use, unchanged, as its Python package brings it:
 
-plotly.js (plotly.min.js), MIT, https://github.com/plotly/plotly.js, from the package plotly
 DataTables, its extensions and jQuery (datatables.js), MIT, https://datatables.net, from the package itables (MIT)
 """
 
@@ -43,7 +41,7 @@ def check_packages() -> None:
     Raises:
         WorkError: naming the packages and the line that installs them.
     """
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+    if missing := [package for name, package in NEEDED.items() if importlib.util.find_spec(name) is None]:
         raise WorkError(f"a report needs {', '.join(missing)}: {INSTALL} {' '.join(missing)}")
 
 
@@ -58,14 +56,11 @@ def begin(out: Path) -> None:
     check_packages()
     claim(out, KIND)
     delete_known(out, KIND, _OURS)
-    from plotly.offline import get_plotlyjs
-
     tables = files("itables") / "html"
     script, style = ((tables / f"dt_bundle.{end}").read_bytes() for end in ("js", "css"))
     # A page on a disk may not import a module beside it, but may import one from an address that holds it.
     held = f"data:text/javascript;base64,{base64.b64encode(script).decode()}"
     sheet = base64.b64encode(style).decode()
-    write_text(out / "assets" / PLOTLY, get_plotlyjs())
     write_text(out / "assets" / TABLES, f'window.DATATABLES = "{held}";\nwindow.DATATABLES_CSS = "{sheet}";\n')
     write_text(out / "assets" / LICENCES, _LICENCES)
 

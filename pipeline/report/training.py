@@ -80,15 +80,9 @@ def write_training(
         RefusedError, WorkError, OSError, TableError: as :func:`pipeline.report.site.begin`, or a table is damaged.
     """
     begin(out)
-    every: list[dict[str, Any]] = []
-
-    def place(chart: dict[str, Any]) -> int:
-        every.append(chart)
-        return len(every) - 1
-
     sections = []
     for one in trainings:
-        shown = [place(chart) for chart in _curves(one)]
+        shown = _curves(one)
         section: dict[str, Any] = {"name": one.name, "task": one.task, "folds": len(one.folders), "figures": []}
         if one.oof is not None:
             graded = one.oof.grade >= 0
@@ -96,27 +90,24 @@ def write_training(
             for row in figures:
                 if row["level"] == "all":
                     title = f"{row['condition']}: true and called"
-                    shown.append(place(charts.confusion(np.array(row["confusion"]), title)))
-            shown += [place(chart) for chart in _reliability(one.oof)]
-            shown += [place(chart) for chart in _balance(one)]
+                    shown.append(charts.confusion(np.array(row["confusion"]), title))
+            shown += [*_reliability(one.oof), *_balance(one)]
             section |= {"figures": figures, "worst": _worst(one.oof, graded, thumbnails), "cells": int(graded.sum())}
         section["charts"] = shown
         sections.append(section)
-    points = [] if errors is None else _point_errors(errors)
     write_page(
         out / "training.html",
         "training.html",
         sections=sections,
         comparisons=comparisons,
-        points=[place(chart) for chart in points],
-        charts=every,
+        points=[] if errors is None else _point_errors(errors),
         grade_names=GRADE_NAMES,
         has_pictures=thumbnails is not None,
     )
     return out / "training.html"
 
 
-def _curves(one: Training) -> list[dict[str, Any]]:
+def _curves(one: Training) -> list[charts.Chart]:
     """Loss and score over epochs, a line a fold."""
     found = []
     for kind in ("loss", "score"):
@@ -152,7 +143,7 @@ def cross_fitted(
     return result
 
 
-def _reliability(oof: OofTable) -> list[dict[str, Any]]:
+def _reliability(oof: OofTable) -> list[charts.Chart]:
     """For each family how often what was called so probable was true, before and after a cross-fitted calibration."""
     found = []
     for family in Family:
@@ -160,7 +151,7 @@ def _reliability(oof: OofTable) -> list[dict[str, Any]]:
         if not mine.any():
             continue
         log_p, grades = oof.log_p[mine], oof.grade[mine]
-        curves: dict[str, tuple[Sequence[float], Sequence[float]]] = {"perfect": ([0, 1], [0, 1])}
+        curves: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
         errors = []
         for when, values in (("before", log_p), ("after", cross_fitted(log_p, grades, oof.fold[mine]))):
             p = unweighted(values)
@@ -168,8 +159,8 @@ def _reliability(oof: OofTable) -> list[dict[str, Any]]:
             for grade, name in enumerate(GRADE_NAMES):
                 if grade:
                     curves[f"{name}, {when}"] = _shares(p[:, grade], grades == grade)
-        title = f"{family.value.title()}: reliability, error {' → '.join(errors)}"
-        found.append(charts.lines(curves, title, "probability", "share that is so"))
+        title = f"{family.value.title()}: reliability, error {' → '.join(errors)} (dashed: perfect)"
+        found.append(charts.lines(curves, title, "probability", "share that is so", shares=True))
     return found
 
 
@@ -180,7 +171,7 @@ def _shares(p: NDArray[np.float64], is_so: NDArray[np.bool_]) -> tuple[list[floa
     return [float(p[place == n].mean()) for n in bins], [float(is_so[place == n].mean()) for n in bins]
 
 
-def _balance(one: Training) -> list[dict[str, Any]]:
+def _balance(one: Training) -> list[charts.Chart]:
     """Grades of the training cells by level: as they were found, and as batches draw them."""
     total = np.zeros((len(LEVELS), len(GRADES)))
     for folder in one.folders.values():
@@ -220,7 +211,7 @@ def _worst(oof: OofTable, graded: NDArray[np.bool_], thumbnails: Thumbnails | No
     ]
 
 
-def _point_errors(path: Path) -> list[dict[str, Any]]:
+def _point_errors(path: Path) -> list[charts.Chart]:
     """Histograms of the distance in the plane of the labelled slice, and of how many slices a point is off."""
     table = read_written(path, ("condition",), ("in_plane_mm", "slices"), "evaluate landmarks")
     return [
@@ -229,7 +220,8 @@ def _point_errors(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _histograms(table: pd.DataFrame, column: str, title: str, unit: str, width: float) -> list[dict[str, Any]]:
-    values = {str(name): rows[column].dropna().tolist() for name, rows in table.groupby("condition")}
+def _histograms(table: pd.DataFrame, column: str, title: str, unit: str, width: float) -> list[charts.Chart]:
+    found = table.groupby("condition")[column]
+    values = {str(name).replace("_", " ").title(): numbers.dropna().tolist() for name, numbers in found}
     missing = int(table[column].isna().sum())
     return [charts.histograms(values, f"{title} ({missing} not found)", unit, width)] if any(values.values()) else []

@@ -102,18 +102,22 @@ def test_a_folder_of_other_things_is_left_as_it_is(graded, capsys):
 def test_an_earlier_report_makes_room_and_strangers_stay(graded):
     assert report(graded) == 0
     old, own = graded / "pages" / "studies" / "0009_77.html", graded / "pages" / "studies" / "notes.txt"
+    library = graded / "pages" / "assets" / "plotly.min.js"  # drew the charts of earlier versions
     old.write_text("old")
+    library.write_text("old")
     own.write_text("mine")
     assert report(graded) == 0
     assert not old.exists()
+    assert not library.exists()
     assert own.read_text() == "mine"
 
 
-def test_a_missing_package_is_named_with_the_line_that_installs_it(graded, monkeypatch, capsys):
+@pytest.mark.parametrize(("module", "package"), [("itables", "itables"), ("vl_convert", "vl-convert-python")])
+def test_a_missing_package_is_named_with_the_line_that_installs_it(graded, monkeypatch, capsys, module, package):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "itables" else find(name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
     assert report(graded) == 1
-    assert "a report needs itables: pip install itables" in capsys.readouterr().err
+    assert f"a report needs {package}: pip install {package}" in capsys.readouterr().err
 
 
 def test_submit_makes_the_pages_of_its_run(tmp_path, capsys):

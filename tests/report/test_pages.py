@@ -63,7 +63,6 @@ def test_the_first_page_sorts_filters_and_leads_to_a_study(browser, pages, phant
     first, second = phantom[1]
     with opened(browser, pages / "index.html") as page:
         page.wait_for_selector("body[data-ready]")
-        page.wait_for_selector(".chart .main-svg")
         fallbacks, names = (page.locator(f"#studies tbody td:nth-child({column})") for column in (8, 1))
         heading = page.get_by_role("columnheader", name="fallbacks").locator(".dt-column-order")
         heading.click()
@@ -80,6 +79,49 @@ def test_the_first_page_sorts_filters_and_leads_to_a_study(browser, pages, phant
         assert page.title() == f"Study {first}"
 
 
+def test_charts_are_there_without_a_script_and_carry_their_numbers(browser, pages):
+    with opened(browser, pages / "index.html", java_script_enabled=False) as page:
+        charts = page.get_by_role("figure")
+        assert charts.count() == 10, "time, reasons, five conditions, three confusion matrices"
+        assert all(svg.bounding_box()["height"] > 50 for svg in charts.locator("svg").all())
+        canal = page.get_by_role("figure", name="Canal: true and called")
+        assert canal.locator(".role-mark [aria-label]").count() == 9
+        assert canal.locator("text", has_text="%").count() == 9
+    assert sorted(path.name for path in (pages / "assets").iterdir()) == ["LICENCES.txt", "datatables.js"]
+
+
+@pytest.mark.parametrize("width", [390, 1300])
+def test_no_word_of_a_chart_is_cut_off(browser, pages, width):
+    """The words are measured by the renderer's font and drawn in the browser's."""
+    with opened(browser, pages / "index.html") as page:
+        page.set_viewport_size({"width": width, "height": 800})
+        texts = page.locator(".chart svg text")
+        assert texts.count() > 60
+        assert texts.evaluate_all(BEYOND) == []
+
+
+BEYOND = """texts => texts.filter((text) => {
+  const word = text.getBoundingClientRect(), chart = text.closest(".chart").getBoundingClientRect();
+  return word.left < chart.left || word.right > chart.right || word.top < chart.top || word.bottom > chart.bottom;
+}).map((text) => text.textContent)"""
+"""The words that reach out of their charts."""
+
+
+def test_the_numbers_of_a_chart_are_reached_by_pointer_and_keys(browser, pages):
+    with opened(browser, pages / "index.html") as page:
+        chart = page.get_by_role("figure", name="Canal: true and called")
+        says, marks = chart.locator(".says"), chart.locator(".role-mark [aria-label]")
+        marks.nth(4).hover()
+        assert says.text_content().startswith("true Moderate, called Moderate: ")
+        assert chart.locator("[tabindex='0']").count() == 1
+        chart.locator("[tabindex='0']").press("ArrowRight")
+        assert says.text_content().startswith("true Normal/Mild, called Moderate: ")
+        page.keyboard.press("End")
+        assert says.text_content() == marks.last.get_attribute("aria-label")
+        page.keyboard.press("ArrowDown")
+        assert says.text_content() == marks.last.get_attribute("aria-label"), "there is no further one"
+
+
 def test_pages_work_in_a_sandboxed_frame_of_another_site_as_a_kaggle_output_is_shown(browser, pages, phantom):
     """Kaggle shows a file of a notebook's output in a frame that may run scripts, but has no origin of its own."""
     from playwright.sync_api import expect
@@ -94,7 +136,7 @@ def test_pages_work_in_a_sandboxed_frame_of_another_site_as_a_kaggle_output_is_s
         page.set_content(frame)
         inside = page.frame_locator("iframe")
         expect(inside.locator("body[data-ready]")).to_be_visible(timeout=30_000)
-        expect(inside.locator(".chart .main-svg").first).to_be_visible(timeout=30_000)
+        expect(inside.locator(".chart svg").first).to_be_visible()
         inside.get_by_role("searchbox").fill(phantom[1][0])
         expect(inside.locator("#studies tbody tr")).to_have_count(1)
         inside.get_by_role("link", name=phantom[1][0]).click()

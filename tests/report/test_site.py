@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import pytest
 
+from pipeline.report.charts import COLOURS
 from pipeline.report.site import page_name, write_page
 
 
@@ -30,19 +31,33 @@ def test_a_text_from_a_file_is_a_text_in_the_page(tmp_path):
 
 PAIRS = [
     ("ink", "paper"), ("ink", "panel"), ("soft", "paper"), ("soft", "panel"), ("link", "paper"), ("warnink", "warn"),
-    ("g0ink", "g0"), ("g1ink", "g1"), ("g2ink", "g2"), ("ink", "none"),
+    ("g0ink", "g0"), ("g1ink", "g1"), ("g2ink", "g2"), ("ink", "none"), ("ink", "heat"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 @pytest.mark.parametrize(("text", "ground"), PAIRS)
 def test_text_has_the_contrast_of_wcag_aa(theme, text, ground):
+    colours = themes()[theme]
+    assert contrast(colours[text], colours[ground]) >= 4.5
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("colour", COLOURS)
+def test_lines_and_bars_stand_out_as_wcag_aa_asks_of_graphics(theme, colour):
+    assert contrast(colour, themes()[theme]["panel"]) >= 3
+
+
+def themes():
+    """The colours of the style sheet by name: light, dark."""
     style = (files("pipeline.report") / "templates" / "style.css").read_text()
-    colours = [
-        dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", style, re.S)
-    ]
-    high, low = sorted((luminance(colours[theme][name]) for name in (text, ground)), reverse=True)
-    assert (high + 0.05) / (low + 0.05) >= 4.5
+    blocks = re.findall(r":root \{(.*?)\}", style, re.S)
+    return [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in blocks]
+
+
+def contrast(*colours):
+    high, low = sorted(map(luminance, colours), reverse=True)
+    return (high + 0.05) / (low + 0.05)
 
 
 def luminance(colour):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from pipeline.labels import FAMILY_COLUMNS, GRADES, LEVELS, Family, level_title
 from pipeline.report.training import cross_fitted
 from pipeline.scoring.oof import OofTable, write_oof
 from tests.report.browser import chromium, opened
+from tests.report.test_charts import said
 
 
 def overconfident(folds=5, studies=60, seed=0):
@@ -54,22 +56,30 @@ def runs(tmp_path):
 
 
 def charts(page):
-    text = page.read_text()
-    return json.loads(text.partition('id="charts">')[2].partition("</script>")[0])
+    """What the marks of each chart say, by its title."""
+    figures = re.findall(r"<figcaption>(.*?)</figcaption>(<svg.*?</svg>)", page.read_text(), re.S)
+    return {title: said(svg) for title, svg in figures}
 
 
 def test_the_page_has_curves_figures_calibration_balance_errors_and_worst_cases(runs, tmp_path, capsys):
     assert pipeline_main(["report", str(runs), "--out", str(tmp_path / "pages")]) == 0
     assert "report: 1 trainings" in capsys.readouterr().out
     page = tmp_path / "pages" / "training.html"
-    made = {chart["layout"]["title"]["text"]: chart for chart in charts(page)}
-    assert made["Score by epoch"]["data"][0]["x"] == [1, 3], "the epochs that were evaluated"
-    assert len(made["Loss by epoch"]["data"]) == 2
-    assert sum(map(sum, made["Spinal Canal Stenosis: true and called"]["data"][0]["text"])) == 300
-    assert "Points: distance in the slice (1 not found)" in made
-    balance = {trace["name"]: trace["y"] for trace in made["Grades of training cells: found and drawn (grade)"]["data"]}
-    assert balance["Severe"][0] == pytest.approx(0.1 / 5)
-    assert balance["Severe"][1] == pytest.approx(40 / 150 / 5), "of 70 + 2 x 20 + 4 x 10"
+    made = charts(page)
+    scores = [f"fold {fold}, epoch {epoch}: score 0.{score}" for fold in (0, 1) for epoch, score in ((1, 8), (3, 6))]
+    assert made["Score by epoch"] == scores, "the epochs that were evaluated"
+    assert made["Loss by epoch"][4] == "fold 1, epoch 2: loss 0.7"
+    counts = [int(text.partition(": ")[2].split()[0]) for text in made["Spinal Canal Stenosis: true and called"]]
+    assert (len(counts), sum(counts)) == (9, 300)
+    distances = made["Points: distance in the slice (1 not found)"]
+    assert distances == [f"Spinal Canal Stenosis, {bin_} mm: 1 of 2 points" for bin_ in ("0.5 to 1", "1 to 1.5")]
+    reliability = next(made[title] for title in made if title.endswith("(dashed: perfect)"))
+    assert {text.partition(", probability")[0] for text in reliability} == {
+        f"{grade}, {when}" for grade in ("Moderate", "Severe") for when in ("before", "after")
+    }
+    balance = made["Grades of training cells: found and drawn (grade)"]
+    assert balance[2] == "L1/L2, Severe: 0.02 share of all cells"
+    assert balance[5] == "L1/L2 drawn, Severe: 0.05333 share of all cells", "40 / 5 of 70 + 2 x 20 + 4 x 10"
     text = page.read_text()
     assert text.count("loss ") >= 24
     assert "Spinal Canal Stenosis</td><td>L4/L5" in text
@@ -112,6 +122,6 @@ def test_the_page_opens_without_an_error_and_fits_a_phone(runs, tmp_path):
     assert pipeline_main(["report", str(runs), "--out", str(tmp_path / "pages")]) == 0
     with chromium() as browser, opened(browser, tmp_path / "pages" / "training.html", color_scheme="dark") as page:
         page.wait_for_selector("body[data-ready]")
-        page.wait_for_selector("#chart-0 .main-svg")
+        assert page.get_by_role("figure", name="Loss by epoch").is_visible()
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,23 +1,18 @@
 "use strict";
-// The library takes a second to start: it is fetched when the page is there and its table can be used.
-window.addEventListener("load", () => setTimeout(() => {
-  const library = document.createElement("script");
-  library.src = "assets/plotly.min.js";
-  library.onload = draw;
-  document.body.append(library);
-}, 50));
-
-function draw() {
-  const charts = JSON.parse(document.getElementById("charts").textContent);
-  const colours = () => {
-    const style = getComputedStyle(document.documentElement);
-    const ink = style.getPropertyValue("--ink").trim(), line = style.getPropertyValue("--line").trim();
-    return {"font.color": ink, "xaxis.gridcolor": line, "yaxis.gridcolor": line, "xaxis.linecolor": line, "yaxis.linecolor": line};
-  };
-  const boxes = charts.map((chart, number) => {
-    const box = document.getElementById(`chart-${number}`);
-    window.Plotly.newPlot(box, chart.data, chart.layout, {responsive: true, displaylogo: false, displayModeBar: false}).then(() => window.Plotly.relayout(box, colours()));
-    return box;
+// The numbers of a mark are its name; they are shown below the chart. Arrow keys go from mark to mark.
+for (const chart of document.querySelectorAll(".chart")) {
+  const marks = [...chart.querySelectorAll(".role-mark [aria-label]")], says = chart.querySelector(".says");
+  if (marks.length) says.textContent = "Numbers: by pointer or arrow keys.";
+  marks.forEach((mark, at) => {
+    mark.setAttribute("tabindex", at ? -1 : 0);  // one stop of the Tab key a chart
+    const show = () => { says.textContent = mark.getAttribute("aria-label"); };
+    mark.addEventListener("pointerover", show);
+    mark.addEventListener("focus", show);
+    mark.addEventListener("keydown", (event) => {
+      const to = {ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: marks.length - 1}[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      marks[to]?.focus();
+    });
   });
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => boxes.forEach((box) => window.Plotly.relayout(box, colours())));
 }
