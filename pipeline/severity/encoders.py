@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,52 +87,79 @@ def fixed_shapes(pixels: Tensor) -> bool:
     return pixels.is_cuda or torch.onnx.is_in_onnx_export()
 
 
-class SliceEncoder(nn.Module):
+class PlaneEncoder(nn.Module):
+    """Tokens of one network for images, whichever view they are of.
+
+    Args:
+        backbone: pooled, with ``num_features``.
+        width: of a token.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.project = nn.Linear(int(backbone.num_features), width)  # type: ignore[arg-type]
+
+    def forward(self, pixels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, H, W) and (B, S) to tokens (B, T, width), 0 where absent, and their mask (B, T)."""
+        return self.together([pixels], [present])[0]
+
+    def together(self, pixels: Sequence[Tensor], present: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """The tokens of several views of one size in one pass.
+
+        In training, batch norm has to see all views in one batch, because its running means are of all of them. View by
+        view it would normalise each by its own, which no evaluation does.
+        """
+        masks = [self.tokens_of(one) for one in present]
+        images = torch.cat([self.images_of(*one) for one in zip(pixels, present, strict=True)])
+        kept = torch.cat([mask.reshape(-1) for mask in masks])
+        if fixed_shapes(images):
+            every = self._features(images) * kept[:, None]
+        else:
+            every = images.new_zeros(len(images), self.project.out_features)
+            if bool(kept.any()):
+                features = self._features(images[kept])
+                every = every.to(features.dtype).index_put((kept.nonzero()[:, 0],), features)
+        parts = every.split([mask.numel() for mask in masks])
+        return [(part.view(*mask.shape, -1), mask) for part, mask in zip(parts, masks, strict=True)]
+
+    def images_of(self, pixels: Tensor, present: Tensor) -> Tensor:
+        """(B * T, C, H, W): an image a token."""
+        raise NotImplementedError
+
+    def tokens_of(self, present: Tensor) -> Tensor:
+        """(B, T): which tokens there are."""
+        raise NotImplementedError
+
+    def _features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.project(self.backbone(images.contiguous(memory_format=torch.channels_last)))
+        return features
+
+
+class SliceEncoder(PlaneEncoder):
     """One token a slice; absent slices have none."""
 
-    def __init__(self, backbone: nn.Module, width: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.project = nn.Linear(int(backbone.num_features), width)  # type: ignore[arg-type]
+    def images_of(self, pixels: Tensor, present: Tensor) -> Tensor:
+        """Each slice alone; for absent ones, where they are computed, the middle one, seen twice by batch norm."""
+        if fixed_shapes(pixels):
+            pixels = torch.where(present[:, :, None, None], pixels, pixels[:, present.shape[1] // 2, None])
+        return standardise(pixels).flatten(0, 1).unsqueeze(1)
 
-    def forward(self, pixels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, H, W) and (B, S) to tokens (B, S, width), 0 where absent, and the mask (B, S)."""
-        batch, slices = present.shape
-        if fixed_shapes(pixels):  # in place of absent slices stands the middle one, which batch norm may well see twice
-            filled = torch.where(present[:, :, None, None], pixels, pixels[:, slices // 2, None])
-            images = standardise(filled).flatten(0, 1).unsqueeze(1)
-            features = self.project(self.backbone(images.contiguous(memory_format=torch.channels_last)))
-            return features.view(batch, slices, -1) * present[..., None], present
-        tokens = pixels.new_zeros(batch * slices, self.project.out_features)
-        keep = present.reshape(-1)
-        if bool(keep.any()):
-            images = standardise(pixels).flatten(0, 1)[keep].unsqueeze(1)
-            features = self.project(self.backbone(images.contiguous(memory_format=torch.channels_last)))
-            tokens = tokens.to(features.dtype).index_put((keep.nonzero()[:, 0],), features)
-        return tokens.view(batch, slices, -1), present
+    def tokens_of(self, present: Tensor) -> Tensor:
+        """A token a slice."""
+        return present
 
 
-class ChannelsEncoder(nn.Module):
+class ChannelsEncoder(PlaneEncoder):
     """One token a view: its slices are the input channels; absent ones are grey."""
 
-    def __init__(self, backbone: nn.Module, width: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.project = nn.Linear(int(backbone.num_features), width)  # type: ignore[arg-type]
+    def images_of(self, pixels: Tensor, present: Tensor) -> Tensor:
+        """All slices at once."""
+        return standardise(pixels) * present[:, :, None, None]
 
-    def forward(self, pixels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, H, W) and (B, S) to a token (B, 1, width) and its mask (B, 1)."""
-        seen = present.any(1)
-        if fixed_shapes(pixels):
-            images = standardise(pixels) * present[:, :, None, None]
-            features = self.project(self.backbone(images.contiguous(memory_format=torch.channels_last)))
-            return (features * seen[:, None])[:, None], seen[:, None]
-        tokens = pixels.new_zeros(len(pixels), self.project.out_features)
-        if bool(seen.any()):
-            images = (standardise(pixels) * present[:, :, None, None])[seen]
-            features = self.project(self.backbone(images.contiguous(memory_format=torch.channels_last)))
-            tokens = tokens.to(features.dtype).index_put((seen.nonzero()[:, 0],), features)
-        return tokens[:, None], seen[:, None]
+    def tokens_of(self, present: Tensor) -> Tensor:
+        """A token where there is any slice."""
+        return present.any(1, keepdim=True)
 
 
 class VolumeEncoder(nn.Module):

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.cubes.settings import ViewSettings
 from pipeline.labels import CELLS, GRADES, LEVELS, Family
-from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder, VolumeEncoder, make_backbone
+from pipeline.severity.encoders import ChannelsEncoder, PlaneEncoder, SliceEncoder, VolumeEncoder, make_backbone
 from pipeline.severity.heads import Neighbours, make_head
 from pipeline.severity.settings import NetworkSettings, SeveritySettings, view_name
 
@@ -55,6 +56,13 @@ class SeverityModel(nn.Module):
             largest = max(other.pixels for other in views) if settings.share_encoder else view.pixels
             encoders[name] = shared or _make_encoder(settings, view.slices, largest, pretrained)
         self.encoders = nn.ModuleDict(encoders)
+        batch_norm = any(isinstance(module, _BatchNorm) for module in self.encoders.modules())
+        self.batch_norm_shared = settings.share_encoder and batch_norm
+        if self.batch_norm_shared and len({view.pixels for view in views}) > 1:
+            raise ValueError(
+                f"share_encoder: {settings.backbone} has batch norm, which has to see all views in one batch, so their "
+                "windows need the same number of pixels; or take a network without it (convnext_nano)"
+            )
         self.view_embedding = nn.Embedding(len(views), settings.width)
         nn.init.normal_(self.view_embedding.weight, std=0.02)
         self.head = make_head(settings.head, settings.width)
@@ -100,8 +108,7 @@ class SeverityModel(nn.Module):
         """
         masks = self._kept([present[name] for name in self.names])
         tokens, known = [], []
-        for number, (name, mask) in enumerate(zip(self.names, masks, strict=True)):
-            features, seen = self.encoders[name](pixels[name], mask)
+        for number, (features, seen) in enumerate(self._encoded([pixels[name] for name in self.names], masks)):
             tokens.append(features + self.view_embedding.weight[number])
             known.append(seen)
         every = torch.cat(known, 1)
@@ -116,6 +123,13 @@ class SeverityModel(nn.Module):
             return logits
         own = torch.tensor(self.together, device=logits.device).repeat(len(logits) // len(self.together))
         return logits.gather(1, own[:, None, None].expand(-1, 1, len(GRADES)))
+
+    def _encoded(self, pixels: list[Tensor], masks: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Tokens and their masks by view; of a shared encoder in training from one batch."""
+        encoders = [self.encoders[name] for name in self.names]
+        if self.training and self.batch_norm_shared and isinstance(encoders[0], PlaneEncoder):
+            return encoders[0].together(pixels, masks)
+        return [encoder(*given) for encoder, *given in zip(encoders, pixels, masks, strict=True)]
 
     def mirror_rows(self, count: int, device: torch.device) -> Tensor | None:
         """(count,) for each of so many cells the row of the same on the other side; None where each is its own."""

@@ -36,7 +36,7 @@ class NetworkSettings:
         encoder: ``sequence`` encodes each slice alone; ``multichannel`` takes the slices of a view as input channels,
             which costs one forward pass a view instead of one a slice; ``3d`` is a small volumetric network.
         head: how the tokens of all slices and views become one vector.
-        share_encoder: one backbone for all views, or one each.
+        share_encoder: one backbone for all views, or one each. With batch norm the windows of all views need one size.
         width: of the tokens after the backbone's features are projected.
         level_width: of the level embedding; 0 for none.
         dropout: before the last layer.

@@ -96,6 +96,33 @@ def test_a_shared_encoder_is_one_set_of_weights():
     assert sum(p.numel() for p in shared.parameters()) < 0.7 * sum(p.numel() for p in apart.parameters())
 
 
+@pytest.mark.parametrize("encoder", ["sequence", "multichannel"])
+def test_a_shared_encoder_normalises_in_training_as_it_will_in_evaluation(encoder):
+    """Batch norm that took each view by itself in training would answer otherwise by its running means."""
+    torch.manual_seed(0)
+    settings = replace(SMALL, share_encoder=True, encoder=encoder, dropout=0.0, view_drop=0.0)
+    model = SeverityModel(settings, (VIEWS[0], replace(VIEWS[1], slices=3))).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # what is kept is this batch's
+    pixels = {name: number + torch.rand(8, 3, 32, 32) for number, name in enumerate(NAMES)}
+    present = dict.fromkeys(NAMES, torch.ones(8, 3, dtype=torch.bool))
+    present[NAMES[0]] = present[NAMES[0]].clone()
+    present[NAMES[0]][0] = False
+    level = torch.arange(8) % 5
+    with torch.no_grad():
+        trained = model(pixels, present, level)
+        evaluated = model.eval()(pixels, present, level)
+    assert trained.std(0).min() > 0
+    torch.testing.assert_close(trained, evaluated, rtol=0, atol=0.05 * float(trained.std()))
+
+
+def test_batch_norm_is_not_shared_between_views_of_two_sizes():
+    sizes = (replace(VIEWS[0], pixels=64), replace(VIEWS[1], pixels=96))
+    with pytest.raises(ValueError, match="has batch norm, which has to see all views"):
+        SeverityModel(replace(SMALL, share_encoder=True), sizes)
+
+
 def test_settings_refuse_nonsense():
     with pytest.raises(ValueError, match="dropout"):
         NetworkSettings(dropout=1.5)
@@ -131,7 +158,7 @@ def test_every_kind_of_backbone_takes_a_window_of_any_size(backbone, tmp_path):
     tensors = timm.create_model(backbone).state_dict()
     save_file({name: values.contiguous() for name, values in tensors.items()}, file)
     views = (replace(VIEWS[0], pixels=50), replace(VIEWS[1], pixels=64, slices=3))
-    for encoder, shared in (("sequence", False), ("multichannel", True)):
+    for encoder, shared in (("sequence", False), ("multichannel", backbone in ("test_vit", "test_convnext"))):
         settings = NetworkSettings(backbone, str(file), encoder=encoder, share_encoder=shared, width=16)
         model = SeverityModel(settings, views, pretrained=True).eval()
         kept = {
