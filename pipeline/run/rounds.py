@@ -96,7 +96,7 @@ class Run:
         except Stop as stop:
             self.ended_by = stop
         except ClusterLostError as error:
-            complain(f"{error}; what was graded by then is in the table, and the same call goes on from there")
+            complain(str(error))
             self.ended_by = Stop(Reason.CLUSTER_LOST)
         finally:
             self.pool.kill()

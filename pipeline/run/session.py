@@ -119,6 +119,8 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
         cluster = request.cluster if rounds else None  # nobody is needed where nothing is left
         run = Run.open(bench, request.schedule, workers, take, request.quiet, cluster, sample)
         run.rounds(rounds)
+        if run.ended_by is not None and run.ended_by.reason is Reason.CLUSTER_LOST:
+            complain("what was graded by then is in the table, and the same call goes on from there")
         for failure in board.write_failures:
             tally.note(Problem("", None, None, "write-failed", failure), log)
         board.unreached(Reason.STUDY_FAILED if run.ended_by is None else run.ended_by.reason)
