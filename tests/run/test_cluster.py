@@ -228,9 +228,7 @@ def test_evaluate_severity_and_ensemble_write_what_one_machine_writes(address, l
     assert written[1] == written[0]
 
 
-def test_a_scheduler_that_goes_while_networks_are_measured_is_no_interrupt_by_the_user(
-    labelled, tmp_path, capsys, monkeypatch
-):
+def test_a_scheduler_that_goes_is_no_interrupt_by_the_user(labelled, tmp_path, capsys, monkeypatch):
     with scheduler_that_goes(tmp_path) as (address, end), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "_take", lambda *_: end())
         status = main(["evaluate", "severity", *labelled, "--cluster", address, "--out", str(tmp_path / "out")])
