@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -216,21 +217,24 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_evaluate_severity_and_ensemble_write_what_one_machine_writes(address, labelled, tmp_path):
-    written = []
+@pytest.mark.slow
+@pytest.mark.usefixtures("labelled")
+def test_evaluate_severity_and_ensemble_write_what_one_machine_writes(address, tmp_path):
     for where, options in (("here", []), ("away", ["--cluster", address])):
-        out = tmp_path / where
-        assert main(["evaluate", "severity", *labelled, *options, "--out", str(out / "severity")]) == 0
-        assert main(["ensemble", *labelled, *options, "--no-context", "--save-oof", str(out / "oof")]) == 0
-        written.append({**contents(out), "weights": contents(tmp_path / "weights")})
-    assert {"severity/predictions.csv", "severity/severity.json", "oof/canal/oof.csv"} <= written[0].keys()
-    assert "ensemble.json" in written[0]["weights"]
-    assert written[1] == written[0]
+        shutil.copytree("weights", f"{where}/weights")
+        call = ["--data", "data", "--weights", f"{where}/weights", *options]
+        assert main(["evaluate", "severity", *call, "--out", f"{where}/severity"]) == 0
+        assert main(["ensemble", *call, "--no-context", "--save-oof", f"{where}/oof"]) == 0
+    here, away = contents(tmp_path / "here"), contents(tmp_path / "away")
+    assert {"severity/predictions.csv", "severity/severity.json", "oof/canal/oof.csv", "weights/ensemble.json"} <= set(
+        here
+    )
+    assert [name for name in sorted({*here, *away}) if here.get(name) != away.get(name)] == []
 
 
 def test_a_scheduler_that_goes_is_no_interrupt_by_the_user(labelled, tmp_path, capsys, monkeypatch):
-    with scheduler_that_goes(tmp_path) as (address, end), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "_take", lambda *_: end())
+    with scheduler_that_goes(tmp_path) as (address, end):
+        monkeypatch.setattr(Run, "_take", lambda *_: end())
         status = main(["evaluate", "severity", *labelled, "--cluster", address, "--out", str(tmp_path / "out")])
     assert status == 1
     said = capsys.readouterr().err
