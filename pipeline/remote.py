@@ -30,6 +30,7 @@ from pipeline.labels import SeriesKind
 from pipeline.listing import Remote, list_studies
 from pipeline.names import file_name, plain_id
 from pipeline.problem import Problem
+from pipeline.tables import TableError
 
 MOST_BYTES = 16 * 2**30
 """Of a study that is fetched; a complete one of the competition has 0.05 GB."""
@@ -86,8 +87,10 @@ def open_remote(url: str, series_csv: Path | None = None, split: str | None = No
             competition = Competition(tables, chosen, nowhere, ordered, tuple(problems))
             _ = competition.labels, competition.coordinates  # read while they are there
             return competition
-    except OSError as error:
-        raise CompetitionError(f"{url} cannot be listed: {error.strerror or error}") from error
+    except (CompetitionError, TableError):
+        raise
+    except Exception as error:  # each store has its own for a server, a password or a bucket that is not there
+        raise CompetitionError(f"{url} cannot be listed: {getattr(error, 'strerror', None) or error}") from error
 
 
 @contextlib.contextmanager
@@ -127,8 +130,8 @@ def remote_states(study: StudyRef) -> list[tuple[str, ...]]:
     system, place = _open(study.remote.url)
     try:
         found = system.find(f"{place}/{study.remote.name}", detail=True)
-    except OSError as error:
-        return [(str(error),)]
+    except Exception as error:  # as in open_remote
+        return [(f"{type(error).__name__}: {error}",)]
     marks = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "updated", "created")
     return sorted((name, *(str(info[key]) for key in ("size", *marks) if key in info)) for name, info in found.items())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,14 @@ BLOCK = 4096
 """Studies that are written at a time."""
 
 
-def write_submission(path: Path, study_ids: Sequence[str], probabilities: np.ndarray) -> None:
+class Numbers(Protocol):
+    """(studies, 25, 3): an array, or one that lies on a disk and is read a slice at a time."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, places: slice, /) -> np.ndarray: ...
+
+
+def write_submission(path: Path, study_ids: Sequence[str], probabilities: Numbers) -> None:
     """Write ``row_id,normal_mild,moderate,severe``, studies in the order given, rows by row id inside a study.
 
     Args:
@@ -48,7 +56,7 @@ def write_submission(path: Path, study_ids: Sequence[str], probabilities: np.nda
     write_atomically(path, write)
 
 
-def write_wide(path: Path, study_ids: Sequence[str], probabilities: np.ndarray) -> None:
+def write_wide(path: Path, study_ids: Sequence[str], probabilities: Numbers) -> None:
     """Write the same numbers as one row a study: ``study_id`` and :data:`WIDE_COLUMNS`.
 
     Raises:
@@ -66,14 +74,14 @@ def write_wide(path: Path, study_ids: Sequence[str], probabilities: np.ndarray) 
     write_atomically(path, write)
 
 
-def _in_blocks(study_ids: Sequence[str], probabilities: np.ndarray) -> Iterator[tuple[Sequence[str], np.ndarray]]:
+def _in_blocks(study_ids: Sequence[str], probabilities: Numbers) -> Iterator[tuple[Sequence[str], np.ndarray]]:
     """Studies and their :func:`checked` numbers, some thousand at a time: a copy of a million's would be gigabytes.
 
     Raises:
         ValueError: as there.
     """
     if len(study_ids) != len(probabilities):
-        checked(study_ids, probabilities)
+        checked(study_ids, probabilities[:])
     for start in range(0, len(study_ids), BLOCK):
         ids = study_ids[start : start + BLOCK]
         yield ids, checked(ids, probabilities[start : start + BLOCK])

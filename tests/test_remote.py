@@ -82,3 +82,18 @@ def test_what_cannot_be_listed_says_why(data):
         open_remote("memory://bucket", split="train")
     assert is_url("s3://a/b")
     assert not is_url("C:\\data")
+
+
+def test_what_a_store_says_in_errors_of_its_own_is_one_line(data, monkeypatch):
+    """As botocore does of missing credentials and of a server that does not answer: they are no OSError."""
+    study = open_remote("memory://bucket").studies[0]
+
+    def refuse(*_, **__):
+        raise RuntimeError("Unable to locate credentials")
+
+    with monkeypatch.context() as patch:
+        for name in ("ls", "find"):
+            patch.setattr(type(fsspec.filesystem("memory")), name, refuse)
+        with pytest.raises(CompetitionError, match=r"^memory://bucket cannot be listed: Unable to locate credentials$"):
+            open_remote("memory://bucket")
+        assert remote_states(study) == [("RuntimeError: Unable to locate credentials",)]

@@ -59,7 +59,7 @@ def evaluate(
     """
     from pipeline.weights.manifest import Manifest
 
-    Manifest.load(weights)
+    weights = Manifest.load(weights).folder
     competitions = [open_competition(path, split="train") for path in data]
     studies = [_studies(competition, fold, limit) for competition in competitions]
     claim(out, EVALUATION)

@@ -109,6 +109,7 @@ def prepare(
         RefusedError: a folder of the cache holds something else.
         WorkError: the cluster cannot be used.
     """
+    folder = folder.absolute()  # the workers of a cluster may run elsewhere
     found: list[StudyFiles] = []
     jobs: list[tuple[Any, ...]] = []
     guesses = by_study(predicted)

@@ -1,27 +1,41 @@
-"""The state of a run in the main process: 75 numbers a study and the counts; memory does not grow beyond that.
+"""The state of a run in the main process: 75 numbers a study and where they come from.
 
 ``submission.csv`` is written from here, first with the prior in every row, then again at intervals as studies finish.
 It is complete and valid at any moment. Writing takes a twentieth of the time at most, so the intervals grow with the
-table, and all writing together grows with the number of studies, not with its square.
+table, and all writing together grows with the number of studies, not with its square. The numbers of many studies lie
+in a nameless file beside the table and are read some thousand studies at a time, so that memory holds their ids alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import tempfile
 import time
+import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from pipeline.labels import CELLS
+from pipeline.labels import CELLS, GRADES
 from pipeline.run.result import Reason, Source, StudyResult
-from pipeline.submission import write_submission, write_wide
+from pipeline.submission import BLOCK, write_submission, write_wide
 
 LEAST_INTERVAL = 5.0
 """Seconds between two writings of the table; longer where writing itself takes long."""
 COST_SHARE = 20
 """So many times as long as a writing takes there is none."""
+MEMORY_BYTES = 16 * 2**20
+"""Of a study's numbers that are held in memory: those of some 48,000 studies."""
+_SOURCES: tuple[Source, ...] = tuple(Source)
+_REASONS: tuple[Reason | None, ...] = (None, *Reason)
+_STUDY = np.dtype(
+    [("values", "f4", (len(CELLS), len(GRADES))), ("source", "u1", len(CELLS)), ("reason", "u1", len(CELLS))]
+)
+"""What is kept of a study, of source and reason their places above."""
 
 
 class Board:
@@ -32,32 +46,37 @@ class Board:
         prior: (25, 3) probabilities of the rows that nothing reaches.
         out: the submission.
         wide: the table of one row a study, None for none.
+
+    Attributes:
+        probabilities: (studies, 25, 3) as the table has them, to be sliced and gone through.
     """
 
     def __init__(self, study_ids: Sequence[str], prior: np.ndarray, out: Path, wide: Path | None) -> None:
         self.study_ids = list(study_ids)
         self.prior = prior
         self.out, self.wide = out, wide
-        self.probabilities = np.repeat(prior[None].astype(np.float32), len(self.study_ids), axis=0)
         self.write_failures: list[str] = []
         self.index = {study_id: number for number, study_id in enumerate(self.study_ids)}
-        self._source = np.full((len(self.study_ids), len(CELLS)), _SOURCES.index(Source.PRIOR), np.uint8)
-        self._reason = np.full((len(self.study_ids), len(CELLS)), _REASONS.index(None), np.uint8)
+        untouched = np.zeros((), _STUDY)
+        untouched["values"], untouched["source"] = prior, _SOURCES.index(Source.PRIOR)
+        self.probabilities = _Rows(out.parent, untouched, len(self.study_ids))
         self._reached = np.zeros(len(self.study_ids), bool)
         self._written = 0.0
         self._cost = 0.0
 
     def update(self, result: StudyResult) -> None:
         """Take over a study's result; a row that nothing reached, or that is no distribution, keeps the prior."""
-        number = self.index[result.study_id]
         values = np.asarray(result.probabilities, np.float64)
         with np.errstate(invalid="ignore"):
             usable = np.isfinite(values).all(1) & (values >= 0).all(1) & (values.sum(1) > 0)
-        self.probabilities[number] = np.where(usable[:, None], values, self.prior)
-        self._source[number] = [
+        study = np.zeros((), _STUDY)
+        study["values"] = np.where(usable[:, None], values, self.prior)
+        study["source"] = [
             _SOURCES.index(source if good else Source.PRIOR) for source, good in zip(result.source, usable, strict=True)
         ]
-        self._reason[number] = [_REASONS.index(reason) for reason in result.reason]
+        study["reason"] = [_REASONS.index(reason) for reason in result.reason]
+        number = self.index[result.study_id]
+        self.probabilities.put(number, study)
         self._reached[number] = True
 
     def has(self, study_id: str) -> bool:
@@ -66,7 +85,9 @@ class Board:
 
     def unreached(self, reason: Reason) -> None:
         """Give every study without a result this reason."""
-        self._reason[~self._reached] = _REASONS.index(reason)
+        for start, rows in self.probabilities.blocks():
+            rows["reason"][~self._reached[start : start + len(rows)]] = _REASONS.index(reason)
+            self.probabilities.put(start, rows)
 
     def write(self, force: bool = False) -> None:
         """Write the table if the last writing is long enough ago, or ``force``.
@@ -91,13 +112,66 @@ class Board:
 
     def sources(self) -> dict[str, int]:
         """Rows by where they come from, every source named."""
-        return {source.value: int((self._source == number).sum()) for number, source in enumerate(_SOURCES)}
+        counts = self._counts("source", len(_SOURCES))
+        return {source.value: int(count) for source, count in zip(_SOURCES, counts, strict=True)}
 
     def reasons(self) -> dict[str, int]:
         """Rows that no network graded by reason, most frequent first."""
-        counts = Counter({str(r): int((self._reason == n).sum()) for n, r in enumerate(_REASONS) if r is not None})
+        found = zip(_REASONS, self._counts("reason", len(_REASONS)), strict=True)
+        counts = Counter({str(reason): int(count) for reason, count in found if reason is not None})
         return {reason: count for reason, count in counts.most_common() if count}
 
+    def _counts(self, name: str, kinds: int) -> np.ndarray:
+        counts = np.zeros(kinds, int)
+        for _, rows in self.probabilities.blocks():
+            counts += np.bincount(rows[name].ravel(), minlength=kinds)
+        return counts
 
-_SOURCES: tuple[Source, ...] = tuple(Source)
-_REASONS: tuple[Reason | None, ...] = (None, *Reason)
+
+class _Rows:
+    """An array of :data:`_STUDY`, all ``each`` at first, in memory or in a file without a name; see its values as one.
+
+    The file takes its place on the disk at once, so a disk that is full later costs nothing here.
+    """
+
+    def __init__(self, folder: Path, each: np.ndarray, count: int) -> None:
+        self._each, self._count = each, count
+        if count * _STUDY.itemsize > MEMORY_BYTES:
+            with contextlib.suppress(OSError):  # then the memory has to do
+                self._begin(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115  # closed with the board
+                return
+        self._begin(io.BytesIO())
+
+    def _begin(self, file: IO[bytes]) -> None:
+        self._file = file
+        weakref.finalize(self, file.close)
+        for start in range(0, self._count, BLOCK):
+            self.put(start, np.repeat(self._each, min(BLOCK, self._count - start)))
+        file.flush()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        """(studies, 25, 3) of a range of places."""
+        start, stop, _ = places.indices(self._count)
+        return self.get(start, stop)["values"]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for _, rows in self.blocks():
+            yield from rows["values"]
+
+    def get(self, start: int, stop: int) -> np.ndarray:
+        """All that is kept of the studies from ``start`` up to ``stop``."""
+        self._file.seek(start * _STUDY.itemsize)
+        return np.frombuffer(bytearray(self._file.read((stop - start) * _STUDY.itemsize)), _STUDY)
+
+    def put(self, start: int, rows: np.ndarray) -> None:
+        """Replace that of the studies from ``start`` on."""
+        self._file.seek(start * _STUDY.itemsize)
+        self._file.write(rows.tobytes())
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Places, each with all that is kept of the studies from there on, some thousand at a time."""
+        for start in range(0, self._count, BLOCK):
+            yield start, self.get(start, min(start + BLOCK, self._count))

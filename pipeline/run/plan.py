@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import overload
+
+import numpy as np
 
 from pipeline.competition import StudyRef
 from pipeline.labels import Family
@@ -13,19 +15,55 @@ from pipeline.run.task import Grader, StudyNetworks, StudyTask
 from pipeline.weights.manifest import LANDMARK_TASKS, Manifest, Member, WeightsError
 from pipeline.weights.seen import study_hash
 
-T = TypeVar("T")
-
 READ_COST = 0.6
 """Seconds on one idle CPU thread to read a study and to cut its cubes."""
 CUBES_COST = 0.1
 """Seconds to load the cubes that an earlier round has kept."""
 
 
+@dataclass(frozen=True, eq=False)
+class Round(Sequence[StudyTask]):
+    """The tasks of a round, each made where it is asked for, since there may be a million.
+
+    Attributes:
+        studies: of the run.
+        orders: the different tasks there are, with any study.
+        study, order: (N,) the places in those of each task.
+    """
+
+    studies: Sequence[StudyRef]
+    orders: Sequence[StudyTask | None]
+    study: np.ndarray
+    order: np.ndarray
+
+    @classmethod
+    def of(cls, studies: Sequence[StudyRef], orders: Sequence[StudyTask | None], order: np.ndarray) -> Round:
+        """Of the orders of all studies, without those that are None."""
+        some = np.array([one is not None for one in orders], bool)
+        study = np.flatnonzero(some[order]).astype(np.uint32)
+        return cls(studies, orders, study, order[study])
+
+    def __len__(self) -> int:
+        return len(self.study)
+
+    @overload
+    def __getitem__(self, which: int) -> StudyTask: ...
+    @overload
+    def __getitem__(self, which: slice | np.ndarray) -> Round: ...
+    def __getitem__(self, which: int | slice | np.ndarray) -> StudyTask | Round:
+        """A task, or the round of those that a slice or a mask leaves."""
+        if isinstance(which, int):
+            order = self.orders[self.order[which]]
+            assert order is not None, "Round.of leaves those out"
+            return replace(order, study=self.studies[self.study[which]])
+        return replace(self, study=self.study[which], order=self.order[which])
+
+
 @dataclass(frozen=True)
 class Plan:
     """Rounds of tasks. ``kept_out`` counts by member the studies it may not grade, for the leak guard's line."""
 
-    rounds: tuple[tuple[StudyTask, ...], ...]
+    rounds: tuple[Round, ...]
     members: int
     kept_out: dict[str, int]
     unrecorded: tuple[str, ...] = ()
@@ -60,10 +98,10 @@ def make_plan(
         seconds: a study may take.
     """
     if networks is None:
-        return Plan((tuple(StudyTask(study, seconds=seconds, base_cost=READ_COST) for study in studies),), 0, {})
+        orders = [StudyTask(study, seconds=seconds, base_cost=READ_COST) for study in studies[:1]]
+        return Plan((Round.of(studies, orders, np.zeros(len(studies), np.uint32)),), 0, {})
     usable = {member.name for member in networks.members}
     finders = [member for member in networks.members if member.task in LANDMARK_TASKS]
-    finding_cost = {member.name: member.seconds_per_study for member in finders}
     graders = [
         [member for member in members if member.name in usable] for members in severity_rounds(networks.manifest)
     ]
@@ -77,40 +115,48 @@ def make_plan(
             if member.seen is not None:
                 seen[member.name] = networks.manifest.seen(member)
     unrecorded = {member.name for member in everyone if guard} - seen.keys()
-    kept_out = {member.name: 0 for member in everyone} if guard else {}
 
-    def allowed(member: Member, mark: str) -> bool:
-        if not guard or (member.name not in unrecorded and mark not in seen[member.name]):
-            return True
-        kept_out[member.name] += 1
-        return False
+    def kept_from(study: StudyRef) -> frozenset[str]:
+        mark = study_hash(study.study_id) if seen else ""
+        return frozenset(unrecorded.union(name for name, hashes in seen.items() if mark in hashes))
 
-    known: dict[Any, Any] = {}
+    kinds: dict[frozenset[str], int] = {}  # studies differ by the networks that may not grade them, and by nothing else
+    kind = np.fromiter((kinds.setdefault(kept_from(study), len(kinds)) for study in studies), np.uint32, len(studies))
+    tasks = [_tasks(studies[0], finders, graders, away, guard, seconds) for away in kinds]
+    rounds = (Round.of(studies, orders, kind) for orders in zip(*tasks, strict=True))
+    counts = dict(zip(kinds, np.bincount(kind).tolist(), strict=True))
+    kept_out = {one.name: sum(counts[away] for away in kinds if one.name in away) for one in everyone} if guard else {}
+    return Plan(tuple(filter(len, rounds)), len(everyone), kept_out, tuple(sorted(unrecorded)))
 
-    def once(value: T) -> T:
-        """The equal one that an earlier study has, for there may be a million of them."""
-        return known.setdefault(value, value)
 
-    rounds: list[list[StudyTask]] = [[] for _ in graders]
-    for study in studies:
-        mark = study_hash(study.study_id)
-        points = first_finders(member for member in finders if allowed(member, mark))
-        mine = [[member for member in members if allowed(member, mark)] for members in graders]
-        if not points:
-            mine = [[] for _ in graders]
-        free = {Family(member.task) for members in mine for member in members}
-        guarded = frozenset({Family(member.task) for members in graders for member in members} - free)
-        for number, members in enumerate(mine):
-            if number and not members:
-                continue
-            later = tuple(member.name for rest in mine[number + 1 :] for member in rest)
-            run_now = tuple(Grader(member.name, member.seconds_per_study) for member in members)
-            base_cost = CUBES_COST if number else READ_COST + sum(finding_cost[name] for name in points)
-            never = guarded if guard else frozenset()
-            task = StudyTask(study, once(points), once(run_now), once(later), once(never), seconds, base_cost)
-            rounds[number].append(task)
-    full = tuple(tuple(tasks) for tasks in rounds if tasks)
-    return Plan(full, len(everyone), kept_out, tuple(sorted(unrecorded)))
+def _tasks(
+    study: StudyRef,
+    finders: Sequence[Member],
+    graders: Sequence[Sequence[Member]],
+    away: frozenset[str],
+    guard: bool,
+    seconds: float,
+) -> list[StudyTask | None]:
+    """What each round does with a study that the networks ``away`` may not grade; None for nothing."""
+    points = first_finders(member for member in finders if member.name not in away)
+    mine = [[member for member in members if points and member.name not in away] for members in graders]
+    free = {Family(member.task) for members in mine for member in members}
+    asked = {Family(member.task) for members in graders for member in members}
+    finding = sum(member.seconds_per_study for member in finders if member.name in points)
+    return [
+        None
+        if number and not members
+        else StudyTask(
+            study,
+            points,
+            tuple(Grader(member.name, member.seconds_per_study) for member in members),
+            tuple(member.name for rest in mine[number + 1 :] for member in rest),
+            frozenset(asked - free if guard else ()),
+            seconds,
+            CUBES_COST if number else READ_COST + finding,
+        )
+        for number, members in enumerate(mine)
+    ]
 
 
 def severity_rounds(manifest: Manifest) -> tuple[tuple[Member, ...], ...]:

@@ -43,7 +43,7 @@ STAGE_TABLES = ("provenance.csv", "problems.csv", GRADES_TABLE, POINTS_TABLE)
 
 
 def write_stages(
-    folder: Path, results: Iterable[StudyResult], general: Iterable[Problem], probabilities: np.ndarray
+    folder: Path, results: Iterable[StudyResult], general: Iterable[Problem], probabilities: Iterable[np.ndarray]
 ) -> None:
     """Write ``provenance.csv`` and ``probabilities.csv`` (a line a row), ``problems.csv`` and any points found.
 
@@ -53,7 +53,7 @@ def write_stages(
         folder: for the tables.
         results: of the studies in their order.
         general: problems of no study.
-        probabilities: (studies, 25, 3) as submitted, in the same order.
+        probabilities: (25, 3) of each as submitted, in the same order.
 
     Raises:
         OSError: a table cannot be written.

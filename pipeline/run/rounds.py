@@ -9,10 +9,11 @@ and Ctrl-C end the run early and cleanly; what is still going on at the deadline
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from types import FrameType
@@ -83,7 +84,7 @@ class Run:
         here = SameProcess(bench) if alone else WorkerPool(bench, workers)
         return cls(bench.work, Pace(schedule, workers), here, take, quiet)
 
-    def rounds(self, rounds: Sequence[Sequence[StudyTask]]) -> None:
+    def rounds(self, rounds: Sequence[Collection[StudyTask]]) -> None:
         """Run every round, or as many as the time allows; returns when all is done or the end was called."""
         self._left = Counter(name for tasks in rounds for task in tasks for name in task.names)
         self._networks = len(self._left)
@@ -95,18 +96,26 @@ class Run:
         except Stop as stop:
             self.ended_by = stop
         except ClusterLostError as error:
-            complain(f"{error}; what was graded by then is in the table, and the same call goes on from there")
+            complain(str(error))
             self.ended_by = Stop(Reason.CLUSTER_LOST)
         finally:
             self.pool.kill()
 
-    def _round(self, tasks: Sequence[StudyTask], title: str) -> None:
-        pending = {task.study.study_id: task for task in tasks}
-        with tqdm(total=len(pending), desc=title, unit="study", disable=self.quiet, mininterval=1.0) as bar:
-            while pending:
+    def _round(self, tasks: Collection[StudyTask], title: str) -> None:
+        pending: dict[str, StudyTask] = {}  # begun, and not at their end
+
+        def begin() -> Iterator[StudyTask]:
+            for task in tasks:
+                pending[task.study.study_id] = task
+                yield task
+
+        waiting, complete = begin(), False
+        with tqdm(total=len(tasks), desc=title, unit="study", disable=self.quiet, mininterval=1.0) as bar:
+            while not complete:
                 try:
-                    for result in self._results(list(pending.values())):
+                    for result in self._results(itertools.chain(list(pending.values()), waiting)):
                         self._take(result, bar, pending.pop(result.study_id))
+                    complete = True
                 except BrokenProcessPool:
                     self._after_a_death(pending, bar)
 
@@ -123,7 +132,7 @@ class Run:
             suspects = list(pending.values())[:1]
         for task in suspects:
             try:
-                results = list(self._results([task]))
+                results = list(self._results(iter([task])))
             except BrokenProcessPool as error:
                 crowded = False
                 detail = f"the process that read or graded the study alone {how_lost(error)}"
@@ -136,21 +145,21 @@ class Run:
         if crowded:  # each can be graded alone, so together they need more memory than there is
             self.pace.workers = self.pool.halve()
 
-    def _results(self, tasks: Sequence[StudyTask]) -> Iterator[StudyResult]:
+    def _results(self, tasks: Iterator[StudyTask]) -> Iterator[StudyResult]:
         """Results as they come.
 
         Raises:
             Stop: the time is over, or too short for any of what is left.
             BrokenProcessPool: a worker died.
         """
-        waiting, pool = deque(tasks), self.pool
-        while waiting or pool.busy:
-            while waiting and pool.free:
-                task = self.pace.with_deadline(waiting[0])
+        pool, following = self.pool, next(tasks, None)
+        while following is not None or pool.busy:
+            while following is not None and pool.free:
+                task = self.pace.with_deadline(following)
                 if task is None:
                     break
-                waiting.popleft()
                 pool.start(task)
+                following = next(tasks, None)
             finished = pool.finished(self.pace.seconds_left) if pool.busy else []
             if not finished:
                 raise Stop(Reason.TIME_OVER)

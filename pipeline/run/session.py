@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import pandas as pd
 
 from pipeline.competition import Competition, StudyRef
@@ -22,13 +23,13 @@ from pipeline.parallel import why_no_workers
 from pipeline.problem import Problem
 from pipeline.run.board import Board
 from pipeline.run.pace import Schedule
-from pipeline.run.plan import Plan, make_plan
+from pipeline.run.plan import Plan, Round, make_plan
 from pipeline.run.report import RunReport, describe_weights, write_run_json, write_stages
 from pipeline.run.result import UNFINISHED, Graded, Reason, StudyResult
 from pipeline.run.rounds import Run
 from pipeline.run.settings import RunSettings
 from pipeline.run.tally import Log, Tally
-from pipeline.run.task import StudyNetworks, StudyTask, Workbench
+from pipeline.run.task import StudyNetworks, Workbench
 from pipeline.run.work import WorkFolder
 from pipeline.scoring.metric import score_arrays
 from pipeline.versions import versions
@@ -118,6 +119,8 @@ def run_session(request: Request, board: Board, folder: Path, problems: list[Pro
         cluster = request.cluster if rounds else None  # nobody is needed where nothing is left
         run = Run.open(bench, request.schedule, workers, take, request.quiet, cluster, sample)
         run.rounds(rounds)
+        if run.ended_by is not None and run.ended_by.reason is Reason.CLUSTER_LOST:
+            complain("what was graded by then is in the table, and the same call goes on from there")
         for failure in board.write_failures:
             tally.note(Problem("", None, None, "write-failed", failure), log)
         board.unreached(Reason.STUDY_FAILED if run.ended_by is None else run.ended_by.reason)
@@ -180,28 +183,25 @@ def _context(request: Request, networks: StudyNetworks | None) -> dict[str, Any]
     }
 
 
-def _resume(plan: Plan, work: WorkFolder, board: Board, tally: Tally, log: Log) -> tuple[list[list[StudyTask]], int]:
+def _resume(plan: Plan, work: WorkFolder, board: Board, tally: Tally, log: Log) -> tuple[list[Round], int]:
     """The tasks that are left when results of an interrupted run are taken over, and how many those are."""
-    kept: dict[str, StudyResult] = {}
-    refused: list[Problem] = []
-    for task in plan.rounds[0]:
-        result = work.load(task.study, problems=refused)
+    studies, refused = plan.rounds[0].studies, list[Problem]()
+    known: dict[tuple[str, ...] | None, int] = {None: 0}  # what networks were run; None where there is no final result
+    state = np.zeros(len(studies), np.uint32)
+    for place, study in enumerate(studies):
+        result = work.load(study, problems=refused)
         if result is not None:
-            kept[result.study_id] = result
             board.update(result)
             tally.add(result, log)
+            state[place] = known.setdefault(result.done if result.finished else None, len(known))
     for problem in refused:
         tally.note(problem, log)
     rounds = []
     for tasks in plan.rounds:
-        left = [task for task in tasks if not _is_done(kept.get(task.study.study_id), task.names)]
-        if left:
-            rounds.append(left)
-    return rounds, sum(result.finished for result in kept.values())
-
-
-def _is_done(result: StudyResult | None, graders: Sequence[str]) -> bool:
-    return result is not None and result.finished and set(graders) <= set(result.done)
+        done = [[order is None or (names is not None and set(order.names) <= set(names)) for names in known]
+                for order in tasks.orders]  # fmt: skip
+        rounds.append(tasks[~np.array(done)[tasks.order, state[tasks.study]]])
+    return list(filter(len, rounds)), int(np.count_nonzero(state))
 
 
 def _results(studies: Sequence[StudyRef], board: Board, run: Run) -> Iterator[StudyResult]:
@@ -235,7 +235,7 @@ def _report(
     seconds = time.monotonic() - request.schedule.started
     score = None
     if request.labels is not None:
-        score = score_arrays(request.labels[list(CELL_COLUMNS)].to_numpy(), board.probabilities)
+        score = score_arrays(request.labels[list(CELL_COLUMNS)].to_numpy(), board.probabilities[:])
     return RunReport(
         studies=len(request.studies),
         rows_by_source=board.sources(),

@@ -14,9 +14,10 @@ from pipeline.console import complain, say
 from pipeline.ensemble.combine import blend
 from pipeline.ensemble.networks import Networks
 from pipeline.labels import CELL_COLUMNS, CELLS, GRADES, Family
+from pipeline.parallel import ClusterLostError
 from pipeline.run.pace import Schedule
 from pipeline.run.plan import make_plan
-from pipeline.run.result import StudyResult
+from pipeline.run.result import Reason, StudyResult
 from pipeline.run.rounds import Run
 from pipeline.run.settings import RunSettings
 from pipeline.run.task import Workbench
@@ -45,6 +46,7 @@ def predict_unseen(
     Raises:
         WeightsError: no grader of the manifest can be used.
         WorkError: the cluster cannot be used.
+        ClusterLostError: its scheduler went.
         KeyboardInterrupt: the run was ended from outside.
     """
     networks, problems = Networks.open(manifest)
@@ -73,7 +75,8 @@ def predict_unseen(
         run = Run.open(bench, Schedule(time.monotonic(), None), workers, take, cluster=cluster, sample=once[0])
         run.rounds(plan.rounds)
     if run.ended_by is not None:
-        raise KeyboardInterrupt
+        lost = run.ended_by.reason is Reason.CLUSTER_LOST
+        raise ClusterLostError("nothing was written; call again") if lost else KeyboardInterrupt
     if failures:
         complain(f"{len(failures)} times a study or a network failed, and those cells are left out:", *failures[:5])
     return answers

@@ -143,7 +143,7 @@ class Manifest:
             if isinstance(member, dict):
                 member.pop("family", None)  # older sets name it, and the task says the same
         try:
-            return from_dict(cls, {**content, "folder": folder})
+            return from_dict(cls, {**content, "folder": folder.absolute()})  # other machines are to find it, too
         except ConfigError as error:
             raise WeightsError(f"{path}: {error}") from error
 

@@ -8,7 +8,6 @@ and the same for a tenth of the studies: the two must differ tenfold.
 from __future__ import annotations
 
 import argparse
-import random
 import resource
 import subprocess
 import sys
@@ -52,10 +51,10 @@ def simulate(count: int, folder: Path) -> dict[str, float]:
     predictions = {name: np.log(values) for name in ("canal-0", "foraminal-0", "subarticular-0")}
     members = (tuple(predictions),) * 25
     result = StudyResult("", values, (Source.MODEL,) * 25, (None,) * 25, members, predictions=predictions, device="cpu")
-    order = [task.study.study_id for task in plan.rounds[0]]
-    random.Random(0).shuffle(order)
+    order = np.random.default_rng(0).permutation(count)
     with Log(folder / "submission.log") as log:
-        for number, study_id in enumerate(order):
+        for number, place in enumerate(order):
+            study_id = plan.rounds[0][int(place)].study.study_id
             problems = (Problem(study_id, "1", None, "odd", "a detail"),) if number % 10 == 0 else ()
             one = replace(result, study_id=study_id, problems=problems, seconds={"read": 0.4, "severity": 0.8})
             board.update(one)

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("distributed", reason="needs the package distributed (requirements-cluster.txt)")
 from distributed import LocalCluster
 
+from pipeline.__main__ import main
 from pipeline.cluster import MOST_DEATHS, Cluster, on_cluster
+from pipeline.competition import open_competition
 from pipeline.console import WorkError
+from pipeline.ensemble.networks import Networks
+from pipeline.folds import make_folds
+from pipeline.labels import CELL_COLUMNS
+from pipeline.landmarks.examples import ExampleSettings
+from pipeline.landmarks.prepare import ExamplesOf, prepare
 from pipeline.parallel import WorkerLostError
 from pipeline.run.result import Reason, Source
 from pipeline.run.rounds import Run
 from pipeline.submission import read_submission
+from pipeline.weights.manifest import Manifest
+from pipeline.weights.seen import seen_list, seen_studies
+from tests.run.studies import FakeNetworks, members, write_studies
 from tests.run.test_rounds import Setup
 
 ROOT = Path(__file__).parents[2]
@@ -147,18 +161,101 @@ def test_later_rounds_go_on_from_what_the_first_has_kept_and_a_budget_ends_in_ti
     assert len(read_submission(over.out)) == 40 * 25
 
 
+@contextlib.contextmanager
+def scheduler_that_goes(folder):
+    """A scheduler with one worker, and how to end it at once."""
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    with LocalCluster(**options, local_directory=folder) as cluster:
+        yield cluster.scheduler_address, threading.Thread(target=cluster.close).start
+
+
 def test_a_scheduler_that_goes_ends_the_run_and_the_same_call_goes_on(tmp_path, capsys):
-    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, local_directory=tmp_path) as cluster:
-        setup = Away(cluster.scheduler_address, tmp_path, ["1", "2", "3"], grading=0.1)
+    with scheduler_that_goes(tmp_path) as (address, end):
+        setup = Away(address, tmp_path, ["1", "2", "3"], grading=0.1)
         take = setup.run.take
 
         def last(result):
             take(result)
-            threading.Thread(target=cluster.close).start()
+            end()
 
         setup.run.take = last
         setup.go()
     assert setup.run.ended_by.reason is Reason.CLUSTER_LOST
-    assert "the same call goes on from there" in capsys.readouterr().err
+    assert "the scheduler of the cluster is gone" in capsys.readouterr().err
     assert len(read_submission(setup.out)) == 75
     assert 1 <= sum(setup.work.load(study) is not None for study in setup.competition.studies) < 3
+
+
+@pytest.fixture
+def labelled(tmp_path, monkeypatch):
+    """A labelled folder of ten tiny studies, and a weights folder whose canal networks have each seen eight of them.
+
+    Both are named as seen from the folder of the call, which is not that of the workers.
+    """
+    monkeypatch.chdir(tmp_path)
+    names = [f"s{number}" for number in range(10)]
+    root = write_studies(tmp_path / "data", names, split="train")
+    grades = np.random.default_rng(0).choice(["Normal/Mild", "Moderate", "Severe"], (10, 25), p=[0.6, 0.2, 0.2])
+    labels = pd.DataFrame(grades, index=pd.Index(names, name="study_id"), columns=list(CELL_COLUMNS))
+    labels.to_csv(root / "train.csv")
+    folds = make_folds(open_competition(root, split="train").labels)
+    (tmp_path / "weights").mkdir()
+    Manifest(Path("weights"), "made up", "nothing").save()
+    manifest = Manifest.load(Path("weights"))
+    points, canal, *_ = members()
+    manifest = manifest.add_member(replace(points, seen="p.seen.txt"), b"tensors", seen_list(seen_studies(["other"])))
+    for fold in range(5):
+        seen = seen_list(seen_studies(folds.index[folds != fold]))
+        member = replace(canal, name=f"canal-fold{fold}", fold=fold, seen=f"{fold}.seen.txt")
+        manifest = manifest.add_member(member, b"tensors", seen)
+    networks = FakeNetworks(manifest, manifest.members, tmp_path)
+    monkeypatch.setattr(Networks, "open", classmethod(lambda cls, manifest: (networks, [])))
+    return ["--data", "data", "--weights", "weights"]
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("labelled")
+def test_evaluate_severity_and_ensemble_write_what_one_machine_writes(address, tmp_path):
+    for where, options in (("here", []), ("away", ["--cluster", address])):
+        shutil.copytree("weights", f"{where}/weights")
+        call = ["--data", "data", "--weights", f"{where}/weights", *options]
+        assert main(["evaluate", "severity", *call, "--out", f"{where}/severity"]) == 0
+        assert main(["ensemble", *call, "--no-context", "--save-oof", f"{where}/oof"]) == 0
+    here, away = contents(tmp_path / "here"), contents(tmp_path / "away")
+    assert {"severity/predictions.csv", "severity/severity.json", "oof/canal/oof.csv", "weights/ensemble.json"} <= set(
+        here
+    )
+    assert [name for name in sorted({*here, *away}) if here.get(name) != away.get(name)] == []
+
+
+def test_a_scheduler_that_goes_is_no_interrupt_by_the_user(labelled, tmp_path, capsys, monkeypatch):
+    with scheduler_that_goes(tmp_path) as (address, end):
+        monkeypatch.setattr(Run, "_take", lambda *_: end())
+        status = main(["evaluate", "severity", *labelled, "--cluster", address, "--out", str(tmp_path / "out")])
+    assert status == 1
+    said = capsys.readouterr().err
+    assert "the scheduler of the cluster is gone" in said
+    assert "nothing was written; call again" in said
+
+
+def test_the_training_cache_is_that_of_one_machine(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = write_studies(tmp_path / "data", ["1", "2", "3"], split="train")
+    rows = [
+        (study, f"{study}-1", 1, "Spinal Canal Stenosis", level, 8.0, 2.0 + 2 * number)
+        for study in ("1", "2", "3")
+        for number, level in enumerate(("L1/L2", "L2/L3", "L3/L4", "L4/L5", "L5/S1"))
+    ]
+    names = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
+    pd.DataFrame(rows, columns=names).to_csv(root / "train_label_coordinates.csv", index=False)
+    competition = open_competition(root, split="train")
+    examples = [ExamplesOf("sagittal", ExampleSettings(size_px=32))]
+    prepare([competition], tmp_path / "here", examples, workers=1)
+    prepare([competition], Path("away"), examples, cluster=address)
+    here = contents(tmp_path / "here")
+    assert len([name for name in here if name.endswith(".safetensors")]) == 6
+    assert contents(tmp_path / "away") == here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,17 @@ def test_a_refused_point_network_leaves_no_grader_to_run(networks):
     members = tuple(member for member in networks.members if member.task == "canal")
     plan = plan_of(Networks(networks.manifest, members), guard=False)
     assert all(task.names == () for task in plan.rounds[0])
+
+
+def test_a_plan_of_many_studies_holds_no_task_of_each(networks):
+    studies = [StudyRef(str(number), None, ()) for number in range(20_000)]
+    tracemalloc.start()
+    plan = make_plan(studies, networks, True, True, 60.0)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [len(tasks) for tasks in plan.rounds] == [20_000, 19_999]
+    assert [task.study for task in plan.rounds[0][::9_999]] == studies[::9_999]
+    assert held < 40 * len(studies)
 
 
 @pytest.fixture

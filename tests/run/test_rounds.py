@@ -250,6 +250,25 @@ def test_a_row_names_the_series_that_its_networks_looked_at_whoever_they_are_and
     assert found == {Family.CANAL: {t1, t2, axial}, Family.FORAMINAL: {t1}, Family.SUBARTICULAR: {axial}}
 
 
+def test_a_task_is_made_when_it_can_be_started(tmp_path):
+    setup = Setup(tmp_path, ["1", "2", "3", "4"])
+    made, came = [], []
+
+    class Watched(tuple):
+        def __iter__(self):
+            for task in super().__iter__():
+                made.append(task.study.study_id)
+                yield task
+
+    def take(result):
+        came.append(result.study_id)
+        assert len(made) <= len(came) + 1
+
+    setup.run.take = take
+    setup.run._round(Watched(setup.plan.rounds[0]), "studies")
+    assert came == made == ["1", "2", "3", "4"]
+
+
 def test_a_full_disk_costs_the_resume_and_nothing_else(tmp_path, monkeypatch):
     setup = Setup(tmp_path, ["1"])
 
