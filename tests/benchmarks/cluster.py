@@ -166,7 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=60, metavar="N", help="of the first part (default: 60)")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, metavar="DIR", help="default: weights/phantom")
-    parser.add_argument("--small", action="store_true", help="12 studies and 3 kills in the third part")
+    parser.add_argument("--small", action="store_true", help="24 studies and 3 kills in the third part")
     parser.add_argument("--parts", nargs="+", type=int, default=[1, 2, 3], choices=[1, 2, 3])
     args = parser.parse_args()
     phantoms = phantom_studies(3)
@@ -177,7 +177,7 @@ def main() -> int:
             elif part == 2:
                 hostile_studies(Path(scratch), phantoms, args.weights)
             else:
-                budget_and_kills(Path(scratch), phantoms, args.weights, *((12, 3) if args.small else (60, 20)))
+                budget_and_kills(Path(scratch), phantoms, args.weights, *((24, 3) if args.small else (60, 20)))
     return 0
 
 
