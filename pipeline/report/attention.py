@@ -60,7 +60,7 @@ def attend(grader: SeverityGrader, cubes: StudyCubes, cells: Sequence[int], call
         targets = [CELL_INDEX[companion(CELLS[cell], family)] if number else cell for cell in cells]
         wanted = [number * len(GRADES) + int(called[target]) for target in targets]
         for view, name in zip(views, names, strict=True):
-            layer = _layer(model.encoders[name], pixels[names.index(name)], present[name])
+            layer = _layer(model.encoder(name), pixels[names.index(name)], present[name])
             if layer is None or not bool(present[name].any()):  # a view that no cell has is not computed
                 continue
             with warnings.catch_warnings(), torch.enable_grad():

@@ -50,12 +50,10 @@ class SeverityModel(nn.Module):
             raise ValueError("a severity network needs at least one view")
         self.names = tuple(view_name(view.kind) for view in views)
         self.view_drop, self.families = settings.view_drop, families
-        encoders: dict[str, nn.Module] = {}
-        for view, name in zip(views, self.names, strict=True):
-            shared = encoders.get(self.names[0]) if settings.share_encoder else None
+        self.encoders = nn.ModuleDict()  # a shared one once, under the name of the first view
+        for view, name in zip(views[:1] if settings.share_encoder else views, self.names, strict=False):
             largest = max(other.pixels for other in views) if settings.share_encoder else view.pixels
-            encoders[name] = shared or _make_encoder(settings, view.slices, largest, pretrained)
-        self.encoders = nn.ModuleDict(encoders)
+            self.encoders[name] = _make_encoder(settings, view.slices, largest, pretrained)
         batch_norm = any(isinstance(module, _BatchNorm) for module in self.encoders.modules())
         self.batch_norm_shared = settings.share_encoder and batch_norm
         if self.batch_norm_shared and len({view.pixels for view in views}) > 1:
@@ -124,9 +122,13 @@ class SeverityModel(nn.Module):
         own = torch.tensor(self.together, device=logits.device).repeat(len(logits) // len(self.together))
         return logits.gather(1, own[:, None, None].expand(-1, 1, len(GRADES)))
 
+    def encoder(self, name: str) -> nn.Module:
+        """Of a view."""
+        return self.encoders[name if name in self.encoders else self.names[0]]
+
     def _encoded(self, pixels: list[Tensor], masks: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Tokens and their masks by view; of a shared encoder in training from one batch."""
-        encoders = [self.encoders[name] for name in self.names]
+        encoders = [self.encoder(name) for name in self.names]
         if self.training and self.batch_norm_shared and isinstance(encoders[0], PlaneEncoder):
             return encoders[0].together(pixels, masks)
         return [encoder(*given) for encoder, *given in zip(encoders, pixels, masks, strict=True)]

@@ -91,7 +91,7 @@ def _backbones(
     """The encoders that have a backbone, each once, with the channels and the side in pixels of its images."""
     seen: list[nn.Module] = []
     for view in views:
-        encoder = model.encoders[view_name(view.kind)]
+        encoder = model.encoder(view_name(view.kind))
         if isinstance(encoder, SliceEncoder | ChannelsEncoder) and encoder not in seen:
             seen.append(encoder)
             yield encoder, view.slices if isinstance(encoder, ChannelsEncoder) else 1, view.pixels

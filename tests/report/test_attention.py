@@ -43,10 +43,13 @@ def grader(encoder, present, pixels):
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
-            self.encoders = nn.ModuleDict({"sagittal_t2": encoder})
+            self.only = encoder
+
+        def encoder(self, name):
+            return self.only
 
         def log_probabilities(self, given, there, level):
-            tokens, seen = self.encoders["sagittal_t2"](given["sagittal_t2"], there["sagittal_t2"])
+            tokens, seen = self.only(given["sagittal_t2"], there["sagittal_t2"])
             bright = (tokens * seen[..., None]).sum((1, 2))
             return torch.log_softmax(torch.stack([-bright, bright * 0, bright], 1), 1)[:, None]
 

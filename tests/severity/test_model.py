@@ -94,6 +94,7 @@ def test_a_shared_encoder_is_one_set_of_weights():
     shared = SeverityModel(replace(SMALL, share_encoder=True, encoder="multichannel"), same)
     apart = SeverityModel(replace(SMALL, encoder="multichannel"), same)
     assert sum(p.numel() for p in shared.parameters()) < 0.7 * sum(p.numel() for p in apart.parameters())
+    assert len(shared.state_dict()) < 0.7 * len(apart.state_dict()), "nor is it stored twice"
 
 
 @pytest.mark.parametrize("encoder", ["sequence", "multichannel"])
