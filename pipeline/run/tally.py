@@ -121,7 +121,9 @@ class Tally:
             self.note(problem, log)
         log.flush()
         for stage, seconds in result.seconds.items():
-            self._seconds.setdefault(stage, np.zeros(len(self._places), np.float32))[place] = seconds
+            if stage not in self._seconds:
+                self._seconds[stage] = np.zeros(len(self._places), np.float32)
+            self._seconds[stage][place] = seconds
         if result.device and not self._seen[place]:
             self.devices[result.device] += 1
         for name, values in list(result.predictions.items())[self._counted[place] :]:

@@ -64,6 +64,7 @@ def simulate(count: int, folder: Path) -> dict[str, float]:
     lap("last table")
     assert board.sources() == {"model": 25 * count, "context": 0, "prior": 0}
     assert tally.studies_with_problems == (count + 9) // 10
+    found["seconds of processor"] = time.process_time()
     found["MB at the highest"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     found["MB of the table"] = board.out.stat().st_size / 2**20
     return found

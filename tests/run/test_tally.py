@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,18 @@ def test_a_study_that_comes_again_adds_what_is_new(tmp_path):
     assert tally.seconds == {"read": pytest.approx(1.5)}
     assert tally.studies_with_problems == 1
     assert len((tmp_path / "s.log").read_text().splitlines()) == 4
+
+
+def test_a_result_costs_the_same_whatever_the_number_of_studies(tmp_path):
+    tally = Tally(dict.fromkeys(map(str, range(200_000)), 0))
+    with Log(tmp_path / "s.log") as log:
+        tally.add(result_of(["a"]), log)
+        tracemalloc.start()
+        tally.add(result_of(["a"], [ODD], 2.0), log)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert tally.seconds == {"read": pytest.approx(2.0)}
+    assert most < 100_000, "something was made anew for all studies"
 
 
 def test_a_long_log_goes_on_in_further_files_and_a_strangers_is_left_alone(tmp_path):
