@@ -33,6 +33,7 @@ from pipeline.run.rounds import Run
 from pipeline.submission import read_submission
 from pipeline.weights.manifest import Manifest
 from pipeline.weights.seen import seen_list, seen_studies
+from tests.run.jobs import deadly, double, own_number, same
 from tests.run.studies import FakeNetworks, members, write_studies
 from tests.run.test_rounds import Setup
 
@@ -61,25 +62,6 @@ class Away(Setup):
     def __init__(self, address, *args, **options):
         super().__init__(*args, **options)
         self.run = Run.open(self.bench, self.schedule, 1, self.take, True, address, self.competition.studies[0])
-
-
-def double(number, folder):
-    (folder / f"{number}.{os.getpid()}").touch()
-    return 2 * number
-
-
-def deadly(number):
-    if number == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
-
-
-def same():
-    return {"the code": "this"}
-
-
-def own_number():
-    return {"process": str(os.getpid())}
 
 
 def test_jobs_come_back_in_their_order_from_processes_of_the_workers(address, tmp_path):
