@@ -21,7 +21,7 @@ ROW_ORDER: tuple[int, ...] = tuple(sorted(range(len(CELLS)), key=lambda index: C
 """Cells in the order of row ids inside a study, as ``sample_submission.csv`` sorts them."""
 WIDE_COLUMNS: tuple[str, ...] = tuple(f"{cell.column}_{grade}" for cell in CELLS for grade in GRADES)
 """The 75 columns of the wide table, e.g. ``left_subarticular_stenosis_l4_l5_severe``."""
-BLOCK = 4096
+BLOCK = 1024
 """Studies that are written at a time."""
 
 
