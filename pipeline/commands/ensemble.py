@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="CSV",
-        help="out-of-fold tables with the columns of a submission, one a recipe, named as the file is (.csv, .csv.gz); "
-        "rows may be missing. Nothing is written",
+        help="out-of-fold tables with the columns of a submission, one a recipe, named as the file is (.csv, .csv.gz), "
+        "or oof.csv of trainings, named as its folder is; rows may be missing. Nothing is written",
     )
     parser.add_argument("--folds", type=Path, metavar="CSV", help="with --tables: study_id and fold of every study")
     parser.add_argument("--truth", type=Path, metavar="CSV", help="with --tables: the grades, as train.csv")
@@ -192,7 +192,8 @@ def fit_tables(
     """Fit the ensemble of tables that need no weights, and print what each part is worth.
 
     Args:
-        tables: in the form of a submission; the name of a recipe is the file's up to its first dot.
+        tables: in the form of a submission, the name of a recipe is the file's up to its first dot; or ``oof.csv`` of a
+            training, named as its folder.
         folds: a table of study_id and fold.
         truth: grades as in ``train.csv``.
         fixed, average, with_context: see :func:`pipeline.ensemble.fit.fit_ensemble`.
@@ -210,16 +211,20 @@ def fit_tables(
     from pipeline.ensemble.report import report_lines
     from pipeline.folds import read_folds
     from pipeline.preset import load_settings
+    from pipeline.scoring.oof import read_oof
     from pipeline.submission import read_submission
     from pipeline.tables import read_labels
 
     settings = load_settings(ContextSettings, overrides=overrides)
-    paths = {path.name.partition(".")[0]: path for path in tables}
+    paths = {_recipe_of(path): path for path in tables}
     if len(paths) < len(tables):
-        raise CallError("--tables: two files of one name; the name says which recipe it is")
+        raise CallError("--tables: two files of one name (of oof.csv, its folder's); the name says which recipe it is")
     if unknown := sorted(set(fixed) - set(paths)):
         raise WorkError(f"--fixed: no table of recipe {', '.join(unknown)}; there is {', '.join(sorted(paths))}")
-    read = {name: read_submission(path) for name, path in paths.items()}
+    read = {
+        name: read_oof(path).as_submission() if path.name == "oof.csv" else read_submission(path)
+        for name, path in paths.items()
+    }
     labels, split = read_labels(truth).strict(), read_folds(folds)
     try:
         data = gather_submissions(read, labels, split)
@@ -228,6 +233,10 @@ def fit_tables(
         raise WorkError(str(error)) from error
     say(*report_lines(fitted.report))
     say(f"ensemble: fitted {len(paths)} tables on {len(data.grades)} studies; nothing written")
+
+
+def _recipe_of(table: Path) -> str:
+    return table.absolute().parent.name if table.name == "oof.csv" else table.name.partition(".")[0]
 
 
 def _json(content: object) -> bytes:

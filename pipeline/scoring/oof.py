@@ -58,6 +58,11 @@ class OofTable:
         result[studies, self.cell[rows]] = np.where(self.grade[rows] >= 0, self.grade[rows], np.nan)
         return result
 
+    def as_submission(self) -> pd.DataFrame:
+        """Probabilities in the form of :func:`pipeline.submission.read_submission`: by row id, a column a grade."""
+        row_ids = [f"{study}_{CELL_COLUMNS[cell]}" for study, cell in zip(self.study_id, self.cell, strict=True)]
+        return pd.DataFrame(np.exp(self.log_p), pd.Index(row_ids, name="row_id"), list(GRADES))
+
     def _places(self, study_ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The rows of these studies, and each one's position among them."""
         studies = pd.Index(study_ids).get_indexer(pd.Index(self.study_id.astype(str)))

@@ -13,7 +13,7 @@ from pipeline.ensemble.networks import Networks
 from pipeline.folds import make_folds
 from pipeline.labels import CELL_COLUMNS
 from pipeline.run.unseen import predicted_tables
-from pipeline.scoring.oof import read_oof
+from pipeline.scoring.oof import OofTable, read_oof, write_oof
 from pipeline.weights.manifest import Manifest
 from pipeline.weights.seen import seen_list, seen_studies, write_seen
 from tests.run.studies import FakeNetworks, members, write_studies
@@ -151,6 +151,19 @@ def test_tables_alone_are_fitted_and_every_part_printed_with_its_error(published
         assert sum(line.startswith(f"{part}  ") for line in out.splitlines()) == 2, part
     assert "±" in out
     assert "fitted 2 tables on 20 studies; nothing written" in out
+
+
+def test_tables_of_trainings_are_taken_as_they_are_and_named_after_their_folders(published, tmp_path, capsys):
+    tables, rest = published
+    assert main(["ensemble", "--tables", tables[0], *rest, "--no-context"]) == 0
+    said = capsys.readouterr().out
+    cells = [f"{study}_{column}" for study in STUDIES for column in CELL_COLUMNS[:5]]
+    log_p = np.log(pd.read_csv(tables[0], index_col=0).loc[cells].to_numpy())
+    cell, bare = np.tile(np.arange(5), len(STUDIES)), np.zeros(len(cells), int)
+    (tmp_path / "canal_a").mkdir()
+    write_oof(OofTable(np.repeat(STUDIES, 5), cell, bare, bare, bare > 0, log_p), tmp_path / "canal_a")
+    assert main(["ensemble", "--tables", str(tmp_path / "canal_a" / "oof.csv"), *rest, "--no-context"]) == 0
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize(
