@@ -57,11 +57,7 @@ def train_rounds(
     wait_for_everyone()
     for recipe in again:
         options = replace(options_of(recipe), out=table.parent / recipe.name, oof=table)
-        _train(
-            options,
-            f"the {recipe.name} classifiers again, by what the first round found",
-            recipe.rounds,
-        )
+        _train(options, f"the {recipe.name} classifiers again, by what the first round found", recipe.rounds)
         wait_for_everyone()
         rounds = [chosen[recipe.name], options.out]
         scores = [family_score(*_graded(recipe, folder)) for folder in rounds]

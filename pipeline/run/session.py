@@ -198,9 +198,9 @@ def _resume(plan: Plan, work: WorkFolder, board: Board, tally: Tally, log: Log) 
         tally.note(problem, log)
     rounds = []
     for tasks in plan.rounds:
-        done = [[order is None or (names is not None and set(order.names) <= set(names)) for names in known]
-                for order in tasks.orders]  # fmt: skip
-        rounds.append(tasks[~np.array(done)[tasks.order, state[tasks.study]]])
+        asked = [set() if order is None else set(order.names) for order in tasks.orders]
+        left = np.array([[names is None or not one <= set(names) for names in known] for one in asked])
+        rounds.append(tasks[left[tasks.order, state[tasks.study]]])
     return list(filter(len, rounds)), int(np.count_nonzero(state))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,7 +88,7 @@ def fixed_shapes(pixels: Tensor) -> bool:
     return pixels.is_cuda or torch.onnx.is_in_onnx_export()
 
 
-class PlaneEncoder(nn.Module):
+class PlaneEncoder(nn.Module, ABC):
     """Tokens of one network for images, whichever view they are of.
 
     Args:
@@ -123,13 +124,13 @@ class PlaneEncoder(nn.Module):
         parts = every.split([mask.numel() for mask in masks])
         return [(part.view(*mask.shape, -1), mask) for part, mask in zip(parts, masks, strict=True)]
 
+    @abstractmethod
     def images_of(self, pixels: Tensor, present: Tensor) -> Tensor:
         """(B * T, C, H, W): an image a token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tokens_of(self, present: Tensor) -> Tensor:
         """(B, T): which tokens there are."""
-        raise NotImplementedError
 
     def _features(self, images: Tensor) -> Tensor:
         features: Tensor = self.project(self.backbone(images.contiguous(memory_format=torch.channels_last)))

@@ -15,7 +15,7 @@ from pipeline.cubes import Cube, CubeSettings, StudyCubes
 from pipeline.cubes.settings import ViewSettings
 from pipeline.device import channels_last, half_precision
 from pipeline.labels import CELL_INDEX, CELLS, GRADES, LEVELS, Cell, Family, SeriesKind, companion
-from pipeline.severity.encoders import ChannelsEncoder, SliceEncoder
+from pipeline.severity.encoders import ChannelsEncoder, PlaneEncoder
 from pipeline.severity.model import SeverityModel
 from pipeline.severity.settings import SeveritySettings, view_name
 from pipeline.severity.windows import middle_window, mirrored, slices_around
@@ -85,15 +85,12 @@ def convert_encoders(model: SeverityModel, views: Sequence[ViewSettings], member
         encoder.backbone = convert(encoder.backbone, (len(LEVELS), channels, pixels, pixels), member, number)
 
 
-def _backbones(
-    model: SeverityModel, views: Sequence[ViewSettings]
-) -> Iterator[tuple[SliceEncoder | ChannelsEncoder, int, int]]:
+def _backbones(model: SeverityModel, views: Sequence[ViewSettings]) -> Iterator[tuple[PlaneEncoder, int, int]]:
     """The encoders that have a backbone, each once, with the channels and the side in pixels of its images."""
-    seen: list[nn.Module] = []
-    for view in views:
-        encoder = model.encoder(view_name(view.kind))
-        if isinstance(encoder, SliceEncoder | ChannelsEncoder) and encoder not in seen:
-            seen.append(encoder)
+    by_name = {view_name(view.kind): view for view in views}
+    for name, encoder in model.encoders.items():
+        if isinstance(encoder, PlaneEncoder):
+            view = by_name[name]
             yield encoder, view.slices if isinstance(encoder, ChannelsEncoder) else 1, view.pixels
 
 

@@ -53,12 +53,11 @@ CUBE = Cube(np.zeros((1, 1, 1), np.float32), np.ones(1, bool), _THREE, _THREE, _
 @dataclass(frozen=True)
 class _Points:
     found: np.ndarray
-    series_id: tuple[str | None, ...]
 
     def to_frame(self) -> pd.DataFrame:
         points = Landmarks.empty("s")
         points.points_mm[self.found], points.x[self.found], points.y[self.found] = 1.0, 1.0, 1.0
-        return replace(points, series_id=self.series_id).to_frame()
+        return replace(points, series_id=tuple("series" if one else None for one in self.found)).to_frame()
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class FakeNetworks:
         if "raises" in study:
             raise RuntimeError("the network is not well")
         found = np.full(len(CELLS), "blind" not in study)
-        return _Points(found, tuple("series" if one else None for one in found)), ()
+        return _Points(found), ()
 
     def cube_settings(self, name):
         return CubeSettings()
