@@ -155,10 +155,12 @@ class GpuFallback:
 
     Args:
         free: gives up what holds memory of the GPU.
+        tell: takes a sentence for each work that the CPU does because the GPU failed at it; of a GPU that is not used
+            again, for the first.
     """
 
-    def __init__(self, free: Callable[[], None]) -> None:
-        self._free = free
+    def __init__(self, free: Callable[[], None], tell: Callable[[str], None]) -> None:
+        self._free, self._tell = free, tell
         self._broken: set[str] = set()
         self._parts: dict[str, int] = {}
 
@@ -173,6 +175,7 @@ class GpuFallback:
         Raises:
             RuntimeError: it fails on the CPU too.
         """
+        failure = ""
         for _ in range(2):
             if device == "cpu" or device in self._broken:
                 break
@@ -180,11 +183,15 @@ class GpuFallback:
             try:
                 return work(device, parts)
             except (RuntimeError, TypeError) as error:  # mps refuses double precision with a TypeError
+                failure = f"{device} failed at {name}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
                 if _is_short_of_memory(error):
                     self._parts[name] = min(2 * parts, MOST_PARTS)
                     self._free()
                 else:
                     self._broken.add(device)
+                    failure += "; it is not used again"
+        if failure:
+            self._tell(f"{failure}; the CPU computes it")
         return work("cpu", 1)
 
 

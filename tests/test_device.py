@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_time_is_taken_on_one_thread_and_threads_come_back():
 
 def test_what_apples_gpu_refuses_is_done_on_the_cpu():
     """It has no double precision, and says so with a TypeError."""
-    tried = []
+    tried, told = [], []
 
     def work(device, parts):
         tried.append(device)
@@ -63,9 +64,13 @@ def test_what_apples_gpu_refuses_is_done_on_the_cpu():
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
         return parts
 
-    gpus = GpuFallback(lambda: None)
+    gpus = GpuFallback(lambda: None, told.append)
     assert [gpus.run("canal", "mps", work), gpus.run("canal", "mps", work)] == [1, 1]
     assert tried == ["mps", "cpu", "cpu"], "and not tried again"
+    (text,) = told
+    assert re.match(
+        "mps failed at canal: TypeError: Cannot convert .*; it is not used again; the CPU computes it$", text
+    )
 
 
 def test_operations_that_mps_lacks_are_the_cpus():

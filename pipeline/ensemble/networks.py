@@ -55,8 +55,8 @@ class Networks:
     def __init__(self, manifest: Manifest, members: tuple[Member, ...], runtime: Chosen = "torch") -> None:
         self.manifest, self.members, self.runtime = manifest, members, runtime
         self._by_torch: set[str] = set()
-        self._notices: list[str] = []
-        self._gpus = GpuFallback(self._free)
+        self._notices: list[tuple[str, str]] = []
+        self._gpus = GpuFallback(self._free, lambda text: self._notices.append(("gpu-failed", text)))
         self._grader, self._finder = functools.cache(self.load_grader), functools.cache(self.load_finder)
 
     def __reduce__(self) -> tuple[type[Networks], tuple[Manifest, tuple[Member, ...], Chosen]]:
@@ -174,8 +174,12 @@ class Networks:
         )
         return over_numberings(answer, own.numbering)
 
-    def notices(self) -> tuple[str, ...]:
-        """Which networks PyTorch computes because the runtime could not, and why; each is said once."""
+    def notices(self) -> tuple[tuple[str, str], ...]:
+        """What was computed elsewhere than it should have been, as a problem's ``what`` and ``detail``; each said once.
+
+        ``runtime-failed``: networks that PyTorch computes because the runtime could not; ``gpu-failed``: what the CPU
+        computes because the GPU could not.
+        """
         said, self._notices = tuple(self._notices), []
         return said
 
@@ -185,7 +189,7 @@ class Networks:
             return self._gpus.run(work, device, do)
         except RuntimeFailedError as error:
             self._by_torch.update(names)
-            self._notices.append(f"{', '.join(names)}: {error}; PyTorch computes it")
+            self._notices.append(("runtime-failed", f"{', '.join(names)}: {error}; PyTorch computes it"))
             return self._gpus.run(work, device, do)
 
     def _runtime(self, names: Sequence[str], device: str) -> Chosen:

@@ -186,6 +186,8 @@ class RunReport:
         asked = self.extra["device"]
         if asked not in ("auto", "cpu") and (studies := self.extra["devices"].get("cpu")):
             found.append(f"--device {asked}, but no such GPU completed a convolution: {studies} studies ran on the CPU")
+        if failed := self.problems.get("gpu-failed"):
+            found.append(f"the GPU failed {failed} times and the CPU computed instead, slowly; problems.csv says why")
         return [f"submit: WARNING: {text}" for text in found]
 
 

@@ -204,8 +204,7 @@ def _ask(
             answers.problems.append(Problem(task.study.study_id, None, None, "network-failed", detail))
             answers.failed.add(networks.family(name))
         clock.lap("severity")
-    notices = (Problem(task.study.study_id, None, None, "runtime-failed", text) for text in networks.notices())
-    answers.problems.extend(notices)
+    answers.problems.extend(Problem(task.study.study_id, None, None, *notice) for notice in networks.notices())
     return answers
 
 

@@ -53,8 +53,8 @@ class StudyNetworks(Protocol):
     def grade(self, name: str, cubes: Cubes, device: str, threads: int) -> np.ndarray:
         """Stage four: (25, 3) log-probabilities of one grader; NaN rows where it has no cube or another family."""
 
-    def notices(self) -> tuple[str, ...]:
-        """What is to be said of how this process computes them, each once; none where all is as it was asked for."""
+    def notices(self) -> tuple[tuple[str, str], ...]:
+        """``what`` and ``detail`` of what this process computes otherwise than it was asked to, each once."""
 
     def combine(self, predictions: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """(25, 3) probabilities of the study, NaN in rows that nothing reaches; (25,) bool: from context alone."""

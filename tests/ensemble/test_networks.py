@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -88,6 +89,11 @@ def test_a_gpu_that_fails_gets_half_the_batch_and_then_the_cpu_takes_over(failin
     failures["plan"] = plan
     values = networks.grade("f", cubes, "cuda:0", 1)
     assert failures["calls"] == calls
+    said = [f"{what} {detail}" for what, detail in networks.notices()]
+    assert len(said) == (calls[-1][0] == "cpu"), "what the CPU did in the GPU's place, and nothing else"
+    assert all(
+        re.match(r"gpu-failed cuda:0 failed at f: RuntimeError: .*; the CPU computes it$", text) for text in said
+    )
     assert np.isfinite(values).all(1).nonzero()[0].tolist() == [5, 6, 7, 12]
 
 
@@ -232,7 +238,7 @@ def test_what_the_runtime_cannot_compute_pytorch_does_and_it_is_said_once(failin
     for _ in range(2):
         assert np.isfinite(networks.grade("f", cubes, "cpu", 1)).any()
     assert asked == [("cpu", "openvino"), ("cpu", "torch")]
-    assert networks.notices() == ("f: no such layer; PyTorch computes it",)
+    assert networks.notices() == (("runtime-failed", "f: no such layer; PyTorch computes it"),)
     assert networks.notices() == ()
 
 
