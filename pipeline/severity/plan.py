@@ -2,7 +2,9 @@
 
 Space is reckoned (:mod:`pipeline.severity.space`). Time comes from a short measurement: two optimiser steps of every
 network on random pixels, on the device at hand and with its precision, times the steps that the settings ask for;
-scoring held-out cells is taken as a third of a training step an image, because it has no gradients.
+scoring held-out cells is taken as a third of a training step an image, because it has no gradients. So that a plan made
+on one machine says something of another, operations are counted too: a forward pass's, by PyTorch's counter, three
+times for a training step.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.device import channels_last, half_precision, own_gpu, release_memory, usable_cpus, working_gpu
 from pipeline.labels import FOLDS, Family
@@ -46,7 +50,10 @@ class Step:
         items: of a step.
         images_per_s: items a second, measured; None where nothing is trained.
         hours: of the whole step.
-        gpu_bytes: the most that was held of a GPU; None on a CPU.
+        operations: floating-point operations (a multiplication and an addition are two) of the whole step.
+        gpu_bytes: the most that was held of the GPU. Where the plan is made on a CPU: what a GPU has to hold in single
+            precision, which is more than it holds in half: weights, gradients, two moments and the average, and what
+            is kept of a batch for the gradients. None where nothing is trained.
     """
 
     name: str
@@ -55,7 +62,16 @@ class Step:
     items: int
     images_per_s: float | None
     hours: float
+    operations: float
     gpu_bytes: int | None
+
+
+class _Training(NamedTuple):
+    """A network on random pixels: the loss of so many items, and a whole optimiser step on them."""
+
+    model: nn.Module
+    forward: Callable[[int], Tensor]
+    run: Callable[[int], None]
 
 
 def make_plan(
@@ -64,7 +80,10 @@ def make_plan(
     recipes: Sequence[Recipe],
     workers: int = 0,
 ) -> dict[str, Any]:
-    """The plan as JSON holds it: ``studies``, ``device``, ``bytes_per_study``, ``disk`` in bytes, ``steps``, ``hours``.
+    """The plan as JSON holds it.
+
+    Its fields: ``studies``, ``device``, ``bytes_per_study``, ``disk`` in bytes, ``steps`` (see :class:`Step`),
+    ``hours`` and ``operations``.
 
     Args:
         space: that the run takes.
@@ -77,10 +96,11 @@ def make_plan(
     processes = workers or usable_cpus()
     steps = [_plain("decode every series once", DECODE_SECONDS * space.studies / processes)]
     for name, own in points.items():
-        run, size = _point_step(own, device), own.model.size_px
+        size = own.model.size_px
         items = _SLICES[name] * space.studies
         scored = min(items // FOLDS, own.evaluated)
-        steps.append(_training(f"{name}, {own.model.backbone} at {size} px", run, own.loop, items, scored, device))
+        title = f"{name}, {own.model.backbone} at {size} px"
+        steps.append(_training(title, _point_step(own, device), own.loop, items, scored, device))
     steps.append(_plain("points of unseen studies", FIND_SECONDS * space.studies / processes))
     for recipe in recipes:
         family, one = recipe.family, recipe.settings
@@ -103,6 +123,7 @@ def make_plan(
         },
         "steps": [asdict(step) for step in steps],
         "hours": sum(step.hours for step in steps),
+        "operations": sum(step.operations for step in steps),
     }
 
 
@@ -122,40 +143,65 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
                 f" = {step['trainings']} folds x {step['steps']} steps x {step['items']} items at "
                 f"{step['images_per_s']:.3g} a second, and scoring"
             )
-        if step["gpu_bytes"]:
-            text += f"; {step['gpu_bytes'] / 2**30:.1f} GiB of the GPU"
+            held = f"{step['gpu_bytes'] / 2**30:.1f} GiB"
+            held = f"at most {held} of a GPU" if plan["device"] == "cpu" else f"{held} of the GPU"
+            text += f"; {step['operations'] / 1e15:.1f} PFLOP; {held}"
         lines.append(text)
-    return [*lines, f"together {plan['hours']:.1f} h"]
+    total, taken = plan["operations"], max(1, sum(step["trainings"] * step["steps"] for step in plan["steps"]))
+    return [
+        *lines,
+        f"together {plan['hours']:.1f} h on this machine; {total / 1e15:.0f} PFLOP in {taken:,} optimiser steps, which "
+        f"is ten hours at {total / 3.6e16:.1f} TFLOP/s and {3.6e7 / taken:.0f} ms a step",
+    ]
 
 
 def _plain(name: str, seconds: float) -> Step:
-    return Step(name, 0, 0, 0, None, seconds / 3600, None)
+    return Step(name, 0, 0, 0, None, seconds / 3600, 0.0, None)
 
 
 def _training(
-    name: str, run: Callable[[int], None], loop: LoopSettings, items: int, scored: int, device: torch.device
+    name: str, training: _Training, loop: LoopSettings, items: int, scored: int, device: torch.device
 ) -> Step:
     """A network trained on four of five folds, five times."""
     batch = loop.batch_size * loop.accumulate
     steps = loop.epochs * (loop.batches_per_epoch or max(1, items * (FOLDS - 1) // FOLDS // batch))
     measured = loop.batch_size if device.type == "cuda" else min(_CPU_ITEMS, loop.batch_size)
-    run(measured)  # chooses algorithms, loads libraries
+    training.run(measured)  # chooses algorithms, loads libraries
+    operations, kept = _forward_costs(training, measured)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         torch.cuda.synchronize(device)
     began = time.perf_counter()
-    run(measured)
+    training.run(measured)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     seconds = (time.perf_counter() - began) / measured
     evaluations = -(-loop.epochs // loop.evaluate_every) + 1  # the last one is of the packed predictions
-    held = int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+    held = 5 * sum(weight.nbytes for weight in training.model.parameters()) + int(loop.batch_size * kept)
+    if device.type == "cuda":
+        held = int(torch.cuda.max_memory_allocated(device))
     release_memory()
-    hours = FOLDS * (steps * batch + evaluations * scored / 3) * seconds / 3600
-    return Step(name, FOLDS, steps, batch, 1 / seconds, hours, held)
+    trained = FOLDS * (steps * batch + evaluations * scored / 3)  # items, counting what scoring takes
+    return Step(name, FOLDS, steps, batch, 1 / seconds, trained * seconds / 3600, 3 * trained * operations, held)
 
 
-def _grader_step(settings: SeveritySettings, family: Family, device: torch.device) -> Callable[[int], None]:
+def _forward_costs(training: _Training, items: int) -> tuple[float, float]:
+    """Operations of a forward pass and the bytes it keeps for the backward pass, for each of ``items``."""
+    weights = {weight.untyped_storage().data_ptr() for weight in training.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = 0 if storage.data_ptr() in weights else storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = training.forward(items)  # held, so that no storage is freed and used again
+    del loss
+    return counter.get_total_flops() / items, sum(kept.values()) / items
+
+
+def _grader_step(settings: SeveritySettings, family: Family, device: torch.device) -> _Training:
     views, cells = settings.views_of(family), len(settings.one_item(family))
     model = SeverityModel.of(replace(settings, network=replace(settings.network, initial="random")), family)
 
@@ -171,7 +217,7 @@ def _grader_step(settings: SeveritySettings, family: Family, device: torch.devic
     return _step(model, forward, device)
 
 
-def _point_step(settings: LandmarkTrainSettings, device: torch.device) -> Callable[[int], None]:
+def _point_step(settings: LandmarkTrainSettings, device: torch.device) -> _Training:
     model, size = PointNet(replace(settings.model, initial="random")), settings.model.size_px
 
     def forward(items: int) -> Tensor:
@@ -181,8 +227,8 @@ def _point_step(settings: LandmarkTrainSettings, device: torch.device) -> Callab
     return _step(model, forward, device)
 
 
-def _step(model: nn.Module, forward: Callable[[int], Tensor], device: torch.device) -> Callable[[int], None]:
-    """One optimiser step of a network on so many items."""
+def _step(model: nn.Module, forward: Callable[[int], Tensor], device: torch.device) -> _Training:
+    """How a network is trained on the device."""
     model = channels_last(model.to(device)).train()
     optimizer = torch.optim.AdamW(model.parameters())
 
@@ -193,4 +239,4 @@ def _step(model: nn.Module, forward: Callable[[int], Tensor], device: torch.devi
         optimizer.step()
         optimizer.zero_grad()
 
-    return run
+    return _Training(model, forward, run)

@@ -257,12 +257,14 @@ def test_a_plan_says_what_would_be_done_and_does_nothing(commands, monkeypatch, 
     assert (canal["steps"], canal["items"]) == (2 * 280, 32)
     alone = 5 * canal["steps"] * canal["items"] / canal["images_per_s"] / 3600
     assert alone < canal["hours"] < 2 * alone
-    assert plan["hours"] == pytest.approx(sum(step["hours"] for step in plan["steps"]))
+    for total in ("hours", "operations"):
+        assert plan[total] == pytest.approx(sum(step[total] for step in plan["steps"]))
     assert not commands.steps
     assert not (tmp_path / "o").exists()
     assert main(["train", "all", "--data", "d", "--out", str(tmp_path / "o"), *options, "--plan", "1000"]) == 0
     said = capsys.readouterr().out
     assert "5 folds x 560 steps x 32 items at" in said
+    assert f"{canal['operations'] / 1e15:.1f} PFLOP; at most {canal['gpu_bytes'] / 2**30:.1f} GiB of a GPU" in said
     assert "left out: subarticular" in said
 
 
