@@ -114,6 +114,16 @@ def working_gpu() -> bool:
     return True
 
 
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all that it was given; a GPU is given work long before it does it."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def release_memory() -> None:
     """Give cached memory of GPUs back to the driver, so that other processes can have it."""
     import torch

@@ -1,8 +1,8 @@
-"""A GPU in name only: tensors that say they are on ``cuda:0``, are computed on the CPU, and do not mix with others.
+"""A GPU in name only: tensors that say they are on ``cuda:0`` or ``mps:0`` and are computed on the CPU.
 
-What a real GPU refuses is refused here too: an operation on tensors of both devices, and numpy reading memory that is
-not the host's. The rest is the CPU's arithmetic, so results are those of the CPU, and nothing is measured of speed,
-memory or kernels.
+What a real GPU refuses is refused here too: an operation on tensors of both devices, numpy reading memory that is not
+the host's, and, on ``mps``, double precision. The rest is the CPU's arithmetic, so results are those of the CPU, and
+nothing is measured of speed, memory or kernels.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-GPU = torch.device("cuda", 0)
+CUDA, MPS = torch.device("cuda", 0), torch.device("mps", 0)
 _MOVES = ("_to_copy", "copy_")
 _INDEXES = ("index", "index_put", "index_put_", "_index_put_impl_")
 """Of these a GPU takes the places from the CPU too."""
@@ -31,9 +32,13 @@ class OnGpu(torch.Tensor):
     """A tensor in the memory of the GPU that is not there; ``inner`` holds it."""
 
     inner: torch.Tensor
+    place = CUDA
+    """Of all of them."""
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> OnGpu:
+        if cls.place == MPS and inner.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
         result = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
@@ -49,11 +54,11 @@ class OnGpu(torch.Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
-            return GPU
-        if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
-            return True
+            return cls.place
+        if func in (torch.Tensor.is_cuda.__get__, torch.Tensor.is_mps.__get__):  # type: ignore[attr-defined]
+            return (func == torch.Tensor.is_cuda.__get__) == (cls.place == CUDA)  # type: ignore[attr-defined]
         if func in (torch.Tensor.numpy, torch.Tensor.__array__):
-            raise TypeError("can't convert cuda:0 device type tensor to numpy; use Tensor.cpu() first")
+            raise TypeError(f"can't convert {cls.place} device type tensor to numpy; use Tensor.cpu() first")
         if func in _MAKES_TENSORS:
             return OnGpu(func(args[0].inner, *args[1:], **kwargs))
         if func is torch.Tensor.cpu:
@@ -110,8 +115,8 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name in _INDEXES:
         here = [tensor for tensor in here if tensor.dtype not in (torch.int64, torch.bool)]
     if there and here and name not in _MOVES:
-        raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found cuda:0 and cpu")
-    if not there and (target is None or torch.device(target).type != GPU.type):
+        raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found {OnGpu.place} and cpu")
+    if not there and (target is None or torch.device(target).type != OnGpu.place.type):
         return func(*args, **kwargs)
     plain, told = tree_map_only(OnGpu, lambda tensor: tensor.inner, (args, kwargs))
     if target is not None:
@@ -133,17 +138,18 @@ class _Mode(TorchDispatchMode):
 
 
 class _Numbered(TorchFunctionMode):
-    """``cuda`` is ``cuda:0``; PyTorch would ask the driver for the number."""
+    """``cuda`` is ``cuda:0``, and so for ``mps``; PyTorch would ask the driver for the number."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = tree_map_only((str, torch.device), _numbered, (args, kwargs or {}))
-        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == GPU:  # would wake the driver
-            return func(*args, **(kwargs | {"device": "cpu"})).to(GPU)
+        if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") == OnGpu.place:  # would wake the driver
+            return func(*args, **(kwargs | {"device": "cpu"})).to(OnGpu.place)
         return func(*args, **kwargs)
 
 
 def _numbered(value: Any) -> Any:
-    return GPU if value in ("cuda", torch.device("cuda")) else value
+    kind = OnGpu.place.type
+    return OnGpu.place if value in (kind, torch.device(kind)) else value
 
 
 class _Generator(torch.Generator):
@@ -151,7 +157,7 @@ class _Generator(torch.Generator):
 
     def __new__(cls, device: Any = "cpu") -> _Generator:
         result = super().__new__(cls)
-        result.named = GPU if torch.device(device).type == "cuda" else torch.device("cpu")
+        result.named = torch.device("cpu") if torch.device(device).type == "cpu" else OnGpu.place
         return result
 
     @property
@@ -160,11 +166,12 @@ class _Generator(torch.Generator):
 
 
 @contextmanager
-def fake_gpu(capability: tuple[int, int] = (8, 0)) -> Iterator[None]:
-    """One NVIDIA GPU that all of PyTorch in this process believes in.
+def fake_gpu(place: torch.device = CUDA, capability: tuple[int, int] = (8, 0)) -> Iterator[None]:
+    """One GPU that all of PyTorch in this process believes in.
 
     Args:
-        capability: of its compute units; (7, 5) is a T4's, without bf16.
+        place: whose it is.
+        capability: of an NVIDIA GPU; (7, 5) is a T4's, without bf16.
     """
     autocast = torch.autocast
     name = "a GPU in name only"
@@ -179,7 +186,7 @@ def fake_gpu(capability: tuple[int, int] = (8, 0)) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for function, value in (
             ("_lazy_init", None),
-            ("is_available", True),
+            ("is_available", place == CUDA),
             ("device_count", 1),
             ("current_device", 0),
             ("set_device", None),
@@ -194,6 +201,11 @@ def fake_gpu(capability: tuple[int, int] = (8, 0)) -> Iterator[None]:
             ("max_memory_allocated", 0),
         ):
             patch.setattr(torch.cuda, function, lambda *_, value=value, **__: value)
+        patch.setattr(OnGpu, "place", place)
+        for function, value in (("is_available", place == MPS), ("is_built", place == MPS)):
+            patch.setattr(torch.backends.mps, function, lambda value=value: value)
+        for function in ("empty_cache", "synchronize"):
+            patch.setattr(torch.mps, function, lambda: None)
         for check in ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check"):
             patch.setattr(torch.optim.Optimizer, check, lambda _: None, raising=False)
         patch.setattr(torch, "autocast", Autocast)
@@ -203,8 +215,10 @@ def fake_gpu(capability: tuple[int, int] = (8, 0)) -> Iterator[None]:
         patch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor)
         before = torch.__future__.get_overwrite_module_params_on_conversion()
         torch.__future__.set_overwrite_module_params_on_conversion(True)
+        AcceleratorState._reset_state(reset_partial_state=True)
         try:
             with _Mode(), _Numbered():
                 yield
         finally:
+            AcceleratorState._reset_state(reset_partial_state=True)
             torch.__future__.set_overwrite_module_params_on_conversion(before)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.device import channels_last, half_precision, own_gpu, release_memory, usable_cpus, working_gpu
+from pipeline.device import channels_last, half_precision, own_gpu, release_memory, usable_cpus, wait_for, working_gpu
 from pipeline.labels import FOLDS, Family
 from pipeline.landmarks.model import PointNet
 from pipeline.landmarks.task import LandmarkTrainSettings
@@ -51,9 +51,9 @@ class Step:
         images_per_s: items a second, measured; None where nothing is trained.
         hours: of the whole step.
         operations: floating-point operations (a multiplication and an addition are two) of the whole step.
-        gpu_bytes: the most that was held of the GPU. Where the plan is made on a CPU: what a GPU has to hold in single
-            precision, which is more than it holds in half: weights, gradients, two moments and the average, and what
-            is kept of a batch for the gradients. None where nothing is trained.
+        gpu_bytes: the most that was held of the GPU. Where that is not measured (cpu, mps): what a GPU has to hold in
+            single precision, which is more than it holds in half: weights, gradients, two moments and the average, and
+            what is kept of a batch for the gradients. None where nothing is trained.
     """
 
     name: str
@@ -144,7 +144,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
                 f"{step['images_per_s']:.3g} a second, and scoring"
             )
             held = f"{step['gpu_bytes'] / 2**30:.1f} GiB"
-            held = f"at most {held} of a GPU" if plan["device"] == "cpu" else f"{held} of the GPU"
+            held = f"at most {held} of a GPU" if plan["device"] in ("cpu", "mps") else f"{held} of the GPU"
             text += f"; {step['operations'] / 1e15:.1f} PFLOP; {held}"
         lines.append(text)
     total, taken = plan["operations"], max(1, sum(step["trainings"] * step["steps"] for step in plan["steps"]))
@@ -167,26 +167,34 @@ def _training(
     steps = loop.epochs * (loop.batches_per_epoch or max(1, items * (FOLDS - 1) // FOLDS // batch))
     measured = loop.batch_size if device.type == "cuda" else min(_CPU_ITEMS, loop.batch_size)
     training.run(measured)  # chooses algorithms, loads libraries
-    operations, kept = _forward_costs(training, measured)
+    operations = _operations(training, measured)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        torch.cuda.synchronize(device)
+    wait_for(device)
     began = time.perf_counter()
     training.run(measured)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     seconds = (time.perf_counter() - began) / measured
     evaluations = -(-loop.epochs // loop.evaluate_every) + 1  # the last one is of the packed predictions
-    held = 5 * sum(weight.nbytes for weight in training.model.parameters()) + int(loop.batch_size * kept)
     if device.type == "cuda":
         held = int(torch.cuda.max_memory_allocated(device))
+    else:
+        weights = sum(weight.nbytes for weight in training.model.parameters())
+        held = 5 * weights + int(loop.batch_size * _kept_bytes(training, measured))
     release_memory()
     trained = FOLDS * (steps * batch + evaluations * scored / 3)  # items, counting what scoring takes
     return Step(name, FOLDS, steps, batch, 1 / seconds, trained * seconds / 3600, 3 * trained * operations, held)
 
 
-def _forward_costs(training: _Training, items: int) -> tuple[float, float]:
-    """Operations of a forward pass and the bytes it keeps for the backward pass, for each of ``items``."""
+def _operations(training: _Training, items: int) -> float:
+    """Of a forward pass, for each of ``items``."""
+    with FlopCounterMode(display=False) as counter:
+        training.forward(items)
+    return counter.get_total_flops() / items
+
+
+def _kept_bytes(training: _Training, items: int) -> float:
+    """What a forward pass keeps for the backward pass, for each of ``items``."""
     weights = {weight.untyped_storage().data_ptr() for weight in training.model.parameters()}
     kept: dict[int, int] = {}
 
@@ -195,10 +203,10 @@ def _forward_costs(training: _Training, items: int) -> tuple[float, float]:
         kept[storage.data_ptr()] = 0 if storage.data_ptr() in weights else storage.nbytes()
         return tensor
 
-    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(note, lambda tensor: tensor):
+    with saved_tensors_hooks(note, lambda tensor: tensor):
         loss = training.forward(items)  # held, so that no storage is freed and used again
     del loss
-    return counter.get_total_flops() / items, sum(kept.values()) / items
+    return sum(kept.values()) / items
 
 
 def _grader_step(settings: SeveritySettings, family: Family, device: torch.device) -> _Training:

@@ -241,7 +241,7 @@ def predict_batch(
         settings: ``shift_mm``, ``beside``, ``flip`` and ``worst`` say what is averaged and how.
         device: of the network.
     """
-    beliefs = _slice_weights(batch, views, settings.beside).cpu()
+    beliefs = _slice_weights(batch, views, settings.beside)
     # Once, and not for each window cut from it; the beliefs are in double precision, which mps does not have.
     batch = {name: values.to(device) for name, values in batch.items() if not name.startswith("shares_")}
     level = batch["level"]
@@ -284,12 +284,15 @@ def predict_batch(
 
 
 def _slice_weights(batch: Mapping[str, Tensor], views: Sequence[ViewSettings], beside: float) -> Tensor:
-    """(B, 3) what the slice before, the middle one and the one after count: as believed, else as ``beside`` says."""
-    level = batch["level"]
-    each = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64, device=level.device)
-    weights = each.repeat(len(level), 1)
+    """(B, 3) what the slice before, the middle one and the one after count: as believed, else as ``beside`` says.
+
+    In double precision, so on the CPU, wherever the batch is.
+    """
+    each = torch.tensor([beside / 2, 1 - beside, beside / 2], dtype=torch.float64)
+    weights = each.repeat(len(batch["level"]), 1)
     for view in views:
         shares = batch.get(f"shares_{view_name(view.kind)}")
         if shares is not None:
-            weights = torch.where(shares.isfinite(), shares.double(), weights)
+            shares = shares.cpu().double()
+            weights = torch.where(shares.isfinite(), shares, weights)
     return weights

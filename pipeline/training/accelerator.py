@@ -42,8 +42,9 @@ def open_accelerator(device: Device, precision: Precision) -> Accelerator:
     if precision == "auto":
         half = half_type(own_gpu()) if gpu else None
         precision = "fp32" if half is None else "bf16" if half is torch.bfloat16 else "fp16"
-    # The state is a singleton; without a reset, the second fit of a process could not choose another precision.
-    AcceleratorState._reset_state()
+    # The states are singletons; without a reset, the second fit of a process would have the first one's device and
+    # could not choose another precision. The process group of torchrun outlives it.
+    AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
         cpu=not gpu,
         mixed_precision="no" if precision == "fp32" else precision,
