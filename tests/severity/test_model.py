@@ -151,6 +151,25 @@ def test_shapes_are_fixed_on_a_gpu_and_the_answers_are_the_same(monkeypatch, enc
     assert seen == ([6, 12] if encoder == "sequence" else [3, 4])
 
 
+@pytest.mark.parametrize(
+    ("encoder", "head"), [("sequence", "transformer"), ("multichannel", "attention"), ("3d", "mean")]
+)
+def test_on_a_gpu_the_network_compiles_as_one_graph(monkeypatch, encoder, head):
+    """With every view there or not; an LSTM is the one part that PyTorch does not trace."""
+    monkeypatch.setattr("pipeline.severity.encoders.fixed_shapes", lambda pixels: True)
+    torch.manual_seed(0)
+    model = SeverityModel(replace(SMALL, encoder=encoder, head=head, view_drop=0.0), VIEWS).train()
+    pixels, present, level = batch()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for there in (True, False):
+        present["axial_t2"][:2] = there
+        answers = []
+        for one in (model, compiled):
+            torch.manual_seed(1)  # dropout
+            answers.append(one(pixels, present, level))
+        torch.testing.assert_close(*answers)
+
+
 @pytest.mark.parametrize("backbone", ["test_vit", "test_maxvit", "test_coatnet", "test_convnext"])
 def test_every_kind_of_backbone_takes_a_window_of_any_size(backbone, tmp_path):
     """The first three take images of one size alone, and 160 px unless told; their weights are timm's all the same."""
