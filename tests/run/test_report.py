@@ -47,6 +47,11 @@ def test_a_gpu_that_was_asked_for_and_not_there_is_said():
     assert report(extra={"images": "data", "device": "cuda", "devices": {"cuda:0": 2}}).warnings() == []
 
 
+def test_a_gpu_that_failed_is_warned_of_whatever_device_was_asked_for():
+    (line,) = report(problems={"gpu-failed": 2}).warnings()
+    assert line.startswith("submit: WARNING: the GPU failed 2 times and the CPU computed instead")
+
+
 def test_problems_of_no_study_name_no_studies():
     assert "; 2 problems: weights-refused 2;" in report(problems={"weights-refused": 2}).line()
     assert "; 2 problems in 1 studies: x 2;" in report(problems={"x": 2}, studies_with_problems=1).line()
